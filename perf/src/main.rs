@@ -1,0 +1,3 @@
+//! The `voxperf` command.
+
+fn main() {}

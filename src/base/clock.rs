@@ -1,0 +1,18 @@
+//! The only place that reads a clock.
+//!
+//! Loops read it once per turn and pass `now` on, so every protocol room can be driven by a fake
+//! clock.
+
+use std::time::{Instant, SystemTime};
+
+/// Monotonic time, for timers and pacing.
+#[expect(clippy::disallowed_methods, reason = "this is the place the rule points to")]
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// Calendar time, for message metadata and logs only.
+#[expect(clippy::disallowed_methods, reason = "this is the place the rule points to")]
+pub fn calendar() -> SystemTime {
+    SystemTime::now()
+}

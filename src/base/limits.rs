@@ -1,0 +1,17 @@
+//! Hard limits on what a peer or a call can make the node hold, in one place.
+
+/// Longest SIP message, start line to body end, in bytes.
+pub const SIP_MESSAGE_BYTES_MAX: usize = 65_535;
+/// Most header fields in one SIP message, after comma lists are counted as one.
+pub const SIP_HEADERS_MAX: usize = 128;
+/// Largest RTP or RTCP datagram the media loop reads whole, in bytes.
+pub const RTP_DATAGRAM_BYTES_MAX: usize = 1500;
+/// Samples per second of every codec here.
+pub const SAMPLE_RATE_HZ: u32 = 8_000;
+/// Samples in one recording block. 800 ms, so that a block, the reorder window and the file
+/// thread's poll stay under the one second that a crash may cost.
+pub const RECORD_BLOCK_SAMPLES: usize = 6_400;
+/// Most orders that may wait for a media shard; a full queue is a 503.
+pub const ORDERS_MAX: usize = 8_192;
+/// Most events that may wait for a signalling shard.
+pub const EVENTS_MAX: usize = 65_536;

@@ -1,0 +1,6 @@
+//! Ids, units, limits, configuration and the clock. No I/O.
+
+pub mod clock;
+pub mod config;
+pub mod id;
+pub mod limits;

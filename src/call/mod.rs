@@ -1,0 +1,1 @@
+//! A call's legs: dialog and media joined. No database.

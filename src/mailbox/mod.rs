@@ -1,0 +1,1 @@
+//! Users, messages, greetings, PINs, audio: SQLite and files. No SIP.

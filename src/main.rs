@@ -1,0 +1,3 @@
+//! The `voxring` command.
+
+fn main() {}

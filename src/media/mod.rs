@@ -1,0 +1,3 @@
+//! Codecs, jitter buffer, DTMF, playout, recording, one leg. No sockets, no files.
+
+pub mod order;

@@ -1,0 +1,1 @@
+//! Router, UM service, worker, supervisor: wires the rooms together.

@@ -1,0 +1,1 @@
+//! Offer and answer (RFC 3264) over `sdp-types`. No sockets.

@@ -1,0 +1,1 @@
+//! The media loop. No SIP.

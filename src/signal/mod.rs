@@ -1,0 +1,1 @@
+//! The SIP loop: listeners, connections. No media.

@@ -1,0 +1,81 @@
+//! Where a message came from and where one goes: names for sockets that `sip` never touches.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use serde::Serialize;
+
+/// A transport of RFC 3261 §18.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// Datagrams; transactions resend.
+    Udp,
+    /// Streams; messages framed by Content-Length.
+    Tcp,
+    /// TCP under TLS.
+    Tls,
+}
+
+impl Transport {
+    /// True where the transport resends by itself, so that transactions do not (RFC 3261 §17).
+    pub fn is_reliable(self) -> bool {
+        match self {
+            Self::Udp => false,
+            Self::Tcp | Self::Tls => true,
+        }
+    }
+
+    /// The `transport=` parameter's value and, in upper case, the Via's (RFC 3261 §25.1).
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+        }
+    }
+}
+
+/// Names one connection, or one UDP socket, for the life of the process. Never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FlowId(pub u64);
+
+/// One connection, or one remote address on a UDP socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Flow {
+    /// The connection or UDP socket.
+    pub id: FlowId,
+    /// Index of the listener it belongs to, in the order the role gave them.
+    pub listener: u16,
+    /// What carries it.
+    pub transport: Transport,
+    /// Our end.
+    pub local: SocketAddr,
+    /// The peer's end.
+    pub remote: SocketAddr,
+}
+
+/// Where a message is to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Destination {
+    /// Down an existing flow, which may meanwhile be gone.
+    Flow(Flow),
+    /// To an address: over a connection that is open already, or a new one.
+    Address {
+        /// What to carry it with.
+        transport: Transport,
+        /// Where to.
+        remote: SocketAddr,
+        /// On whose behalf: the listener whose UDP socket or address is used.
+        listener: u16,
+    },
+}
+
+/// Bytes to send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transmit {
+    /// Where to.
+    pub destination: Destination,
+    /// One whole message, or a keep-alive.
+    pub bytes: Bytes,
+}

@@ -1,0 +1,3 @@
+//! SIP (RFC 3261): framing, message, URI, transactions, dialog. No sockets, no clock.
+
+pub mod flow;

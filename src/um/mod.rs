@@ -1,0 +1,1 @@
+//! Unified-messaging flows: menus, prompts. No database, no sockets.

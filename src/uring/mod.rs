@@ -1,0 +1,1 @@
+//! Ring, buffer ring, tokens, sockets, probe. The only unsafe code.
