@@ -1,0 +1,144 @@
+//! What goes into a call flow and what comes out of it, whatever the flow.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::base::id::{LegId, MessageId, PlayId};
+use crate::media::order::{Audio, Order, Playlist, RecordEnd, RecordPlan, RecordingMeta};
+use crate::um::answering::CallAnswering;
+use crate::um::test_extension::TestExtension;
+
+/// Something that happened on the call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// The caller's ACK arrived and media can flow.
+    Started,
+    /// A key press.
+    Digit(char),
+    /// A playlist reached its end.
+    Played(PlayId),
+    /// A recording ended.
+    Recorded {
+        /// Which.
+        id: MessageId,
+        /// Sound in it, as opposed to silence.
+        voiced: Duration,
+        /// Why it ended.
+        end: RecordEnd,
+    },
+    /// The audio that `Need::Review` asked for; `None` when it could not be read.
+    Review(Option<Audio>),
+    /// The caller hung up, or the leg was lost. A running recording has ended already.
+    HungUp,
+}
+
+/// Something the worker must fetch or put away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Need {
+    /// The recording becomes a message.
+    Keep(MessageId),
+    /// The recording goes away.
+    Discard(MessageId),
+    /// The recording's audio, to be heard by the caller; answered by `Input::Review`.
+    Review(MessageId),
+    /// Note that the caller left no message.
+    Missed(Box<RecordingMeta>),
+}
+
+/// What a flow wants done.
+#[derive(Debug)]
+pub enum Output {
+    /// For the media shard.
+    Order(Order),
+    /// For the mailbox.
+    Need(Need),
+    /// End the call.
+    HangUp,
+}
+
+/// The flow of one call.
+#[derive(Debug)]
+pub enum Flow {
+    /// A mailbox takes the call.
+    Answering(Box<CallAnswering>),
+    /// One of 9196-9199.
+    Test(Box<TestExtension>),
+}
+
+impl Flow {
+    /// Takes one input; drain [`Flow::poll_output`] afterwards. `wall` dates recordings.
+    pub fn handle_input(&mut self, now: Instant, wall: SystemTime, input: Input) {
+        match self {
+            Self::Answering(flow) => flow.handle_input(now, wall, input),
+            Self::Test(flow) => flow.handle_input(wall, input),
+        }
+    }
+
+    /// Runs what is due at `now`.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        match self {
+            Self::Answering(flow) => flow.handle_timeout(now),
+            Self::Test(_) => {}
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        match self {
+            Self::Answering(flow) => flow.poll_output(),
+            Self::Test(flow) => flow.poll_output(),
+        }
+    }
+
+    /// When [`Flow::handle_timeout`] is due.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        match self {
+            Self::Answering(flow) => flow.poll_timeout(),
+            Self::Test(_) => None,
+        }
+    }
+
+    /// A word for `voxring calls`.
+    pub fn state(&self) -> &'static str {
+        match self {
+            Self::Answering(flow) => flow.state(),
+            Self::Test(flow) => flow.state(),
+        }
+    }
+}
+
+/// What every flow knows of its call.
+#[derive(Debug, Clone)]
+pub struct Party {
+    /// The leg that orders name.
+    pub leg: LegId,
+    /// The metadata of this call's recordings; `id` and `started_ms` are set for each.
+    pub meta: RecordingMeta,
+    /// State of the generator that tells recordings of one millisecond apart.
+    pub seed: u64,
+}
+
+impl Party {
+    /// The metadata of a recording that begins at `wall`, with an id of its own.
+    pub fn next_recording(&mut self, wall: SystemTime) -> RecordingMeta {
+        // SplitMix64: a full-period step, then a finaliser.
+        self.seed = self.seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut random = self.seed;
+        random = (random ^ (random >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        random = (random ^ (random >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        random ^= random >> 31;
+        let since = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let started_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        RecordingMeta { id: MessageId::new(wall, random), started_ms, ..self.meta.clone() }
+    }
+
+    /// An order to play `items` once.
+    pub fn play(&self, play: PlayId, items: Vec<Audio>) -> Output {
+        Output::Order(Order::Play(self.leg, play, Playlist { items, repeat: false }))
+    }
+
+    /// An order to record.
+    pub fn record(&self, meta: RecordingMeta, duration_max: Duration, silence_max: Duration) -> Output {
+        let plan = RecordPlan { meta: Box::new(meta), duration_max, silence_max };
+        Output::Order(Order::Record(self.leg, plan))
+    }
+}
