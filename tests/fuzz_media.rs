@@ -1,0 +1,141 @@
+//! Bounded fuzzing of what media peers send: RTP, RTCP and SDP on their own.
+//!
+//! Runs `VOXRING_FUZZ_SECONDS` (default 5) altogether. Prints its seed; the same `VOXRING_SEED`
+//! repeats the same inputs.
+
+use std::time::{Duration, Instant};
+
+use voxring::rtp::packet::{self, RtpTimestamp};
+use voxring::rtp::rtcp;
+use voxring::rtp::sequence::SourceState;
+
+/// SplitMix64: small, and any seed will do.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        let bound = u64::try_from(bound.max(1)).expect("bounds are small");
+        usize::try_from(self.next() % bound).expect("below a usize")
+    }
+
+    fn byte(&mut self) -> u8 {
+        self.next().to_le_bytes()[0]
+    }
+
+    /// A copy of one of `corpus` with a few bytes changed, removed, doubled or cut off.
+    fn mutated(&mut self, corpus: &[Vec<u8>], spice: &[u8]) -> Vec<u8> {
+        let mut bytes = corpus[self.below(corpus.len())].clone();
+        for _ in 0..self.below(8) {
+            let at = self.below(bytes.len() + 1);
+            match self.below(6) {
+                0 => bytes.truncate(at),
+                1 => bytes.insert(at, self.byte()),
+                2 if at < bytes.len() => drop(bytes.remove(at)),
+                3 if at < bytes.len() => bytes[at] = spice[self.below(spice.len())],
+                4 => {
+                    let end = (at + self.below(40)).min(bytes.len());
+                    let piece = bytes[at..end].to_vec();
+                    let to = self.below(bytes.len() + 1);
+                    bytes.splice(to..to, piece);
+                }
+                _ if at < bytes.len() => bytes[at] = self.byte(),
+                _ => bytes.push(self.byte()),
+            }
+        }
+        bytes
+    }
+}
+
+/// Runs `one` with fresh random input until its share of the time is over; prints the seed.
+#[expect(clippy::disallowed_methods, reason = "a time budget, not protocol time")]
+fn fuzz(subject: &str, mut one: impl FnMut(&mut Random)) {
+    const SUBJECTS: u32 = 3;
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let time = Duration::from_secs(number("VOXRING_FUZZ_SECONDS").unwrap_or(5)) / SUBJECTS;
+    let start = Instant::now();
+    let fresh =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |age| age.as_secs());
+    let mut seed = number("VOXRING_SEED").unwrap_or(fresh);
+    let mut runs = 0_u64;
+    println!("fuzz {subject}: VOXRING_SEED={seed} cargo test --test fuzz_media -- {subject}");
+    while start.elapsed() < time {
+        // Each batch has a seed of its own, so that the one printed last is the one to replay.
+        let mut random = Random(seed);
+        let batch = std::panic::AssertUnwindSafe(|| (0..1000).for_each(|_| one(&mut random)));
+        if let Err(panic) = std::panic::catch_unwind(batch) {
+            println!("fuzz {subject}: failed, replay with VOXRING_SEED={seed}");
+            std::panic::resume_unwind(panic);
+        }
+        (seed, runs) = (seed.wrapping_add(1), runs + 1000);
+    }
+    println!("fuzz {subject}: {runs} inputs");
+}
+
+/// Goal: no datagram makes the RTP side panic or its payload leave the datagram.
+/// Method: mutated packets through parser, validity, jitter and report.
+#[test]
+fn fuzz_rtp_never_panics() {
+    let mut plain = vec![0x80, 0, 0, 1, 0, 0, 0, 160, 1, 2, 3, 4];
+    plain.extend([0x55; 160]);
+    let mut full = vec![0xB2, 101, 0xFF, 0xFF, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0];
+    full.extend([0xBE, 0xDE, 0, 1, 1, 2, 3, 4, 9, 9, 9, 0, 0, 0, 0, 5]);
+    let corpus = [plain, full];
+    fuzz("fuzz_rtp", |random| {
+        let mut state: Option<SourceState> = None;
+        for _ in 0..random.below(20) {
+            let bytes = random.mutated(&corpus, &[0, 1, 0x7F, 0x80, 0x90, 0xA0, 0xB0, 0xFF]);
+            let Ok(packet) = packet::parse(&bytes) else { continue };
+            assert!(bytes.get(packet.payload.clone()).is_some());
+            let state = state.get_or_insert_with(|| SourceState::new(packet.header.sequence));
+            state.handle(packet.header.sequence);
+            state.handle_arrival(packet.header.timestamp, RtpTimestamp(random.byte().into()));
+            state.report();
+        }
+    });
+}
+
+/// Goal: no datagram makes the RTCP reader panic; what it accepts can be reported back.
+/// Method: mutated compounds.
+#[test]
+fn fuzz_rtcp_never_panics() {
+    let reception = SourceState::new(packet::SeqNo(1)).report();
+    let block = rtcp::ReportBlock { ssrc: 7, reception, last_sr: 1, delay_since_last_sr: 2 };
+    let sender = rtcp::SenderInfo {
+        ntp: rtcp::NtpTime(0xB44D_B705_2000_0000),
+        rtp: RtpTimestamp(1),
+        packets: 1,
+        octets: 160,
+    };
+    let mut corpus = Vec::new();
+    for (sender, bye) in [(None, false), (Some(sender), true)] {
+        let report = rtcp::Report { ssrc: 9, sender, block: Some(block), cname: "a@b", bye };
+        let mut bytes = vec![0; rtcp::COMPOUND_BYTES_MAX];
+        let len = report.write(&mut bytes).unwrap();
+        bytes.truncate(len);
+        corpus.push(bytes);
+    }
+    fuzz("fuzz_rtcp", |random| {
+        let bytes = random.mutated(&corpus, &[0, 1, 7, 0x80, 0x81, 0x9F, 0xA1, 200, 201, 202, 203, 0xFF]);
+        if let Ok(received) = rtcp::read(&bytes, 7)
+            && let Some(block) = received.about_us
+        {
+            let _ = rtcp::round_trip(rtcp::NtpTime(random.next()), &block);
+            let report = rtcp::Report {
+                ssrc: 9,
+                sender: received.sender,
+                block: Some(block),
+                cname: "",
+                bye: received.bye,
+            };
+            assert!(report.write(&mut [0; rtcp::COMPOUND_BYTES_MAX]).is_some());
+        }
+    });
+}
