@@ -7,12 +7,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::base::id::{LegId, MessageId, PlayId};
 
 /// A codec the node itself encodes and decodes. One byte is one sample, 8000 a second.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Codec {
     /// G.711 µ-law, RTP payload type 0 (RFC 3551 §4.5.14).
@@ -95,7 +95,7 @@ pub struct Playlist {
 }
 
 /// Who and what a recording is for; travels with it to the spool so that a crash loses nothing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordingMeta {
     /// Becomes the message's id.
     pub id: MessageId,
@@ -202,7 +202,7 @@ pub enum OpenError {
 }
 
 /// What one leg received and sent. Counters only grow; `jitter` and `rtt` are the last values.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LegStats {
     /// RTP packets accepted from the latched source.
     pub rx_packets: u64,

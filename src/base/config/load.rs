@@ -224,13 +224,12 @@ impl Reader<'_> {
                 self.problem(Some(span), name.into_owned(), message);
                 continue;
             }
-            match value.into_inner() {
-                DeValue::Table(keys) => self.table(&name, keys),
-                other => {
-                    let message =
-                        format!("is a table: write [{name}], not {name} = … ({})", other.type_str());
-                    self.problem(Some(span), name.into_owned(), message);
-                }
+            let kind = value.get_ref().type_str();
+            if let DeValue::Table(keys) = value.into_inner() {
+                self.table(&name, keys);
+            } else {
+                let message = format!("is a table: write [{name}], not {name} = … ({kind})");
+                self.problem(Some(span), name.into_owned(), message);
             }
         }
     }

@@ -1,0 +1,352 @@
+//! What travels over the control socket: one request as a line of JSON, one reply as a line of JSON.
+//!
+//! Only a reply to `message_export` is followed by something else: as many raw bytes as it says.
+//! The types are also what `--json` prints, so names and units here are an interface.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::config::PortRange;
+use crate::base::id::MessageId;
+use crate::media::order::{Codec, LegStats};
+use crate::sip::flow::Transport;
+
+/// Longest request line, in bytes.
+pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
+/// Longest reply line, in bytes: a listing of some hundred thousand messages.
+pub const REPLY_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Name of the socket in the data folder.
+pub const SOCKET_NAME: &str = "control.sock";
+
+/// A client to the node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case")]
+pub enum Request {
+    /// How the node is; answered by `Status`.
+    Status,
+    /// The calls there are now; answered by `Calls`.
+    Calls,
+    /// Create a mailbox; answered by `MailboxAdded`.
+    MailboxAdd {
+        /// Its number, digits.
+        number: String,
+        /// Its owner's name.
+        name: String,
+        /// Its PIN, digits; `None` draws one.
+        pin: Option<String>,
+    },
+    /// All mailboxes; answered by `Mailboxes`.
+    MailboxList,
+    /// One mailbox; answered by `Mailbox`.
+    MailboxShow {
+        /// Its number.
+        number: String,
+    },
+    /// A mailbox's messages, oldest first; answered by `Messages`.
+    MessageList {
+        /// The mailbox's number.
+        mailbox: String,
+    },
+    /// A message's audio as a WAV file; answered by `Audio` and that many bytes.
+    MessageExport {
+        /// Which message.
+        id: MessageId,
+    },
+    /// Delete a message and its audio; answered by `MessageDeleted`.
+    MessageDelete {
+        /// Which message.
+        id: MessageId,
+    },
+}
+
+/// The node to a client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub enum Reply {
+    /// To `Status`.
+    Status(Box<Status>),
+    /// To `Calls`.
+    Calls {
+        /// Oldest first.
+        calls: Vec<CallInfo>,
+    },
+    /// To `MailboxAdd`.
+    MailboxAdded {
+        /// As stored.
+        mailbox: MailboxInfo,
+        /// The PIN that was drawn: told this once, stored only as a hash. `None`: it was given.
+        pin: Option<String>,
+    },
+    /// To `MailboxList`.
+    Mailboxes {
+        /// By number.
+        mailboxes: Vec<MailboxInfo>,
+    },
+    /// To `MailboxShow`.
+    Mailbox(MailboxInfo),
+    /// To `MessageList`.
+    Messages {
+        /// Oldest first.
+        messages: Vec<MessageInfo>,
+    },
+    /// To `MessageExport`; the audio itself follows the line.
+    Audio {
+        /// Whose audio it is.
+        message: MessageInfo,
+        /// Length of the WAV file that follows, in bytes.
+        bytes: u64,
+        /// The WAV file; not part of the line.
+        #[serde(skip)]
+        audio: bytes::Bytes,
+    },
+    /// To `MessageDelete`.
+    MessageDeleted {
+        /// What is gone.
+        id: MessageId,
+    },
+    /// The request could not be done.
+    Error {
+        /// Whose doing it is.
+        kind: ErrorKind,
+        /// What went wrong, for a person.
+        message: String,
+    },
+}
+
+/// Whose doing a refused request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorKind {
+    /// The request itself: unreadable, unknown, or a value that is not allowed.
+    BadRequest,
+    /// It names a mailbox or message that does not exist.
+    NotFound,
+    /// It would create something that exists already.
+    Exists,
+    /// The node cannot do it now: it is starting, stopping or overloaded.
+    Unavailable,
+    /// Store or disk failed.
+    Failed,
+}
+
+impl Reply {
+    /// A refusal.
+    pub fn error(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self::Error { kind, message: message.into() }
+    }
+}
+
+/// How the node is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// `node.name`.
+    pub node: String,
+    /// Of the program.
+    pub version: String,
+    /// The supervisor's process id.
+    pub pid: u32,
+    /// Since the supervisor started, seconds.
+    pub uptime_s: u64,
+    /// The data folder, absolute.
+    pub data: PathBuf,
+    /// New calls are taken: a worker is ready.
+    pub ready: bool,
+    /// Every socket that takes SIP.
+    pub listeners: Vec<ListenerStatus>,
+    /// Every worker slot in use.
+    pub workers: Vec<WorkerStatus>,
+    /// Calls now, over all workers.
+    pub calls_active: u64,
+    /// Calls answered since the start of the node.
+    pub calls_total: u64,
+    /// Calls refused since the start of the node, by reason.
+    pub refused_total: BTreeMap<String, u64>,
+    /// Voice messages in the store.
+    pub messages_stored: u64,
+    /// Missed calls in the store.
+    pub missed_stored: u64,
+}
+
+/// One socket that takes SIP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerStatus {
+    /// `router`, `service`, `worker A` or `worker B`.
+    pub role: String,
+    /// What it carries.
+    pub transport: Transport,
+    /// Where it is bound.
+    pub address: SocketAddr,
+}
+
+/// One worker slot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// `A` or `B`.
+    pub slot: String,
+    /// The process, if one runs.
+    pub pid: Option<u32>,
+    /// What it does.
+    pub state: WorkerState,
+    /// Since this process started, seconds.
+    pub uptime_s: u64,
+    /// How often the slot's worker was replaced after it died or fell silent.
+    pub restarts: u32,
+    /// Since its last heartbeat, milliseconds; `None` before the first.
+    pub heartbeat_age_ms: Option<u64>,
+    /// Calls now.
+    pub calls_active: u64,
+    /// Its media shards.
+    pub shards: Vec<ShardStatus>,
+}
+
+/// What a worker does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkerState {
+    /// Started, not ready yet.
+    Starting,
+    /// Takes new calls.
+    Ready,
+    /// Finishes its calls and takes no new ones.
+    Draining,
+    /// Dead or silent; about to be replaced.
+    Down,
+}
+
+impl WorkerState {
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+            Self::Down => "down",
+        }
+    }
+}
+
+/// One media shard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardStatus {
+    /// Its number in its worker.
+    pub index: u16,
+    /// The processor it is pinned to.
+    pub cpu: Option<u32>,
+    /// How it talks to the kernel: `io_uring` or `epoll`.
+    pub backend: String,
+    /// Its slice of the RTP ports.
+    pub ports: PortRange,
+    /// Legs now.
+    pub legs: u64,
+    /// Its counters by metric name (`…_total`).
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// One call now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallInfo {
+    /// The SIP Call-ID.
+    pub call_id: String,
+    /// The worker slot that has it.
+    pub slot: String,
+    /// The caller's URI.
+    pub from: String,
+    /// The called URI.
+    pub to: String,
+    /// The mailbox it reached, or the test extension; `None` before that is known.
+    pub mailbox: Option<String>,
+    /// What it does: `greeting`, `recording`, `menu`, `echo`…
+    pub state: String,
+    /// Since the INVITE, seconds.
+    pub duration_s: u64,
+    /// The codec, once agreed.
+    pub codec: Option<Codec>,
+    /// Where its RTP comes from and goes to.
+    pub remote_media: Option<SocketAddr>,
+    /// What its leg received and sent.
+    pub stats: Option<LegStats>,
+}
+
+/// One mailbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MailboxInfo {
+    /// Its number.
+    pub number: String,
+    /// Its owner's name.
+    pub name: String,
+    /// Voice messages nobody heard yet.
+    pub unread: u64,
+    /// Voice messages, read and unread.
+    pub messages: u64,
+    /// Missed calls.
+    pub missed: u64,
+}
+
+/// One message of a mailbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessageInfo {
+    /// Its id.
+    pub id: MessageId,
+    /// The mailbox's number.
+    pub mailbox: String,
+    /// Voice message or missed call.
+    pub kind: MessageKind,
+    /// The caller's number or user part; empty when anonymous.
+    pub caller: String,
+    /// The caller's display name, or empty.
+    pub caller_name: String,
+    /// The number that was called.
+    pub called: String,
+    /// Why the call was diverted (RFC 5806), or empty.
+    pub diversion_reason: String,
+    /// The SIP Call-ID it came with.
+    pub call_id: String,
+    /// When it began, Unix milliseconds.
+    pub started_ms: u64,
+    /// How long it plays, milliseconds.
+    pub duration_ms: u64,
+    /// Somebody heard it.
+    pub read: bool,
+}
+
+/// What a message is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MessageKind {
+    /// With audio.
+    Voice,
+    /// The caller left none.
+    Missed,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: the wire form is what the documentation says. Method: texts written by hand.
+    #[test]
+    fn requests_and_replies_have_the_documented_form() {
+        let request = Request::MailboxShow { number: "1001".into() };
+        assert_eq!(
+            serde_json::to_string(&request).unwrap(),
+            r#"{"request":"mailbox_show","number":"1001"}"#
+        );
+        let read: Request = serde_json::from_str(r#"{"request":"status"}"#).unwrap();
+        assert_eq!(read, Request::Status);
+        let refusal = Reply::error(ErrorKind::NotFound, "no mailbox 7");
+        assert_eq!(
+            serde_json::to_string(&refusal).unwrap(),
+            r#"{"reply":"error","kind":"not_found","message":"no mailbox 7"}"#
+        );
+    }
+
+    /// Goal: an id that could walk out of the folder never enters the node. Method: such a request.
+    #[test]
+    fn a_request_with_a_path_for_an_id_is_refused() {
+        let text = r#"{"request":"message_export","id":"../../../etc/passwd"}"#;
+        assert!(serde_json::from_str::<Request>(text).is_err());
+    }
+}
