@@ -1,3 +1,10 @@
 //! Codecs, jitter buffer, DTMF, playout, recording, one leg. No sockets, no files.
+//!
+//! [`leg::Leg`] joins the rest: datagrams, `now` and orders go in, packets, events and recorded
+//! blocks come out.
 
 pub mod order;
+pub mod audio;
+pub mod g711;
+pub mod playout;
+pub mod leg;

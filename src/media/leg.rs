@@ -1,0 +1,254 @@
+//! One leg: what a call's media does, packet by packet.
+//!
+//! The shard owns sockets and time. It hands in datagrams and orders, calls `handle_timeout` and
+//! then `poll_rtp` once a packet time at the leg's own phase, and drains `poll_output` after each.
+//! Nothing here allocates per packet; a leg that records takes one block each 800 ms.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::base::id::{LegId, PlayId};
+use crate::media::order::{
+    Codec, Event, FileItem, LegMode, LegPlan, LegStats, MediaPlan, Playlist, RecordEnd, RecordPlan,
+};
+use crate::media::playout::Player;
+use crate::rtp::packet::{HEADER_BYTES, RtpHeader, RtpTimestamp, SeqNo, write_header};
+
+mod receive;
+mod report;
+
+use receive::Receiver;
+use report::Reporter;
+
+/// RTP units in a millisecond at 8000 Hz.
+const UNITS_PER_MS: u32 = 8;
+
+/// Random beginnings of what we send (RFC 3550 §5.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LegSeed {
+    /// Our SSRC.
+    pub ssrc: u32,
+    /// Sequence number of the first packet.
+    pub sequence: u16,
+    /// RTP timestamp of the first packet.
+    pub timestamp: u32,
+}
+
+/// What became of a datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The buffer is free again.
+    Consumed,
+    /// The datagram was rewritten in place and goes out from the same buffer.
+    Send {
+        /// Its bytes.
+        len: usize,
+        /// Where it goes.
+        to: SocketAddr,
+    },
+}
+
+/// What a leg has to say.
+#[derive(Debug)]
+pub enum LegOutput {
+    /// To signalling.
+    Event(Event),
+    /// To the file thread.
+    File(FileItem),
+}
+
+/// One leg's media.
+#[derive(Debug)]
+pub struct Leg {
+    id: LegId,
+    media: Option<MediaPlan>,
+    mode: LegMode,
+    sender: Sender,
+    player: Option<Player>,
+    receiver: Receiver,
+    reporter: Reporter,
+    outputs: VecDeque<LegOutput>,
+    stats: LegStats,
+    closing: bool,
+}
+
+/// Our RTP stream.
+#[derive(Debug)]
+struct Sender {
+    ssrc: u32,
+    /// Of the next packet.
+    sequence: SeqNo,
+    /// Of the next packet; runs on with time while nothing is sent.
+    timestamp: RtpTimestamp,
+    /// The next packet is the first, or the first after a pause (RFC 3551 §4.1).
+    marker: bool,
+}
+
+impl Leg {
+    /// A leg that was just opened. `wall` is calendar time at `now`, for RTCP.
+    pub fn new(now: Instant, wall: SystemTime, leg: LegId, plan: LegPlan, seed: LegSeed) -> Self {
+        let sender = Sender {
+            ssrc: seed.ssrc,
+            sequence: SeqNo(seed.sequence),
+            timestamp: RtpTimestamp(seed.timestamp),
+            marker: true,
+        };
+        Self {
+            id: leg,
+            media: plan.media,
+            mode: LegMode::Voice,
+            sender,
+            player: None,
+            receiver: Receiver::new(now, plan.media_timeout),
+            reporter: Reporter::new(now, wall, plan.cname, seed.ssrc),
+            outputs: VecDeque::new(),
+            stats: LegStats::default(),
+            closing: false,
+        }
+    }
+
+    /// A new offer or answer took effect. Another remote address releases the latch; a pause in
+    /// either direction keeps playlist and recording where they are.
+    pub fn update(&mut self, now: Instant, media: MediaPlan) {
+        let remote = self.media.as_ref().and_then(|old| old.remote_rtp);
+        if remote != media.remote_rtp {
+            self.receiver.release_latch(now);
+        }
+        if self.media.as_ref().is_none_or(|old| old.receive != media.receive) {
+            self.receiver.restart_media_timeout(now);
+        }
+        self.media = Some(media);
+    }
+
+    /// Chooses what happens to received audio.
+    pub fn set_mode(&mut self, _now: Instant, mode: LegMode) {
+        self.mode = mode;
+        self.receiver.restart_echo();
+    }
+
+    /// Replaces what is playing. `Played` follows at its end, at once if there is nothing in it.
+    pub fn play(&mut self, play: PlayId, playlist: Playlist) {
+        self.player = Player::new(play, playlist);
+        if self.player.is_none() {
+            self.emit(Event::Played { leg: self.id, play });
+        }
+    }
+
+    /// Ends playing; no event.
+    pub fn stop_play(&mut self) {
+        self.player = None;
+    }
+
+    /// Starts recording what arrives from now on. One that is under way ends first.
+    pub fn record(&mut self, now: Instant, plan: RecordPlan) {
+        let id = plan.meta.id.clone();
+        self.outputs.push_back(LegOutput::File(FileItem::Begin(plan.meta)));
+        let _ = (now, id, RecordEnd::Stopped);
+    }
+
+    /// Ends the recording, if there is one.
+    pub fn stop_record(&mut self, now: Instant) {
+        let _ = now;
+    }
+
+    /// Ends a recording and makes the next `poll_rtcp` say BYE. No RTP follows.
+    pub fn close(&mut self, now: Instant) {
+        self.stop_record(now);
+        self.closing = true;
+        self.reporter.close();
+    }
+
+    /// To be called once a packet time: recording, digits, media timeout.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let receive = self.media.as_ref().is_some_and(|media| media.receive);
+        if receive && !self.closing && self.receiver.is_media_timeout(now) {
+            self.emit(Event::MediaTimeout { leg: self.id });
+        }
+    }
+
+    /// The one packet due at this phase, written to `buf`: its length and destination. Silence when
+    /// nothing plays. `None`: we may not send, know no address, echo, or are closed; the playlist
+    /// then stands still.
+    pub fn poll_rtp(&mut self, now: Instant, buf: &mut [u8]) -> Option<(usize, SocketAddr)> {
+        let samples = u32::from(self.ptime_ms()) * UNITS_PER_MS;
+        let timestamp = self.sender.timestamp;
+        self.sender.timestamp = timestamp.plus(samples);
+        let Some((to, codec, payload_type)) = self.destination() else {
+            self.sender.marker = true;
+            return None;
+        };
+        let header = RtpHeader {
+            marker: std::mem::take(&mut self.sender.marker),
+            payload_type,
+            sequence: self.sender.sequence,
+            timestamp,
+            ssrc: self.sender.ssrc,
+        };
+        let len = HEADER_BYTES + usize::try_from(samples).ok()?;
+        let packet = buf.get_mut(..len)?;
+        write_header(&header, packet);
+        let payload = &mut packet[HEADER_BYTES..];
+        match &mut self.player {
+            Some(player) if self.mode == LegMode::Voice => {
+                if player.fill(codec, payload) {
+                    let play = player.play();
+                    self.player = None;
+                    self.emit(Event::Played { leg: self.id, play });
+                }
+            }
+            Some(_) | None => payload.fill(codec.silence()),
+        }
+        self.sender.sequence = self.sender.sequence.plus(1);
+        self.reporter.note_sent(now, timestamp);
+        self.stats.tx_packets += 1;
+        self.stats.tx_bytes += u64::from(samples);
+        Some((len, to))
+    }
+
+    /// The shard stalled and `n` packets were not sent: our timestamps jump, the prompt does not.
+    pub fn skip_packets(&mut self, n: u32) {
+        let samples = u32::from(self.ptime_ms()) * UNITS_PER_MS;
+        self.sender.timestamp = self.sender.timestamp.plus(samples.wrapping_mul(n));
+        self.sender.marker |= n > 0;
+    }
+
+    /// The next event or file item, oldest first.
+    pub fn poll_output(&mut self) -> Option<LegOutput> {
+        self.outputs.pop_front()
+    }
+
+    /// The kernel refused a packet of ours.
+    pub fn handle_send_error(&mut self) {
+        self.stats.tx_errors += 1;
+    }
+
+    /// Packet time of what we send, ms; 20 until media is agreed.
+    pub fn ptime_ms(&self) -> u8 {
+        self.media.as_ref().map_or(20, |media| media.ptime_ms)
+    }
+
+    /// The source that RTP comes from and goes to, once its first packet arrived.
+    pub fn latched(&self) -> Option<SocketAddr> {
+        self.receiver.latched()
+    }
+
+    /// Counters up to now.
+    pub fn stats(&self) -> LegStats {
+        LegStats { lost: self.receiver.lost(), jitter: self.receiver.jitter(), ..self.stats.clone() }
+    }
+
+    /// Where our packet goes and how it is coded, if one may go.
+    fn destination(&self) -> Option<(SocketAddr, Codec, u8)> {
+        let media = self.media.as_ref()?;
+        if !media.send || self.closing || self.mode == LegMode::Echo {
+            return None;
+        }
+        let to = self.receiver.latched().or(media.remote_rtp)?;
+        Some((to, media.codec, media.payload_type))
+    }
+
+    fn emit(&mut self, event: Event) {
+        self.outputs.push_back(LegOutput::Event(event));
+    }
+}

@@ -1,0 +1,280 @@
+//! What arrives: source latch, validity, and where each packet goes.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::{Leg, Verdict};
+use crate::base::limits::SAMPLE_RATE_HZ;
+use crate::media::order::{Event, LegMode};
+use crate::rtp::packet::{self, Packet, RtpHeader, RtpTimestamp, SeqNo};
+use crate::rtp::sequence::{SourceState, Validity, clock_units};
+
+/// After a new answer the old source's last packets are not taken for the new one's first.
+const STRAGGLERS: Duration = Duration::from_millis(500);
+
+/// Who sends to us and how well it arrives.
+#[derive(Debug)]
+pub(super) struct Receiver {
+    opened: Instant,
+    latched: Option<SocketAddr>,
+    /// The source before the last update, ignored until the instant.
+    released: Option<(SocketAddr, Instant)>,
+    source: Option<Source>,
+    /// Lost by earlier sources of this leg.
+    lost_before: u64,
+    media_timeout: Duration,
+    /// Media timeout runs from here; `None` once it was raised.
+    heard: Option<Instant>,
+    echo: Option<Echo>,
+}
+
+/// One SSRC.
+#[derive(Debug)]
+struct Source {
+    ssrc: u32,
+    state: SourceState,
+    duplicates: u64,
+    newest: SeqNo,
+}
+
+/// How an echoed packet's numbers differ from the received one's.
+#[derive(Debug)]
+struct Echo {
+    sequence: u16,
+    timestamp: u32,
+}
+
+/// Where an accepted packet stands among those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Arrival {
+    /// It is younger than all before.
+    pub(super) newest: bool,
+    /// It directly follows the youngest before it.
+    pub(super) in_sequence: bool,
+    /// A new stream: timestamps have no relation to earlier ones.
+    pub(super) restarted: bool,
+}
+
+impl Receiver {
+    pub(super) fn new(now: Instant, media_timeout: Duration) -> Self {
+        Self {
+            opened: now,
+            latched: None,
+            released: None,
+            source: None,
+            lost_before: 0,
+            media_timeout,
+            heard: Some(now),
+            echo: None,
+        }
+    }
+
+    pub(super) fn latched(&self) -> Option<SocketAddr> {
+        self.latched
+    }
+
+    pub(super) fn release_latch(&mut self, now: Instant) {
+        self.released = self.latched.take().map(|source| (source, now + STRAGGLERS));
+    }
+
+    pub(super) fn restart_media_timeout(&mut self, now: Instant) {
+        self.heard = Some(now);
+    }
+
+    /// True once, when nothing was heard for too long.
+    pub(super) fn is_media_timeout(&mut self, now: Instant) -> bool {
+        let over = self.heard.is_some_and(|heard| now.duration_since(heard) >= self.media_timeout);
+        if over {
+            self.heard = None;
+        }
+        over
+    }
+
+    pub(super) fn restart_echo(&mut self) {
+        self.echo = None;
+    }
+
+    /// Packets that never came.
+    pub(super) fn lost(&self) -> u64 {
+        self.lost_before + self.source.as_ref().map_or(0, Source::lost)
+    }
+
+    /// Interarrival jitter, RTP timestamp units.
+    pub(super) fn jitter(&self) -> u32 {
+        self.source.as_ref().map_or(0, |source| source.state.jitter())
+    }
+
+    /// The peer's SSRC and its statistics.
+    pub(super) fn source(&mut self) -> Option<(u32, &mut SourceState)> {
+        self.source.as_mut().map(|source| (source.ssrc, &mut source.state))
+    }
+
+    /// Judges the sequence number. `None`: not to be used; `duplicate` tells why.
+    fn judge(&mut self, now: Instant, header: &RtpHeader) -> Result<Arrival, Refusal> {
+        let arrival = clock_units(now.saturating_duration_since(self.opened), SAMPLE_RATE_HZ);
+        let changed = self.source.as_ref().is_none_or(|source| source.ssrc != header.ssrc);
+        if changed {
+            self.lost_before = self.lost();
+            let state = SourceState::new(header.sequence);
+            // One before, so that the first packet is the newest and follows it.
+            let newest = header.sequence.plus(u16::MAX);
+            self.source = Some(Source { ssrc: header.ssrc, state, duplicates: 0, newest });
+        }
+        let Some(source) = &mut self.source else { return Err(Refusal::Invalid) };
+        let mut restarted = changed;
+        match source.state.handle(header.sequence) {
+            Validity::Valid { .. } => {
+                source.state.handle_arrival(header.timestamp, arrival);
+            }
+            // Two packets of a stream that has just begun are not given up for its probation: the
+            // source address and payload type were checked, and a greeting's first word counts.
+            Validity::Probation => {}
+            Validity::Duplicate { .. } => {
+                source.duplicates += 1;
+                return Err(Refusal::Duplicate);
+            }
+            Validity::Invalid => return Err(Refusal::Invalid),
+            Validity::Restarted { .. } => {
+                source.state.handle_arrival(header.timestamp, arrival);
+                source.newest = header.sequence.plus(u16::MAX);
+                restarted = true;
+            }
+        }
+        let steps = header.sequence.since(source.newest);
+        let newest = steps != 0 && steps < 0x8000;
+        if newest {
+            source.newest = header.sequence;
+        }
+        Ok(Arrival { newest, in_sequence: steps == 1, restarted })
+    }
+}
+
+impl Source {
+    fn lost(&self) -> u64 {
+        let duplicates = i64::try_from(self.duplicates).unwrap_or(i64::MAX);
+        u64::try_from(self.state.lost().saturating_add(duplicates)).unwrap_or(0)
+    }
+}
+
+/// Why a packet is not used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    Duplicate,
+    Invalid,
+}
+
+/// What a payload is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Audio,
+    Event,
+    ComfortNoise,
+}
+
+impl Leg {
+    /// Takes one datagram from the RTP socket. It may be rewritten in place (echo).
+    pub fn handle_rtp(&mut self, now: Instant, from: SocketAddr, datagram: &mut [u8]) -> Verdict {
+        let Some(media) = self.media.as_ref().filter(|_| !self.closing) else {
+            return Verdict::Consumed;
+        };
+        let expected = match self.receiver.latched {
+            Some(latched) => from == latched,
+            None => {
+                let straggler = self.receiver.released.is_some_and(|(old, until)| old == from && now < until);
+                (media.nat && !straggler) || media.remote_rtp == Some(from)
+            }
+        };
+        if !expected {
+            self.stats.source_filtered += 1;
+            return Verdict::Consumed;
+        }
+        let kind = packet::parse(datagram).ok().and_then(|packet| {
+            let payload_type = packet.header.payload_type;
+            let kind = if payload_type == media.payload_type {
+                Kind::Audio
+            } else if Some(payload_type) == media.dtmf_payload_type {
+                Kind::Event
+            } else if payload_type == 13 {
+                Kind::ComfortNoise
+            } else {
+                return None;
+            };
+            Some((kind, packet))
+        });
+        let Some((kind, packet)) = kind else {
+            self.stats.invalid += 1;
+            return Verdict::Consumed;
+        };
+        match self.receiver.judge(now, &packet.header) {
+            Ok(arrival) => self.accept(now, from, datagram, kind, &packet, arrival),
+            Err(Refusal::Duplicate) => {
+                self.stats.duplicate += 1;
+                Verdict::Consumed
+            }
+            Err(Refusal::Invalid) => {
+                self.stats.invalid += 1;
+                Verdict::Consumed
+            }
+        }
+    }
+
+    fn accept(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        datagram: &mut [u8],
+        kind: Kind,
+        packet: &Packet,
+        arrival: Arrival,
+    ) -> Verdict {
+        self.stats.rx_packets += 1;
+        self.stats.rx_bytes += packet.payload.len() as u64;
+        self.receiver.heard = Some(now);
+        if self.receiver.latched.is_none() {
+            self.receiver.latched = Some(from);
+            self.emit(Event::Latched { leg: self.id, peer: from });
+        }
+        let _ = kind;
+        match self.mode {
+            LegMode::Echo => self.echo(now, from, datagram, packet, arrival),
+            LegMode::Voice | LegMode::Sink => Verdict::Consumed,
+        }
+    }
+
+    /// Makes the packet ours: SSRC, and sequence and timestamp moved by a constant, so that gaps
+    /// and order stay what they were.
+    fn echo(
+        &mut self,
+        now: Instant,
+        to: SocketAddr,
+        datagram: &mut [u8],
+        packet: &Packet,
+        arrival: Arrival,
+    ) -> Verdict {
+        if !self.media.as_ref().is_some_and(|media| media.send) {
+            return Verdict::Consumed;
+        }
+        if arrival.restarted {
+            self.receiver.echo = None;
+        }
+        let sender = &mut self.sender;
+        let header = &packet.header;
+        let echo = self.receiver.echo.get_or_insert_with(|| Echo {
+            sequence: sender.sequence.since(header.sequence),
+            timestamp: sender.timestamp.since(header.timestamp),
+        });
+        let sequence = SeqNo(header.sequence.0.wrapping_add(echo.sequence));
+        let timestamp = RtpTimestamp(header.timestamp.0.wrapping_add(echo.timestamp));
+        let Some(fields) = datagram.get_mut(2..packet::HEADER_BYTES) else { return Verdict::Consumed };
+        fields[..2].copy_from_slice(&sequence.0.to_be_bytes());
+        fields[2..6].copy_from_slice(&timestamp.0.to_be_bytes());
+        fields[6..].copy_from_slice(&sender.ssrc.to_be_bytes());
+        if arrival.newest {
+            sender.sequence = sequence.plus(1);
+            self.reporter.note_sent(now, timestamp);
+        }
+        self.stats.tx_packets += 1;
+        self.stats.tx_bytes += packet.payload.len() as u64;
+        Verdict::Send { len: datagram.len(), to }
+    }
+}
