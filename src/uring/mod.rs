@@ -1,1 +1,22 @@
-//! Ring, buffer ring, tokens, sockets, probe. The only unsafe code.
+//! The kernel, made safe: the ring, its provided buffers, tokens, sockets, and a probe.
+//!
+//! The only room with unsafe code; the invariants it rests on are numbered in [`ring`]. Others see
+//! [`MediaIo`], behind which another backend can stand.
+
+mod bufring;
+pub mod io;
+mod per_socket;
+pub mod probe;
+mod region;
+mod ring;
+mod sockaddr;
+pub mod sockets;
+pub mod thread;
+mod token;
+pub mod wake;
+
+pub use io::{IoCounters, MediaIo, Receive};
+pub use per_socket::PerSocket;
+pub use probe::{Probe, ProbeError, probe};
+pub use sockets::bind_pair;
+pub use wake::Waker;

@@ -1,0 +1,90 @@
+//! The trait in front of the kernel: sockets in, datagrams out, one wait per turn.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use socket2::Socket;
+
+/// Where a stream's datagram goes back to, and how many of its bytes.
+pub type Reply = Option<(usize, SocketAddr)>;
+
+/// What the media loop does with what the kernel brings.
+pub trait Receive {
+    /// A datagram arrived. `bytes` is empty for one longer than `RTP_DATAGRAM_BYTES_MAX`. With
+    /// `Some((length, to))` its first `length` bytes, rewritten in place, go out from the same
+    /// stream.
+    fn datagram(&mut self, stream: u32, from: SocketAddr, bytes: &mut [u8]) -> Reply;
+    /// A send was refused; the packet is gone.
+    fn send_failed(&mut self, stream: u32);
+    /// The stream's socket is closed and its number free.
+    fn closed(&mut self, stream: u32);
+}
+
+/// The kernel, seen from a media loop. One turn: `reap`, any number of `send`, `open` and `close`,
+/// then `wait`.
+///
+/// Streams are small numbers chosen by the caller; each is one socket.
+pub trait MediaIo {
+    /// Receives on `socket` as `stream`, from the next `wait` on.
+    ///
+    /// # Panics
+    /// If the stream is open.
+    fn open(&mut self, stream: u32, socket: Socket);
+
+    /// Stops receiving; `Receive::closed` follows when the kernel let go. Sends before it leave.
+    fn close(&mut self, stream: u32);
+
+    /// Sends what `fill` writes, to where it says; nothing if it returns `None`. True if a packet
+    /// was queued.
+    fn send(&mut self, stream: u32, fill: &mut dyn FnMut(&mut [u8]) -> Reply) -> bool;
+
+    /// Hands on everything that arrived.
+    fn reap(&mut self, now: Instant, receive: &mut dyn Receive);
+
+    /// Submits, then sleeps until `want` completions wait or `deadline` is reached.
+    ///
+    /// # Errors
+    /// Only a broken ring.
+    fn wait(&mut self, want: u32, deadline: Instant) -> io::Result<()>;
+
+    /// As `wait` for one completion, but the shard's [`super::Waker`] also ends it.
+    ///
+    /// # Errors
+    /// Only a broken ring.
+    fn park(&mut self, deadline: Instant) -> io::Result<()>;
+
+    /// What happened so far.
+    fn counters(&self) -> &IoCounters;
+}
+
+/// Counters of one backend; they only grow.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct IoCounters {
+    /// System calls to submit or wait.
+    pub enters: u64,
+    /// Completions.
+    pub completions: u64,
+    /// Datagrams received.
+    pub received: u64,
+    /// Packets queued to be sent.
+    pub sent: u64,
+    /// Sends the kernel refused, a full socket buffer included.
+    pub send_errors: u64,
+    /// Receives that ended because no buffer was free (`ENOBUFS`).
+    pub enobufs: u64,
+    /// Receives started again after a datagram without payload.
+    pub rearms_empty: u64,
+    /// Receives started again after a socket error such as `ECONNREFUSED`.
+    pub rearms_error: u64,
+    /// Receives started again for any other reason, such as a full completion queue.
+    pub rearms_other: u64,
+    /// Times the completion queue was found to have overflowed.
+    pub overflows: u64,
+    /// Completions of an earlier use of a slot.
+    pub stale: u64,
+    /// Completions we cannot have asked for.
+    pub unknown: u64,
+    /// Datagrams too long to be read whole.
+    pub oversize: u64,
+}

@@ -1,0 +1,408 @@
+//! The default backend: one multishot receive per socket, sends without completion.
+//!
+//! A multishot receive ends for many reasons, a datagram without payload among them, which any
+//! stranger can send. So every end starts it again, at most once a millisecond and stream, after
+//! what is queued was read directly. A stream's number is free only after the final completion;
+//! until then late completions are recognised by their generation and still return their buffer.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use socket2::Socket;
+
+use super::bufring::Buffer;
+use super::io::{IoCounters, MediaIo, Receive, Reply};
+use super::ring::{BUFFERS_MAX, Completion, Datagram, Ring};
+use super::sockets::receive_now;
+use super::token::{Op, Token};
+use super::wake::Waker;
+use crate::base::limits::RTP_DATAGRAM_BYTES_MAX;
+
+/// A stream is armed again at most this often.
+const REARM_INTERVAL: Duration = Duration::from_millis(1);
+/// Datagrams read directly from one stream before it is armed again.
+const DIRECT_READS_MAX: usize = 64;
+/// Fewest receive buffers; more streams get more, up to `BUFFERS_MAX`.
+const BUFFERS_MIN: usize = 256;
+
+/// One socket's life in the ring.
+enum State {
+    /// No socket; the number may be taken.
+    Free,
+    /// The receive is in flight.
+    Armed { socket: Socket, armed: Instant },
+    /// The receive ended and waits in the queue for its turn to start again.
+    Ended { socket: Socket, again: Instant },
+    /// Cancelled; waiting for the final completion.
+    Cancelling { socket: Socket },
+    /// Nothing in flight but sends not yet submitted; closed at the next reap.
+    Leaving { socket: Socket },
+}
+
+struct Stream {
+    generation: u32,
+    state: State,
+}
+
+/// The io_uring backend. Made and used by one thread.
+pub struct PerSocket {
+    ring: Ring,
+    streams: Vec<Stream>,
+    /// Ended receives in order of their end.
+    ended: VecDeque<u32>,
+    leaving: Vec<u32>,
+    completions: Vec<Completion>,
+    scratch: Box<[u8]>,
+    waker: Arc<Waker>,
+    watching: bool,
+    now: Instant,
+    counters: IoCounters,
+}
+
+impl PerSocket {
+    /// A ring of the calling thread for about `streams_max` streams; `waker` ends a `park`.
+    ///
+    /// # Errors
+    /// The kernel or its configuration forbids it; [`super::probe`] explains.
+    pub fn new(now: Instant, streams_max: usize, waker: Arc<Waker>) -> io::Result<Self> {
+        let buffers = streams_max.max(BUFFERS_MIN).next_power_of_two();
+        let buffers = u16::try_from(buffers).unwrap_or(BUFFERS_MAX).min(BUFFERS_MAX);
+        Ok(Self {
+            ring: Ring::new(buffers)?,
+            streams: Vec::with_capacity(streams_max),
+            ended: VecDeque::new(),
+            leaving: Vec::new(),
+            completions: Vec::new(),
+            scratch: vec![0; RTP_DATAGRAM_BYTES_MAX].into(),
+            waker,
+            watching: false,
+            now,
+            counters: IoCounters::default(),
+        })
+    }
+
+    /// Whether the kernel takes absolute deadlines; without it ticks are a little less even.
+    pub fn is_absolute(&self) -> bool {
+        self.ring.is_absolute()
+    }
+
+    fn slot(&mut self, stream: u32) -> &mut Stream {
+        let index = usize::try_from(stream).expect("streams are counted in memory");
+        if index >= self.streams.len() {
+            self.streams.resize_with(index + 1, || Stream { generation: 0, state: State::Free });
+        }
+        &mut self.streams[index]
+    }
+
+    /// The stream a token names, if that use of it still lasts.
+    fn live(&mut self, token: Token) -> Option<&mut Stream> {
+        let stream = self.streams.get_mut(usize::try_from(token.slot).ok()?)?;
+        let same = stream.generation == token.generation && !matches!(stream.state, State::Free);
+        same.then_some(stream)
+    }
+
+    /// Starts the receive; a full queue leaves it to the next turn.
+    fn arm(&mut self, stream: u32, socket: Socket) {
+        let now = self.now;
+        let token = Token { op: Op::Receive, generation: self.slot(stream).generation, slot: stream };
+        let armed = self.ring.receive(socket.as_raw_fd(), token).is_ok();
+        self.slot(stream).state = if armed {
+            State::Armed { socket, armed: now }
+        } else {
+            self.ended.push_back(stream);
+            State::Ended { socket, again: now + REARM_INTERVAL }
+        };
+    }
+
+    fn cancel(&mut self, stream: u32, generation: u32) {
+        let token = Token { op: Op::Cancel, generation, slot: stream };
+        let target = Token { op: Op::Receive, ..token };
+        if self.ring.cancel(target, token).is_err() {
+            // The queue is stuck behind an overflow: the next turn reaps it.
+            self.ended.push_back(stream);
+        }
+    }
+
+    fn complete(&mut self, completion: Completion, receive: &mut dyn Receive) {
+        let Some(token) = completion.token else {
+            self.counters.unknown += 1;
+            self.give_back(completion.buffer);
+            return;
+        };
+        match token.op {
+            Op::Receive => self.received(token, completion, receive),
+            Op::Send => {
+                self.counters.send_errors += 1;
+                if self.live(token).is_some() {
+                    receive.send_failed(token.slot);
+                }
+            }
+            Op::Cancel => {
+                // Not found means that the final completion is already on its way.
+                let again = completion.result != -libc::ENOENT;
+                let waits =
+                    self.live(token).is_some_and(|stream| matches!(stream.state, State::Cancelling { .. }));
+                if again && waits && completion.result != -libc::EALREADY {
+                    self.cancel(token.slot, token.generation);
+                }
+            }
+            Op::Wake => {
+                self.watching = false;
+                self.waker.drain();
+            }
+        }
+    }
+
+    fn received(&mut self, token: Token, completion: Completion, receive: &mut dyn Receive) {
+        let Some(stream) = self.live(token) else {
+            self.counters.stale += 1;
+            self.give_back(completion.buffer);
+            return;
+        };
+        let open = match &stream.state {
+            State::Armed { socket, .. } => Some(socket.as_raw_fd()),
+            State::Free | State::Ended { .. } | State::Cancelling { .. } | State::Leaving { .. } => None,
+        };
+        let mut empty = false;
+        match (completion.buffer, open) {
+            (Some(buffer), Some(descriptor)) => {
+                empty = self.deliver(token, descriptor, buffer, receive);
+            }
+            (buffer, _) => self.give_back(buffer),
+        }
+        if !completion.more {
+            self.receive_ended(token, completion.result, empty, receive);
+        }
+    }
+
+    /// Hands a datagram on. True if it had no payload.
+    fn deliver(
+        &mut self,
+        token: Token,
+        descriptor: i32,
+        mut buffer: Buffer,
+        receive: &mut dyn Receive,
+    ) -> bool {
+        let mut empty = false;
+        let mut reply = None;
+        if let Some(Datagram { from, bytes, truncated }) = self.ring.datagram(&mut buffer) {
+            self.counters.received += 1;
+            empty = bytes.is_empty();
+            if truncated || bytes.len() > RTP_DATAGRAM_BYTES_MAX {
+                self.counters.oversize += 1;
+                receive.datagram(token.slot, from, &mut []);
+            } else {
+                reply = receive.datagram(token.slot, from, bytes);
+            }
+        }
+        let Some((length, to)) = reply else {
+            self.ring.give_back(buffer);
+            return empty;
+        };
+        let token = Token { op: Op::Send, ..token };
+        match self.ring.send_received(descriptor, token, buffer, length, to) {
+            Ok(()) => self.counters.sent += 1,
+            Err(_) => {
+                self.counters.send_errors += 1;
+                receive.send_failed(token.slot);
+            }
+        }
+        empty
+    }
+
+    fn receive_ended(&mut self, token: Token, result: i32, empty: bool, receive: &mut dyn Receive) {
+        let now = self.now;
+        let Some(stream) = self.live(token) else { return };
+        match std::mem::replace(&mut stream.state, State::Free) {
+            State::Armed { socket, armed } => {
+                stream.state = State::Ended { socket, again: now.max(armed + REARM_INTERVAL) };
+                self.ended.push_back(token.slot);
+                match result {
+                    code if code == -libc::ENOBUFS => self.counters.enobufs += 1,
+                    code if code < 0 => self.counters.rearms_error += 1,
+                    _ if empty => self.counters.rearms_empty += 1,
+                    _ => self.counters.rearms_other += 1,
+                }
+            }
+            State::Cancelling { socket } => self.finish(token.slot, socket, receive),
+            other @ (State::Free | State::Ended { .. } | State::Leaving { .. }) => {
+                stream.state = other;
+            }
+        }
+    }
+
+    /// Closes the socket and frees the number.
+    fn finish(&mut self, stream: u32, socket: Socket, receive: &mut dyn Receive) {
+        drop(socket);
+        let slot = self.slot(stream);
+        slot.generation = Token::next_generation(slot.generation);
+        slot.state = State::Free;
+        receive.closed(stream);
+    }
+
+    fn give_back(&mut self, buffer: Option<Buffer>) {
+        if let Some(buffer) = buffer {
+            self.ring.give_back(buffer);
+        }
+    }
+
+    /// Closes streams that only waited for their sends to leave.
+    fn finish_leaving(&mut self, receive: &mut dyn Receive) {
+        if self.leaving.is_empty() || !self.ring.is_submitted() {
+            return;
+        }
+        for stream in std::mem::take(&mut self.leaving) {
+            let slot = self.slot(stream);
+            match std::mem::replace(&mut slot.state, State::Free) {
+                State::Leaving { socket } => self.finish(stream, socket, receive),
+                other @ (State::Free
+                | State::Armed { .. }
+                | State::Ended { .. }
+                | State::Cancelling { .. }) => slot.state = other,
+            }
+        }
+    }
+
+    /// Starts ended receives again whose time has come.
+    fn rearm(&mut self, receive: &mut dyn Receive) {
+        for _ in 0..self.ended.len() {
+            let Some(stream) = self.ended.pop_front() else { return };
+            let now = self.now;
+            let slot = self.slot(stream);
+            match std::mem::replace(&mut slot.state, State::Free) {
+                State::Ended { socket, again } if again <= now => {
+                    if self.read_queued(stream, &socket, receive) {
+                        self.arm(stream, socket);
+                    } else {
+                        let again = now + REARM_INTERVAL;
+                        self.slot(stream).state = State::Ended { socket, again };
+                        self.ended.push_back(stream);
+                    }
+                }
+                State::Ended { socket, again } => {
+                    slot.state = State::Ended { socket, again };
+                    self.ended.push_back(stream);
+                }
+                State::Cancelling { socket } => {
+                    slot.state = State::Cancelling { socket };
+                    let generation = slot.generation;
+                    self.cancel(stream, generation);
+                }
+                other @ (State::Free | State::Armed { .. } | State::Leaving { .. }) => {
+                    slot.state = other;
+                }
+            }
+        }
+    }
+
+    /// Reads what queued up while no receive was in flight. False: there is more than one turn's
+    /// share, so a flood costs a bounded time and still cannot hide the datagrams in it.
+    fn read_queued(&mut self, stream: u32, socket: &Socket, receive: &mut dyn Receive) -> bool {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let mut drained = false;
+        for _ in 0..DIRECT_READS_MAX {
+            let (length, from) = match receive_now(socket, &mut scratch) {
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    drained = true;
+                    break;
+                }
+                // A pending ICMP error; reading it cleared it.
+                Err(_) => continue,
+            };
+            self.counters.received += 1;
+            self.counters.oversize += u64::from(length > scratch.len());
+            let bytes = scratch.get_mut(..length).unwrap_or_default();
+            if let Some((length, to)) = receive.datagram(stream, from, bytes) {
+                let reply = scratch.get(..length).unwrap_or_default();
+                self.send_on(stream, socket.as_raw_fd(), &mut |out| {
+                    out.get_mut(..reply.len())?.copy_from_slice(reply);
+                    Some((reply.len(), to))
+                });
+            }
+        }
+        self.scratch = scratch;
+        drained
+    }
+
+    fn send_on(&mut self, stream: u32, descriptor: i32, fill: &mut dyn FnMut(&mut [u8]) -> Reply) -> bool {
+        let token = Token { op: Op::Send, generation: self.slot(stream).generation, slot: stream };
+        match self.ring.send(descriptor, token, fill) {
+            Ok(sent) => {
+                self.counters.sent += u64::from(sent);
+                sent
+            }
+            Err(_) => {
+                self.counters.send_errors += 1;
+                false
+            }
+        }
+    }
+}
+
+impl MediaIo for PerSocket {
+    fn open(&mut self, stream: u32, socket: Socket) {
+        assert!(matches!(self.slot(stream).state, State::Free), "stream {stream} is open");
+        self.arm(stream, socket);
+    }
+
+    fn close(&mut self, stream: u32) {
+        let slot = self.slot(stream);
+        match std::mem::replace(&mut slot.state, State::Free) {
+            State::Armed { socket, .. } => {
+                slot.state = State::Cancelling { socket };
+                let generation = slot.generation;
+                self.cancel(stream, generation);
+            }
+            State::Ended { socket, .. } => {
+                slot.state = State::Leaving { socket };
+                self.leaving.push(stream);
+            }
+            other @ (State::Free | State::Cancelling { .. } | State::Leaving { .. }) => {
+                slot.state = other;
+            }
+        }
+    }
+
+    fn send(&mut self, stream: u32, fill: &mut dyn FnMut(&mut [u8]) -> Reply) -> bool {
+        let descriptor = match &self.slot(stream).state {
+            State::Armed { socket, .. } | State::Ended { socket, .. } => socket.as_raw_fd(),
+            State::Free | State::Cancelling { .. } | State::Leaving { .. } => return false,
+        };
+        self.send_on(stream, descriptor, fill)
+    }
+
+    fn reap(&mut self, now: Instant, receive: &mut dyn Receive) {
+        self.now = now;
+        self.finish_leaving(receive);
+        let mut completions = std::mem::take(&mut self.completions);
+        self.ring.completions(&mut completions);
+        self.counters.completions += completions.len() as u64;
+        for completion in completions.drain(..) {
+            self.complete(completion, receive);
+        }
+        self.completions = completions;
+        self.rearm(receive);
+        self.counters.enters = self.ring.enters;
+        self.counters.overflows = self.ring.overflows;
+    }
+
+    fn wait(&mut self, want: u32, deadline: Instant) -> io::Result<()> {
+        self.ring.wait(want.max(1), deadline)
+    }
+
+    fn park(&mut self, deadline: Instant) -> io::Result<()> {
+        if !self.watching {
+            let token = Token { op: Op::Wake, generation: 0, slot: 0 };
+            self.watching = self.ring.watch(self.waker.fd(), token).is_ok();
+        }
+        self.ring.wait(1, deadline)
+    }
+
+    fn counters(&self) -> &IoCounters {
+        &self.counters
+    }
+}
