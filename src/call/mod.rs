@@ -1,1 +1,3 @@
-//! A call's legs: dialog and media joined. No database.
+//! A call's legs: dialog and media joined. No database, no sockets.
+
+pub mod target;
