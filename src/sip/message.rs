@@ -226,12 +226,8 @@ impl Response {
     pub fn for_request(request: &Request, status: u16, reason: impl Into<String>) -> Self {
         let mut response = Self::new(status, reason);
         for header in request.headers.iter() {
-            let wanted = match header.name {
-                Name::Via | Name::From | Name::To | Name::CallId | Name::CSeq => true,
-                Name::Timestamp => status == 100,
-                _ => false,
-            };
-            if wanted {
+            let copied = matches!(header.name, Name::Via | Name::From | Name::To | Name::CallId | Name::CSeq);
+            if copied || (header.name == Name::Timestamp && status == 100) {
                 response.headers.push_header(header.clone());
             }
         }

@@ -174,12 +174,10 @@ pub(crate) fn refusal(draft: &Draft, (status, reason): Fault) -> Option<Bytes> {
     }
     let mut response = super::message::Response::new(status, reason);
     for header in headers.iter() {
-        match header.name {
-            Name::Via | Name::From | Name::CallId | Name::CSeq => {
-                response.headers.push_header(header.clone())
-            }
-            Name::To => response.headers.push(Name::To, tagged(&header.value, headers)),
-            _ => {}
+        if matches!(header.name, Name::Via | Name::From | Name::CallId | Name::CSeq) {
+            response.headers.push_header(header.clone());
+        } else if header.name == Name::To {
+            response.headers.push(Name::To, tagged(&header.value, headers));
         }
     }
     Some(super::message::Message::Response(response).to_bytes())
