@@ -9,3 +9,4 @@ pub mod names;
 mod text;
 pub mod uri;
 mod wire;
+pub mod transaction;
