@@ -94,6 +94,16 @@ impl ServerInvite {
 
     /// The user answers with `status`, serialised as `response`.
     pub fn respond(&mut self, now: Instant, status: u16, response: Bytes) -> Step {
+        self.answer(now, status, response, true)
+    }
+
+    /// Like [`Self::respond`] for a proxy: a 2xx is resent by the UAS downstream, whose copies
+    /// each pass (RFC 6026 §7.1), and its ACK may take another way.
+    pub fn forward(&mut self, now: Instant, status: u16, response: Bytes) -> Step {
+        self.answer(now, status, response, false)
+    }
+
+    fn answer(&mut self, now: Instant, status: u16, response: Bytes, resend_2xx: bool) -> Step {
         let resend = Resend { at: now + self.timers.t1, interval: self.timers.t1 };
         match (&mut self.state, status) {
             (State::Proceeding { trying, last, give_up }, 100..=199) => {
@@ -104,7 +114,7 @@ impl ServerInvite {
             (State::Proceeding { .. }, 200..=299) => {
                 self.state = State::Accepted {
                     response: response.clone(),
-                    resend: Some(resend), // RFC 3261 §13.3.1.4
+                    resend: resend_2xx.then_some(resend), // RFC 3261 §13.3.1.4
                     timer_l: now + self.timers.give_up(),
                 };
             }
@@ -115,6 +125,7 @@ impl ServerInvite {
                     timer_h: now + self.timers.give_up(),
                 };
             }
+            (State::Accepted { .. }, 200..=299) if !resend_2xx => {}
             // The final response was given; a second one changes nothing.
             _ => return Step::ABSORB,
         }
@@ -312,6 +323,16 @@ mod tests {
         let mut refused = ServerInvite::new(start, Timers::default(), false);
         refused.respond(start, 486, bytes("486"));
         assert_eq!(refused.respond(start, 180, bytes("180")), Step::ABSORB);
+    }
+
+    /// Goal: a proxy's 2xx is not resent by it, but each copy from downstream passes (RFC 6026
+    /// §7.1). Method: forward 200 twice, then wait for Timer L.
+    #[test]
+    fn a_forwarded_2xx_passes_each_time_and_is_never_resent() {
+        let (start, mut invite) = start(false);
+        assert_eq!(invite.forward(start, 200, bytes("200")), Step::send(bytes("200")));
+        assert_eq!(invite.forward(start + ms(500), 200, bytes("200")), Step::send(bytes("200")));
+        assert_eq!(run_dry(start, &mut invite), (vec![], 32_000, Notify::Nothing));
     }
 
     /// Goal: a user that forgets an INVITE does not leak it. Method: wait for Timer C.
