@@ -3,11 +3,13 @@
 //! Runs `VOXRING_FUZZ_SECONDS` (default 5) altogether. Prints its seed; the same `VOXRING_SEED`
 //! repeats the same inputs.
 
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use voxring::rtp::packet::{self, RtpTimestamp};
 use voxring::rtp::rtcp;
 use voxring::rtp::sequence::SourceState;
+use voxring::sdp::{self, Codec, LocalMedia};
 
 /// SplitMix64: small, and any seed will do.
 struct Random(u64);
@@ -137,5 +139,39 @@ fn fuzz_rtcp_never_panics() {
             };
             assert!(report.write(&mut [0; rtcp::COMPOUND_BYTES_MAX]).is_some());
         }
+    });
+}
+
+/// Goal: no body makes offer/answer panic; an answer we write is one we can read, has one media
+/// line for each offered, and no more than a bounded size. Method: mutated offers.
+#[test]
+fn fuzz_sdp_never_panics() {
+    const OFFERS: [&str; 4] = [
+        "v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=-\r\nc=IN IP4 192.0.2.1\r\nt=0 0\r\nm=audio 4000 RTP/AVP 0 8 101\r\n\
+         a=rtpmap:101 telephone-event/8000\r\na=fmtp:101 0-16,36\r\na=ptime:20\r\na=maxptime:60\r\n",
+        "v=0\no=x 2 -1 IN IP4 h\ns=\nm=video 5000/2 RTP/AVP 31\nm=audio 5002 RTP/SAVP 0\nm=audio 5004 RTP/AVP 8\n\
+         c=IN IP4 0.0.0.0\na=sendonly\na=rtcp:5010 IN IP4 192.0.2.2\n",
+        "v=0\r\nc=IN IP6 ::1\r\nt=1 2\r\nr=7d 1h 0 25h\r\nz=1 -1h\r\nm=audio 65535 RTP/AVP 97\r\na=rtpmap:97 PCMU/8000/1\r\n",
+        "v=0\r\ns=x\r\nb=AS:64\r\nk=clear:x\r\nm=image 4 udptl t38\r\ni=t\r\na=inactive\r\n",
+    ];
+    let corpus = OFFERS.map(|text| text.as_bytes().to_vec());
+    let local = LocalMedia {
+        address: Ipv4Addr::LOCALHOST.into(),
+        codecs: vec![Codec::Pcmu, Codec::Pcma],
+        dtmf: true,
+        nat: false,
+    };
+    fuzz("fuzz_sdp", |random| {
+        let body = random.mutated(&corpus, b"\r\n=:/ 0129-,amcvots\0\xFF");
+        let Ok(offer) = sdp::parse(&body) else { return };
+        let Ok(negotiated) = sdp::negotiate(&offer, &local) else { return };
+        assert!((10..=60).contains(&negotiated.plan().ptime_ms));
+        let answer = sdp::Origin::new(random.next()).answer(&negotiated, 2000);
+        assert!(answer.len() < body.len() + 1000);
+        let again = sdp::parse(&answer).expect("our own answer");
+        assert_eq!(
+            sdp::negotiate(&again, &local).expect("our own answer").plan().codec,
+            negotiated.plan().codec
+        );
     });
 }

@@ -1,0 +1,147 @@
+//! Choosing from an offer, and reading an answer (RFC 3264 §6, §7).
+
+use std::net::IpAddr;
+
+use sdp_types::{Attribute, Media, Time};
+
+use super::description::{Description, parse};
+use super::error::OfferError;
+use super::media_line::{Accepted, Direction, Events, accept};
+use super::plan::{Codec, MediaPlan};
+
+/// What we have to offer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalMedia {
+    /// Where our media sockets are; the peer's must be of the same family.
+    pub address: IpAddr,
+    /// Codecs, in the order our own offers have them. The offerer's order decides in answers.
+    pub codecs: Vec<Codec>,
+    /// Agree on telephone-event (RFC 4733).
+    pub dtmf: bool,
+    /// Handed on to [`MediaPlan::nat`].
+    pub nat: bool,
+}
+
+/// An offer that can be answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Negotiated {
+    accepted: Accepted,
+    /// Index of the accepted media line.
+    index: usize,
+    /// The offered media lines, reduced to what their rejection repeats.
+    offered: Vec<Media>,
+    times: Vec<Time>,
+    pub(super) address: IpAddr,
+}
+
+/// Takes the first audio line that we can serve.
+///
+/// # Errors
+/// 488 when there is none; the error explains the line that came closest.
+pub fn negotiate(offer: &Description, local: &LocalMedia) -> Result<Negotiated, OfferError> {
+    let session = &offer.session;
+    let mut refused = OfferError::NoAudio;
+    for (index, media) in session.medias.iter().enumerate() {
+        match accept(session, media, local) {
+            Ok(accepted) => {
+                return Ok(Negotiated {
+                    accepted,
+                    index,
+                    offered: session.medias.iter().map(reduced).collect(),
+                    // RFC 3264 §6: the answer's t= equals the offer's.
+                    times: session.times.iter().map(|t| Time::new(t.start_time, t.stop_time)).collect(),
+                    address: local.address,
+                });
+            }
+            Err(error) if error.rank() > refused.rank() => refused = error,
+            Err(_) => {}
+        }
+    }
+    Err(refused)
+}
+
+/// Reads the answer to an offer made with [`super::Origin::offer`] and the same `local`.
+///
+/// # Errors
+/// 400 for syntax, 488 when our one media line was rejected or answered with what we did not
+/// offer. Either ends the dialog with ACK and BYE (RFC 3261 §13.2.2.4).
+pub fn read_answer(local: &LocalMedia, body: &[u8]) -> Result<MediaPlan, OfferError> {
+    let answer = parse(body)?;
+    // RFC 3264 §6: answers have the offer's media lines, in order; ours had one.
+    let media = answer.session.medias.first().ok_or(OfferError::NoAudio)?;
+    Ok(accept(&answer.session, media, local)?.plan)
+}
+
+impl Negotiated {
+    /// What the media shard needs.
+    pub fn plan(&self) -> &MediaPlan {
+        &self.accepted.plan
+    }
+
+    /// Every offered line in order (RFC 3264 §6): ours accepted, the others with port 0.
+    pub(super) fn medias(&self, rtp_port: u16) -> Vec<Media> {
+        let mut medias = self.offered.clone();
+        if let Some(media) = medias.get_mut(self.index) {
+            let plan = &self.accepted.plan;
+            let dtmf = plan.dtmf_payload_type.map(|payload_type| (payload_type, self.accepted.events));
+            let direction = Direction { send: plan.send, receive: plan.receive };
+            *media = audio_line(rtp_port, &[(plan.codec, plan.payload_type)], dtmf, plan.ptime_ms, direction);
+        }
+        medias
+    }
+
+    pub(super) fn times(&self) -> Vec<Time> {
+        self.times.clone()
+    }
+}
+
+/// A rejected line: media, transport and formats repeated, port 0 (RFC 3264 §6).
+fn reduced(media: &Media) -> Media {
+    Media {
+        media: media.media.clone(),
+        port: 0,
+        num_ports: None,
+        proto: media.proto.clone(),
+        fmt: media.fmt.clone(),
+        media_title: None,
+        connections: Vec::new(),
+        bandwidths: Vec::new(),
+        key: None,
+        attributes: Vec::new(),
+    }
+}
+
+/// An audio line of ours.
+pub(super) fn audio_line(
+    rtp_port: u16,
+    codecs: &[(Codec, u8)],
+    dtmf: Option<(u8, Events)>,
+    ptime_ms: u8,
+    direction: Direction,
+) -> Media {
+    let mut formats: Vec<String> = Vec::new();
+    let mut attributes = Vec::new();
+    for (codec, payload_type) in codecs {
+        formats.push(payload_type.to_string());
+        let map = format!("{payload_type} {}/8000", codec.encoding_name());
+        attributes.push(Attribute::with_value("rtpmap", map));
+    }
+    if let Some((payload_type, events)) = dtmf {
+        formats.push(payload_type.to_string());
+        attributes.push(Attribute::with_value("rtpmap", format!("{payload_type} telephone-event/8000")));
+        attributes.push(Attribute::with_value("fmtp", format!("{payload_type} {events}")));
+    }
+    attributes.push(Attribute::with_value("ptime", ptime_ms));
+    attributes.push(Attribute::new(direction.name()));
+    let mut media = Media::new(
+        sdp_types::MediaType::Audio,
+        rtp_port,
+        sdp_types::TransportProto::RtpAvp,
+        formats.join(" "),
+    );
+    media.attributes = attributes;
+    media
+}
+
+#[cfg(test)]
+mod tests;

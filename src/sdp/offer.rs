@@ -1,0 +1,62 @@
+//! Writing our descriptions, with an origin that tells the peer when something changed.
+
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use sdp_types::{Connection, Media, Session, Time};
+
+use super::answer::{LocalMedia, Negotiated, audio_line};
+use super::media_line::{Direction, Events, PTIME_MS_DEFAULT};
+
+/// Payload type of telephone-event in our offers: the one most equipment uses.
+const DTMF_PAYLOAD_TYPE: u8 = 101;
+
+/// Our `o=` line through the life of one dialog.
+///
+/// The version grows by one when a description differs from the one before and stays otherwise
+/// (RFC 3264 §8), so that a session refresh is recognised as one.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    session_id: u64,
+    version: u64,
+    last: Option<Bytes>,
+}
+
+impl Origin {
+    /// A dialog's first description; `session_id` is unique among ours (RFC 8866 §5.2 suggests
+    /// the time).
+    pub fn new(session_id: u64) -> Self {
+        // Some peers read both numbers into signed 64 bits; RFC 3264 §5 asks for the same.
+        let session_id = session_id >> 1;
+        Self { session_id, version: session_id >> 1, last: None }
+    }
+
+    /// The answer, once the media shard has named its RTP port.
+    pub fn answer(&mut self, negotiated: &Negotiated, rtp_port: u16) -> Bytes {
+        self.write(negotiated.address, negotiated.times(), negotiated.medias(rtp_port))
+    }
+
+    /// An offer of all we have: for an INVITE that came without one, and for a session refresh.
+    pub fn offer(&mut self, local: &LocalMedia, rtp_port: u16) -> Bytes {
+        let codecs: Vec<_> = local.codecs.iter().map(|&codec| (codec, codec.static_payload_type())).collect();
+        let dtmf = local.dtmf.then_some((DTMF_PAYLOAD_TYPE, Events::OURS));
+        let media = audio_line(rtp_port, &codecs, dtmf, PTIME_MS_DEFAULT, Direction::BOTH);
+        self.write(local.address, vec![Time::new(0, 0)], vec![media])
+    }
+
+    fn write(&mut self, address: IpAddr, times: Vec<Time>, medias: Vec<Media>) -> Bytes {
+        let origin = sdp_types::Origin::with_ip_addr(self.session_id, self.version, address);
+        let mut session = Session::new(origin, "-");
+        session.connection = Some(Connection::from_ip_addr(address));
+        session.times = times;
+        session.medias = medias;
+        let mut body = Bytes::from(session.to_string());
+        if self.last.as_ref().is_some_and(|last| *last != body) {
+            self.version += 1;
+            session.origin.sess_version = self.version;
+            body = Bytes::from(session.to_string());
+        }
+        self.last = Some(body.clone());
+        body
+    }
+}
