@@ -6,3 +6,6 @@
 pub mod answering;
 pub mod flow;
 pub mod test_extension;
+//! Unified-messaging flows: menus, prompts. No database, no sockets.
+
+pub mod prompts;
