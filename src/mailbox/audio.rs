@@ -1,0 +1,164 @@
+//! WAV files: 16-bit linear PCM, 8000 Hz, mono, and nothing else.
+
+use std::collections::HashMap;
+use std::io::{Cursor, Write};
+use std::path::{Path, PathBuf};
+
+use crate::base::limits::SAMPLE_RATE_HZ;
+use crate::um::prompts::Prompt;
+
+/// Bytes before the first sample in the WAV files written here.
+pub const HEADER_BYTES: usize = 44;
+/// Largest WAV file that is read, bytes: 109 minutes.
+pub const WAV_BYTES_MAX: u64 = 100 << 20;
+
+/// What is wrong with a WAV file. Always the doing of whoever made it, except `Io`.
+#[derive(Debug, thiserror::Error)]
+pub enum WavError {
+    /// No WAV at all, or its header is damaged.
+    #[error("not a WAV file: {0}")]
+    NotWav(String),
+    /// Compressed or floating-point samples.
+    #[error("samples are not linear PCM (convert with: sox in.wav -r 8000 -c 1 -b 16 out.wav)")]
+    NotPcm,
+    /// Stereo.
+    #[error("{0} channels, not 1 (convert with: sox in.wav -r 8000 -c 1 -b 16 out.wav)")]
+    Channels(u16),
+    /// Not telephone audio.
+    #[error("{0} samples a second, not 8000 (convert with: sox in.wav -r 8000 -c 1 -b 16 out.wav)")]
+    Rate(u32),
+    /// 8 or 24 bits.
+    #[error("{0} bits a sample, not 16 (convert with: sox in.wav -r 8000 -c 1 -b 16 out.wav)")]
+    Bits(u16),
+    /// The header promises more than there is.
+    #[error("cut short: {found} of {promised} samples are there")]
+    Truncated {
+        /// Samples that could be read.
+        found: usize,
+        /// Samples the header promises.
+        promised: u32,
+    },
+    /// More than [`WAV_BYTES_MAX`].
+    #[error("{0} bytes, more than 100 MiB")]
+    TooLong(u64),
+    /// Could not be read.
+    #[error("cannot read: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// Reads a WAV file from memory.
+///
+/// # Errors
+/// Says which property is not 16-bit linear PCM, 8000 Hz, mono.
+pub fn parse(wav: &[u8]) -> Result<Vec<i16>, WavError> {
+    let reader =
+        hound::WavReader::new(Cursor::new(wav)).map_err(|error| WavError::NotWav(error.to_string()))?;
+    let spec = reader.spec();
+    if spec.sample_format != hound::SampleFormat::Int {
+        return Err(WavError::NotPcm);
+    }
+    if spec.channels != 1 {
+        return Err(WavError::Channels(spec.channels));
+    }
+    if spec.sample_rate != SAMPLE_RATE_HZ {
+        return Err(WavError::Rate(spec.sample_rate));
+    }
+    if spec.bits_per_sample != 16 {
+        return Err(WavError::Bits(spec.bits_per_sample));
+    }
+    let promised = reader.len();
+    let samples: Vec<i16> = reader.into_samples::<i16>().map_while(Result::ok).collect();
+    if u32::try_from(samples.len()) != Ok(promised) {
+        return Err(WavError::Truncated { found: samples.len(), promised });
+    }
+    Ok(samples)
+}
+
+/// Reads a WAV file from disk.
+///
+/// # Errors
+/// As [`parse`]; `Io` when it cannot be opened, `TooLong` beyond [`WAV_BYTES_MAX`].
+pub fn read(path: &Path) -> Result<Vec<i16>, WavError> {
+    let bytes = std::fs::metadata(path)?.len();
+    if bytes > WAV_BYTES_MAX {
+        return Err(WavError::TooLong(bytes));
+    }
+    parse(&std::fs::read(path)?)
+}
+
+/// Writes a whole WAV file, replacing what is there.
+///
+/// # Errors
+/// Those of the file system.
+pub fn write(path: &Path, samples: &[i16]) -> std::io::Result<()> {
+    let mut file = std::fs::File::create(path)?;
+    file.write_all(&header(samples.len() as u64))?;
+    file.write_all(&to_bytes(samples))
+}
+
+/// What [`read_prompts`] found.
+#[derive(Debug, Default)]
+pub struct OwnPrompts {
+    /// Usable recordings, for [`crate::um::prompts::Prompts::with_overrides`].
+    pub samples: HashMap<Prompt, Vec<i16>>,
+    /// Files that cannot be used, and why; the built-in prompt stays.
+    pub refused: Vec<(PathBuf, WavError)>,
+}
+
+/// Reads the operator's own prompts: `<folder>/<name>.wav` for each [`Prompt`] that has a file.
+pub fn read_prompts(folder: &Path) -> OwnPrompts {
+    let mut own = OwnPrompts::default();
+    for prompt in Prompt::ALL {
+        let path = folder.join(prompt.name()).with_extension("wav");
+        match read(&path) {
+            Ok(samples) => {
+                own.samples.insert(prompt, samples);
+            }
+            Err(WavError::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => own.refused.push((path, error)),
+        }
+    }
+    own
+}
+
+/// The header of a file of `samples` samples. 0 stands for "not known yet".
+pub fn header(samples: u64) -> [u8; HEADER_BYTES] {
+    // A WAV cannot say more than 4 GiB: 74 hours here, far beyond the longest recording.
+    let data_bytes = u32::try_from(samples * 2).unwrap_or(u32::MAX - 36);
+    let mut header = [0; HEADER_BYTES];
+    header[0..4].copy_from_slice(b"RIFF");
+    header[4..8].copy_from_slice(&(data_bytes.saturating_add(36)).to_le_bytes());
+    header[8..16].copy_from_slice(b"WAVEfmt ");
+    header[16..20].copy_from_slice(&16u32.to_le_bytes());
+    header[20..22].copy_from_slice(&1u16.to_le_bytes()); // linear PCM
+    header[22..24].copy_from_slice(&1u16.to_le_bytes()); // channels
+    header[24..28].copy_from_slice(&SAMPLE_RATE_HZ.to_le_bytes());
+    header[28..32].copy_from_slice(&(SAMPLE_RATE_HZ * 2).to_le_bytes());
+    header[32..34].copy_from_slice(&2u16.to_le_bytes()); // bytes a frame
+    header[34..36].copy_from_slice(&16u16.to_le_bytes()); // bits a sample
+    header[36..40].copy_from_slice(b"data");
+    header[40..44].copy_from_slice(&data_bytes.to_le_bytes());
+    header
+}
+
+/// Samples as a WAV file holds them.
+pub fn to_bytes(samples: &[i16]) -> Vec<u8> {
+    samples.iter().flat_map(|sample| sample.to_le_bytes()).collect()
+}
+
+/// Samples from the data of a WAV file; an odd last byte is left out.
+pub fn from_bytes(data: &[u8]) -> Vec<i16> {
+    data.chunks_exact(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]])).collect()
+}
+
+/// Level above which 20 ms of audio count as voiced: RMS, -45 dBFS.
+const VOICED_RMS: i64 = 184;
+
+/// How much of `samples` is louder than silence, milliseconds. Judges what a crash left behind.
+pub fn voiced_ms(samples: &[i16]) -> u64 {
+    let loud = |frame: &[i16]| {
+        let power: i64 = frame.iter().map(|&s| i64::from(s) * i64::from(s)).sum();
+        power > VOICED_RMS * VOICED_RMS * 160
+    };
+    samples.chunks(160).filter(|frame| loud(frame)).count() as u64 * 20
+}
