@@ -151,8 +151,9 @@ pub fn from_bytes(data: &[u8]) -> Vec<i16> {
     data.chunks_exact(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]])).collect()
 }
 
-/// Level above which 20 ms of audio count as voiced: RMS, -45 dBFS.
-const VOICED_RMS: i64 = 184;
+/// RMS above which 20 ms of audio count as voiced: -45 dBm0, which is -51 dBFS. No stricter than
+/// the judgement during a call, so that recovery rather keeps a message of noise than loses one.
+const VOICED_RMS: i64 = 92;
 
 /// How much of `samples` is louder than silence, milliseconds. Judges what a crash left behind.
 pub fn voiced_ms(samples: &[i16]) -> u64 {
@@ -161,4 +162,92 @@ pub fn voiced_ms(samples: &[i16]) -> u64 {
         power > VOICED_RMS * VOICED_RMS * 160
     };
     samples.chunks(160).filter(|frame| loud(frame)).count() as u64 * 20
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wav(channels: u16, sample_rate: u32, bits_per_sample: u16, format: hound::SampleFormat) -> Vec<u8> {
+        let spec = hound::WavSpec { channels, sample_rate, bits_per_sample, sample_format: format };
+        let mut bytes = Cursor::new(Vec::new());
+        let mut writer = hound::WavWriter::new(&mut bytes, spec).unwrap();
+        for _ in 0..channels * 10 {
+            match format {
+                hound::SampleFormat::Int => writer.write_sample(7i8).unwrap(),
+                hound::SampleFormat::Float => writer.write_sample(0.5f32).unwrap(),
+            }
+        }
+        writer.finalize().unwrap();
+        bytes.into_inner()
+    }
+
+    /// Goal: each wrong property is named. Method: hound writes a file of every wrong kind.
+    #[test]
+    fn a_wav_of_another_format_is_refused_by_the_property_that_is_wrong() {
+        use hound::SampleFormat::{Float, Int};
+        let error = |wav: &[u8]| parse(wav).unwrap_err().to_string();
+        assert!(error(&wav(2, 8000, 16, Int)).starts_with("2 channels"));
+        assert!(error(&wav(1, 44_100, 16, Int)).starts_with("44100 samples a second"));
+        assert!(error(&wav(1, 8000, 8, Int)).starts_with("8 bits"));
+        assert!(error(&wav(1, 8000, 32, Float)).starts_with("samples are not linear PCM"));
+        assert!(error(b"ID3 something").starts_with("not a WAV file"));
+        assert!(error(b"").starts_with("not a WAV file"));
+        let whole = wav(1, 8000, 16, Int);
+        assert_eq!(parse(&whole).unwrap(), vec![7; 10]);
+        assert!(error(&whole[..whole.len() - 4]).starts_with("cut short: 8 of 10"));
+    }
+
+    /// Goal: what is written here is read by an independent reader, and the other way round.
+    /// Method: hound reads a written file; sizes are 44 + 2 a sample.
+    #[test]
+    fn a_written_file_is_read_back_sample_for_sample() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.wav");
+        let samples = [0, 1, -1, i16::MAX, i16::MIN];
+        write(&path, &samples).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 54);
+        let theirs: Vec<i16> =
+            hound::WavReader::open(&path).unwrap().into_samples().map(Result::unwrap).collect();
+        assert_eq!(theirs, samples);
+        assert_eq!(read(&path).unwrap(), samples);
+    }
+
+    /// Goal: no file crashes the reader. Method: every byte of a header, set to edge values.
+    #[test]
+    fn a_damaged_header_is_an_error_not_a_crash() {
+        let mut whole = header(10).to_vec();
+        whole.extend([0; 20]);
+        for position in 0..HEADER_BYTES {
+            for value in [0, 1, 2, 0x7F, 0x80, 0xFE, 0xFF] {
+                let mut damaged = whole.clone();
+                damaged[position] = value;
+                let _ = parse(&damaged);
+                let _ = parse(&damaged[..position]);
+            }
+        }
+    }
+
+    /// Goal: an operator's prompts are found by name and a wrong one is reported, not used.
+    /// Method: a folder with a good file, a bad one and one of no prompt's name.
+    #[test]
+    fn own_prompts_are_read_and_unusable_ones_reported() {
+        let folder = tempfile::tempdir().unwrap();
+        write(&folder.path().join("sent.wav"), &[5; 80]).unwrap();
+        std::fs::write(folder.path().join("beep.wav"), b"not audio").unwrap();
+        write(&folder.path().join("other.wav"), &[6; 80]).unwrap();
+        let own = read_prompts(folder.path());
+        assert_eq!(own.samples, HashMap::from([(Prompt::Sent, vec![5; 80])]));
+        assert_eq!(own.refused.len(), 1);
+        assert!(own.refused[0].0.ends_with("beep.wav"));
+    }
+
+    /// Goal: silence is not voiced, a tone is. Method: 1 s of each; 300 is far above 92, 50 below.
+    #[test]
+    fn voiced_time_counts_loud_frames_only() {
+        let mut samples = vec![50; 8000];
+        assert_eq!(voiced_ms(&samples), 0);
+        samples.extend([300; 8000]);
+        assert_eq!(voiced_ms(&samples), 1000);
+    }
 }

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
-use object_store::local::LocalFileSystem;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_uring::fs::File;
 
@@ -76,11 +75,8 @@ pub(super) fn run(ends: Ends, ready: &Sender<Result<Recovered, String>>) {
 /// Opens spool and audio store, and recovers.
 async fn start(ends: Ends) -> Result<(Rc<Desk>, Recovered), SpoolError> {
     let data = &ends.config.data;
-    let messages = data.join("messages");
-    std::fs::create_dir_all(&messages)?;
-    let audio = LocalFileSystem::new_with_prefix(&messages)?.with_fsync(true);
     let voiced_min_ms = u64::try_from(ends.config.voiced_min.as_millis()).unwrap_or(u64::MAX);
-    let mover = Rc::new(Mover::new(Arc::new(audio), ends.store.clone(), voiced_min_ms));
+    let mover = Rc::new(Mover::to_folder(&data.join("messages"), ends.store.clone(), voiced_min_ms)?);
     let lane = Rc::new(Lane::claim(&data.join("spool"))?);
     let desk = Rc::new(Desk {
         ends,
@@ -89,6 +85,7 @@ async fn start(ends: Ends) -> Result<(Rc<Desk>, Recovered), SpoolError> {
         open: RefCell::default(),
         unknown: RefCell::default(),
         greetings: RefCell::default(),
+        is_sweeping: Cell::new(false),
         blocks_waiting: Cell::new(0),
         tasks: Cell::new(0),
     });
@@ -106,13 +103,14 @@ async fn serve(desk: Rc<Desk>) {
         let now = clock::now();
         let is_stopping = desk.ends.stop.load(Ordering::Acquire);
         desk.turn(now);
-        if now >= sweep_at {
+        if now >= sweep_at && !desk.is_sweeping.replace(true) {
             sweep_at = now + SWEEP;
             let sweeper = Rc::clone(&desk);
             desk.spawn(async move {
                 if let Err(error) = sweeper.sweep().await {
                     tracing::error!(%error, "the spool cannot be read");
                 }
+                sweeper.is_sweeping.set(false);
             });
         }
         if is_stopping {
@@ -154,6 +152,8 @@ struct Desk {
     /// Requests for recordings that have not begun: their `Begin` may be held up in a full queue.
     unknown: RefCell<Vec<(Instant, MailboxRequest)>>,
     greetings: RefCell<HashMap<PathBuf, Greeting>>,
+    /// One sweep at a time: two would take each other's work for a half-removed recording.
+    is_sweeping: Cell<bool>,
     blocks_waiting: Cell<usize>,
     tasks: Cell<usize>,
 }
@@ -423,16 +423,18 @@ impl Recording<'_> {
     async fn follow(&mut self, inputs: &mut UnboundedReceiver<Input>) {
         let mut is_kept = false;
         let mut reviews = Vec::new();
-        loop {
-            match inputs.recv().await {
+        let instead = loop {
+            let input = inputs.recv().await;
+            match input {
                 Some(Input::Block(block)) => self.append(&block).await,
                 Some(Input::End { samples }) => self.end(samples).await,
+                Some(Input::Keep) if is_kept => self.desk.fail(self.meta.id.clone(), "asked for twice"),
                 Some(Input::Keep) => is_kept = true,
                 Some(Input::Review { token }) => reviews.push(token),
-                Some(Input::Discard) => return self.discard().await,
-                Some(Input::Missed) => return self.desk.miss(&self.meta).await,
-                // The worker ends. Nobody decided: as after a crash, speech is kept.
-                None => return self.settle().await,
+                Some(Input::Discard | Input::Missed) => break input,
+                // The worker ends, and no `End` will come.
+                None if self.ended.is_none() => self.end(self.written).await,
+                None => break None,
             }
             if self.ended.is_some() {
                 for token in reviews.drain(..) {
@@ -442,6 +444,18 @@ impl Recording<'_> {
                     return self.keep().await;
                 }
             }
+        };
+        // Every request has its reply, even when a later one made it void.
+        for token in reviews {
+            self.desk.refuse(&self.meta.id, Input::Review { token });
+        }
+        if is_kept {
+            self.desk.refuse(&self.meta.id, Input::Keep);
+        }
+        match instead {
+            Some(Input::Missed) => self.desk.miss(&self.meta).await,
+            Some(_) => self.discard().await,
+            None => self.settle().await,
         }
     }
 
@@ -452,8 +466,11 @@ impl Recording<'_> {
         }
         let Some(file) = &self.file else { return };
         let position = HEADER_BYTES as u64 + self.written * 2;
-        let result = file.write_all_at(audio::to_bytes(block), position).await.0;
-        match result.and_then(|()| self.desk.mover.step_done()) {
+        let result = match self.desk.mover.step() {
+            Ok(()) => file.write_all_at(audio::to_bytes(block), position).await.0,
+            Err(error) => Err(error),
+        };
+        match result {
             Ok(()) => self.written += block.len() as u64,
             Err(error) => self.refused(&error),
         }
@@ -509,11 +526,8 @@ impl Recording<'_> {
         self.desk.reply(MailboxReply::Review { token, id: self.meta.id.clone(), samples });
     }
 
-    /// Ends a recording nobody decided about, by the rules of recovery.
+    /// Ends a recording nobody decided about by the rules of recovery: speech is kept.
     async fn settle(&mut self) {
-        if self.ended.is_none() {
-            self.end(self.written).await;
-        }
         self.file = None;
         let recovered = spool::recover_one(&self.desk.lane, &self.desk.mover, &self.meta.id).await;
         count(&self.desk.ends.counters.kept, recovered.messages);

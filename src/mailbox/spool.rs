@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use object_store::local::LocalFileSystem;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 use serde::Serialize;
 use tokio::sync::Semaphore;
@@ -164,6 +165,8 @@ impl Lane {
 /// Carries recordings from the spool to the message store. Belongs to the file thread.
 pub struct Mover {
     audio: Arc<dyn ObjectStore>,
+    /// Where `audio` keeps its files, if it does so on this machine.
+    audio_folder: Option<PathBuf>,
     store: StoreClient,
     permits: Semaphore,
     voiced_min_ms: u64,
@@ -172,27 +175,34 @@ pub struct Mover {
 }
 
 impl Mover {
-    /// A mover that writes audio to `audio` and rows through `store`. What a crash left behind
-    /// with less than `voiced_min_ms` of sound becomes a missed call.
-    pub(super) fn new(audio: Arc<dyn ObjectStore>, store: StoreClient, voiced_min_ms: u64) -> Self {
-        Self {
-            audio,
+    /// A mover that writes audio to files under `folder` and rows through `store`. What a crash
+    /// left behind with less than `voiced_min_ms` of sound becomes a missed call.
+    pub(super) fn to_folder(
+        folder: &Path,
+        store: StoreClient,
+        voiced_min_ms: u64,
+    ) -> Result<Self, SpoolError> {
+        std::fs::create_dir_all(folder)?;
+        let audio = LocalFileSystem::new_with_prefix(folder)?.with_fsync(true);
+        Ok(Self {
+            audio: Arc::new(audio),
+            audio_folder: Some(folder.to_owned()),
             store,
             permits: Semaphore::new(MOVES_MAX),
             voiced_min_ms,
             #[cfg(test)]
             fault: fault::Fault::default(),
-        }
+        })
     }
 
-    /// Ends a step: here a test may cut the power.
+    /// Stands before every change on disk: here a test may cut the power.
     #[cfg_attr(
         not(test),
         expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "a hook for tests")
     )]
-    pub(super) fn step_done(&self) -> io::Result<()> {
+    pub(super) fn step(&self) -> io::Result<()> {
         #[cfg(test)]
-        self.fault.step_done()?;
+        self.fault.step()?;
         Ok(())
     }
 
@@ -200,16 +210,22 @@ impl Mover {
     pub(super) async fn begin(&self, lane: &Lane, meta: &RecordingMeta) -> Result<File, SpoolError> {
         let json = serde_json::to_vec(meta).map_err(io::Error::from)?;
         let half = lane.path(&meta.id, "json.part");
+        self.step()?;
         let file = File::create(&half).await?;
         file.write_all_at(json, 0).await.0?;
         file.close().await?;
-        self.step_done()?;
+        self.step()?;
         tokio_uring::fs::rename(&half, lane.path(&meta.id, "json")).await?;
-        self.step_done()?;
-        let part = File::create(lane.path(&meta.id, "wav.part")).await?;
-        self.step_done()?;
+        self.step()?;
+        let part = tokio_uring::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(lane.path(&meta.id, "wav.part"))
+            .await?;
+        self.step()?;
         part.write_all_at(audio::header(0).to_vec(), 0).await.0?;
-        self.step_done()?;
         Ok(part)
     }
 
@@ -221,11 +237,11 @@ impl Mover {
         part: &File,
         samples: u64,
     ) -> Result<(), SpoolError> {
+        self.step()?;
         part.write_all_at(audio::header(samples).to_vec(), 0).await.0?;
-        self.step_done()?;
+        self.step()?;
         part.sync_all().await?;
         sync(&lane.path(id, "json")).await?;
-        self.step_done()?;
         Ok(())
     }
 
@@ -238,14 +254,14 @@ impl Mover {
         samples: u64,
     ) -> Result<(), SpoolError> {
         let wav = lane.path(&meta.id, "wav");
+        self.step()?;
         ignore_missing(tokio_uring::fs::rename(lane.path(&meta.id, "wav.part"), &wav).await)?;
-        self.step_done()?;
+        self.step()?;
         sync(&lane.folder).await?;
-        self.step_done()?;
+        self.step()?;
         self.put(&wav, meta, samples).await?;
-        self.step_done()?;
+        self.step()?;
         self.insert(message(meta, MessageKind::Voice, samples)).await?;
-        self.step_done()?;
         // The message is safe; leftovers only cost the next start a moment.
         if let Err(error) = self.clean(lane, &meta.id).await {
             tracing::warn!(%error, id = %meta.id, "spool files of a stored message remain");
@@ -255,16 +271,17 @@ impl Mover {
 
     /// Notes a missed call, and removes what was recorded of it, if anything.
     pub(super) async fn miss(&self, lane: &Lane, meta: &RecordingMeta) -> Result<(), SpoolError> {
+        self.step()?;
         self.insert(message(meta, MessageKind::Missed, 0)).await?;
-        self.step_done()?;
         self.clean(lane, &meta.id).await?;
         Ok(())
     }
 
     /// Throws a recording away, for good even if the power fails half-way.
     pub(super) async fn discard(&self, lane: &Lane, id: &MessageId) -> Result<(), SpoolError> {
-        ignore_missing(tokio_uring::fs::rename(lane.path(id, "wav.part"), lane.path(id, "discard")).await)?;
-        self.step_done()?;
+        let part = lane.path(id, "wav.part");
+        self.step()?;
+        ignore_missing(tokio_uring::fs::rename(part, lane.path(id, "discard")).await)?;
         self.clean(lane, id).await?;
         Ok(())
     }
@@ -272,8 +289,8 @@ impl Mover {
     /// Removes every file of `id`, the mark that makes this repeatable last.
     async fn clean(&self, lane: &Lane, id: &MessageId) -> io::Result<()> {
         for extension in ["wav.part", "wav", "json.part", "json", "discard"] {
+            self.step()?;
             ignore_missing(tokio_uring::fs::remove_file(lane.path(id, extension)).await)?;
-            self.step_done()?;
         }
         Ok(())
     }
@@ -300,6 +317,20 @@ impl Mover {
             upload.complete().await?;
         }
         file.close().await?;
+        Ok(())
+    }
+
+    /// Removes what an upload of `meta`'s audio left when a crash cut it off: `LocalFileSystem`
+    /// writes `<file>#1` (or a higher number if that exists) and renames it.
+    fn remove_cut_off_uploads(&self, meta: &RecordingMeta) -> io::Result<()> {
+        let Some(folder) = &self.audio_folder else { return Ok(()) };
+        let key = store::audio_key(&meta.mailbox, &meta.id);
+        for number in 1.. {
+            match std::fs::remove_file(folder.join(format!("{key}#{number}"))) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+                result => result?,
+            }
+        }
         Ok(())
     }
 
@@ -371,6 +402,7 @@ async fn finish_found(lane: &Lane, mover: &Mover, id: &MessageId) -> Result<Reco
         mover.miss(lane, &meta).await?;
         return Ok(Recovered { missed: 1, ..Default::default() });
     }
+    mover.remove_cut_off_uploads(&meta)?;
     mover.seal(lane, id, &file, samples).await?;
     file.close().await?;
     mover.keep(lane, &meta, samples).await?;
@@ -478,17 +510,17 @@ pub(super) mod fault {
     use std::cell::Cell;
     use std::io;
 
-    /// Lets a number of steps pass, then fails every one.
+    /// Lets a number of steps happen, then none.
     #[derive(Debug, Default)]
     pub(in crate::mailbox) struct Fault {
-        /// Steps that still pass; `None`: all.
+        /// Steps that still happen; `None`: all.
         pub(in crate::mailbox) steps_left: Cell<Option<u32>>,
         /// The power was cut.
         pub(in crate::mailbox) is_cut: Cell<bool>,
     }
 
     impl Fault {
-        pub(super) fn step_done(&self) -> io::Result<()> {
+        pub(super) fn step(&self) -> io::Result<()> {
             match self.steps_left.get() {
                 None => Ok(()),
                 Some(0) => {
@@ -503,6 +535,3 @@ pub(super) mod fault {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -8,6 +8,7 @@
 //! Deleting leaves a tombstone for [`TOMBSTONE_DAYS`], so that a spool found after a crash does
 //! not bring a deleted message back, and so that audio whose removal was interrupted still goes.
 
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -197,8 +198,11 @@ impl Store {
     /// `Io` and `Sqlite` when the folder or database cannot be used, `Newer` when it was made by a
     /// newer version.
     pub fn open(data: &Path) -> Result<Self, StoreError> {
-        std::fs::create_dir_all(data.join("messages"))?;
-        std::fs::create_dir_all(data.join("greetings"))?;
+        // Voice mail is private: folders made here are open to nobody else.
+        let mut folders = std::fs::DirBuilder::new();
+        folders.recursive(true).mode(0o700);
+        folders.create(data.join("messages"))?;
+        folders.create(data.join("greetings"))?;
         let connection = Connection::open(data.join("voxring.db"))?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         enter_wal(&connection)?;
