@@ -15,7 +15,7 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 pub enum ClientError {
     /// Nobody answers at the socket.
     #[error(
-        "no voxring runs on the data folder of {}\n\
+        "no voxring answers at {}\n\
          start one with: voxring serve --data {}\n\
          or name another data folder with --data, or its configuration with --config",
         .socket.display(), data_of(.socket)
@@ -62,12 +62,18 @@ fn data_of(socket: &Path) -> String {
 /// reply, not an error here.
 pub fn request(socket: &Path, request: &Request) -> Result<Reply, ClientError> {
     let failed = |error: io::Error| ClientError::Io { socket: socket.into(), error };
-    let mut stream = UnixStream::connect(socket).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::NotADirectory => {
+    let mut stream = UnixStream::connect(socket).map_err(|error| {
+        let kind = error.kind();
+        if matches!(
+            kind,
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::NotADirectory
+        ) {
             ClientError::NotRunning { socket: socket.into() }
+        } else if kind == io::ErrorKind::PermissionDenied {
+            ClientError::Denied { socket: socket.into() }
+        } else {
+            failed(error)
         }
-        io::ErrorKind::PermissionDenied => ClientError::Denied { socket: socket.into() },
-        _ => ClientError::Io { socket: socket.into(), error },
     })?;
     stream.set_read_timeout(Some(REPLY_TIMEOUT)).map_err(failed)?;
     stream.set_write_timeout(Some(REPLY_TIMEOUT)).map_err(failed)?;

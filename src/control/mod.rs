@@ -1,5 +1,10 @@
-//! Command line, control socket. No packet work.
+//! Command line, control socket, checks. No packet work.
 
+pub mod check;
+pub mod cli;
 pub mod client;
+pub mod commands;
+pub mod print;
 pub mod protocol;
 pub mod server;
+pub mod startup;

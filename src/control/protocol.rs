@@ -330,10 +330,7 @@ mod tests {
     #[test]
     fn requests_and_replies_have_the_documented_form() {
         let request = Request::MailboxShow { number: "1001".into() };
-        assert_eq!(
-            serde_json::to_string(&request).unwrap(),
-            r#"{"request":"mailbox_show","number":"1001"}"#
-        );
+        assert_eq!(serde_json::to_string(&request).unwrap(), r#"{"request":"mailbox_show","number":"1001"}"#);
         let read: Request = serde_json::from_str(r#"{"request":"status"}"#).unwrap();
         assert_eq!(read, Request::Status);
         let refusal = Reply::error(ErrorKind::NotFound, "no mailbox 7");

@@ -1,0 +1,222 @@
+//! What only trying tells: a ring, binding the listeners, writing the data folder.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+
+use nix::sys::statvfs::statvfs;
+use nix::unistd::{AccessFlags, access};
+
+use super::machine::Machine;
+use super::ports::listeners;
+use super::report::Report;
+use crate::base::config::{Config, Source};
+use crate::control::client;
+use crate::control::protocol::{ListenerStatus, Reply, Request, SOCKET_NAME};
+use crate::sip::flow::Transport;
+
+/// Free space below which recordings are in danger: 16 h of them.
+const FREE_BYTES_MIN: u64 = 1 << 30;
+
+/// Creates a ring and lets it go.
+pub(super) fn io_uring(report: &mut Report, machine: &Machine) {
+    if let Some(level) = machine.io_uring_disabled.filter(|level| *level > 0) {
+        report.error(
+            "kernel.io_uring_disabled",
+            format!("is {level}: the kernel refuses io_uring"),
+            "sysctl -w kernel.io_uring_disabled=0",
+        );
+        return;
+    }
+    match io_uring::IoUring::new(8) {
+        Ok(_) => report.pass("io_uring: a ring was created"),
+        Err(error) => {
+            let fix = match error.raw_os_error() {
+                Some(nix::libc::ENOSYS) => "boot a kernel of 6.1 or newer with CONFIG_IO_URING",
+                Some(nix::libc::EPERM) => {
+                    "allow io_uring_setup in the container's seccomp profile \
+                     (docker: --security-opt seccomp=PROFILE)"
+                }
+                Some(nix::libc::ENOMEM) => "systemd: LimitMEMLOCK=8388608; a shell, as root: ulimit -l 8192",
+                _ => "see dmesg; io_uring needs a kernel of 6.1 or newer",
+            };
+            report.error("io_uring", format!("no ring can be created: {error}"), fix);
+        }
+    }
+}
+
+/// Binds every listener for a moment, and the media address.
+pub(super) fn bindable(report: &mut Report, config: &Config, source: &Source) {
+    let ours = running_listeners(&config.node.data);
+    let mut bound = 0;
+    for listener in listeners(config) {
+        let (transport, address) = (listener.transport, listener.address);
+        let name = format!("{} {}", transport.name(), address);
+        match try_bind(transport, address) {
+            Ok(()) => bound += 1,
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                if ours.iter().any(|own| own.transport == transport && own.address == address) {
+                    report.pass(format!("{name}: held by the running voxring"));
+                } else {
+                    report.error(
+                        source.locate(listener.key),
+                        format!("{name} is in use by another program"),
+                        format!("find it: ss -lnp 'sport = :{}'; or change {}", address.port(), listener.key),
+                    );
+                }
+            }
+            Err(error) => {
+                let fix = bind_fix(&error, address, listener.key);
+                report.error(source.locate(listener.key), format!("{name} cannot be bound: {error}"), fix);
+            }
+        }
+    }
+    if bound > 0 {
+        report.pass(format!("{bound} listeners can be bound"));
+    }
+    let media = SocketAddr::new(config.rtp.address, 0);
+    match try_bind(Transport::Udp, media) {
+        Ok(()) => report.pass(format!("media can be bound to {}", config.rtp.address)),
+        Err(error) => {
+            let fix = bind_fix(&error, media, "rtp.address");
+            report.error(
+                source.locate("rtp.address"),
+                format!("{} cannot be bound: {error}", config.rtp.address),
+                fix,
+            );
+        }
+    }
+}
+
+fn try_bind(transport: Transport, address: SocketAddr) -> io::Result<()> {
+    match transport {
+        Transport::Udp => UdpSocket::bind(address).map(drop),
+        Transport::Tcp | Transport::Tls => TcpListener::bind(address).map(drop),
+    }
+}
+
+fn bind_fix(error: &io::Error, address: SocketAddr, key: &str) -> String {
+    if error.kind() == io::ErrorKind::AddrNotAvailable {
+        format!("{} is no address of this machine: see ip address, then change {key}'s table", address.ip())
+    } else if error.kind() == io::ErrorKind::PermissionDenied {
+        format!("sysctl -w net.ipv4.ip_unprivileged_port_start={}; or change {key}", address.port())
+    } else {
+        format!("change {key}")
+    }
+}
+
+/// The sockets of the node that runs on this data folder; none when none runs.
+fn running_listeners(data: &Path) -> Vec<ListenerStatus> {
+    match client::request(&data.join(SOCKET_NAME), &Request::Status) {
+        Ok(Reply::Status(status)) => status.listeners,
+        _ => Vec::new(),
+    }
+}
+
+/// Looks whether the data folder, or the folder it would be created in, can be written.
+pub(super) fn data_folder(report: &mut Report, config: &Config, source: &Source) {
+    let data = &config.node.data;
+    let place = source.locate("node.data");
+    let existing = nearest_existing(data);
+    if existing == *data && !data.is_dir() {
+        report.error(place, format!("{} is not a folder", data.display()), "name a folder in node.data");
+        return;
+    }
+    if let Err(error) = access(&existing, AccessFlags::W_OK | AccessFlags::X_OK) {
+        report.error(
+            place,
+            format!("{} cannot be written: {}", existing.display(), error.desc()),
+            format!("chown it to the user that runs voxring: chown USER {}", existing.display()),
+        );
+        return;
+    }
+    let free = statvfs(&existing).map(|stat| stat.blocks_available() * stat.fragment_size());
+    match free {
+        Ok(free) if free < FREE_BYTES_MIN => report.warning(
+            place,
+            format!("{} MiB are free; an hour of messages takes 55 MiB", free >> 20),
+            "delete messages, or name a folder on a larger disk in node.data",
+        ),
+        _ => report.pass(format!("data folder {} can be written", data.display())),
+    }
+    let socket = data.join(SOCKET_NAME);
+    if socket.as_os_str().len() > 106 {
+        report.error(
+            source.locate("node.data"),
+            format!("{} is too long for a Unix socket (106 bytes at most)", socket.display()),
+            "name a shorter folder in node.data",
+        );
+    }
+}
+
+/// The path itself or the first folder above it that exists.
+fn nearest_existing(path: &Path) -> PathBuf {
+    let mut path = path;
+    while !path.exists() {
+        match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => path = parent,
+            _ => return PathBuf::from("."),
+        }
+    }
+    path.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: a port somebody else holds is an error that names it; a free one passes. Method: hold one.
+    #[test]
+    fn a_port_in_use_is_an_error() {
+        let held = TcpListener::bind("127.0.0.1:0").unwrap();
+        let data = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        config.node.data = data.path().to_owned();
+        config.router.port = held.local_addr().unwrap().port();
+        let mut report = Report::default();
+        bindable(&mut report, &config, &Source::default());
+        let name = format!("tcp 127.0.0.1:{} is in use", config.router.port);
+        assert!(report.problems.iter().any(|problem| problem.what.starts_with(&name)), "{report:?}");
+    }
+
+    /// Goal: an address of another machine is told. Method: one reserved for documentation (RFC 5737).
+    #[test]
+    fn an_address_of_another_machine_is_an_error() {
+        let data = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        config.node.data = data.path().to_owned();
+        config.rtp.address = "192.0.2.1".parse().unwrap();
+        let mut report = Report::default();
+        bindable(&mut report, &config, &Source::default());
+        let problem = report.problems.iter().find(|problem| problem.place.contains("rtp.address")).unwrap();
+        assert!(problem.fix.contains("no address of this machine"), "{problem:?}");
+    }
+
+    /// Goal: a data folder that exists, one to be created and a file in its place are told apart.
+    /// Method: one of each.
+    #[test]
+    fn the_data_folder_is_looked_at_without_creating_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        for (path, errors) in [(folder.path().to_owned(), 0), (folder.path().join("a/b"), 0)] {
+            let mut report = Report::default();
+            config.node.data = path;
+            data_folder(&mut report, &config, &Source::default());
+            assert_eq!(report.errors(), errors, "{report:?}");
+        }
+        assert!(!folder.path().join("a").exists());
+        config.node.data = folder.path().join("file");
+        std::fs::write(&config.node.data, "").unwrap();
+        let mut report = Report::default();
+        data_folder(&mut report, &config, &Source::default());
+        assert_eq!(report.errors(), 1);
+    }
+
+    /// Goal: a kernel that forbids io_uring is told with its sysctl. Method: a made-up fact.
+    #[test]
+    fn a_forbidden_io_uring_names_the_sysctl() {
+        let mut report = Report::default();
+        io_uring(&mut report, &Machine { io_uring_disabled: Some(2), ..Machine::default() });
+        assert_eq!(report.problems[0].fix, "sysctl -w kernel.io_uring_disabled=0");
+    }
+}

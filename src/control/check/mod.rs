@@ -1,0 +1,16 @@
+//! `voxring check`: what is wrong with a configuration and with the machine, each with its fix.
+//!
+//! `machine` reads facts, `ports` and `limits` compare them with the configuration (and are tested
+//! with facts made up), `live` tries what only trying can tell, `report` prints.
+
+mod limits;
+mod live;
+mod machine;
+mod ports;
+mod report;
+mod run;
+
+pub use machine::{Machine, raise_descriptor_limit};
+pub use ports::{Listener, listeners};
+pub use report::{Level, Problem, Report};
+pub use run::{examine, run};

@@ -1,0 +1,277 @@
+//! The command line, described once: what clap parses is what `--help` teaches.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::protocol::SOCKET_NAME;
+use crate::base::config::{Config, ConfigError, Source};
+use crate::base::id::MessageId;
+
+/// Answers calls, takes voice mail, measures itself.
+///
+/// Without a command it serves: loopback listeners, everything stored under ./voxring-data, demo
+/// mailboxes 1001 and 1002.
+#[derive(Debug, Parser)]
+#[command(name = "voxring", version, after_help = EXAMPLES, max_term_width = 100)]
+pub struct Cli {
+    /// What to do; without one: serve.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Which node it is about.
+    #[command(flatten)]
+    pub place: Place,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  voxring                                     serve on loopback, data in ./voxring-data
+  voxring check --config voxring.toml         what is wrong with this file and this machine?
+  voxring serve --config voxring.toml         serve with it
+  voxring status                              is it well? (from a second terminal)
+  voxring mailbox add 1003 --name \"Jo Doe\"    create a mailbox, print its PIN
+  voxring message list --mailbox 1003         what did callers leave?
+  voxring message export ID message.wav       listen to one
+
+Client commands find the node by its data folder: ./voxring-data, or --data, or node.data in
+--config. Exit status: 0 done, 1 failed, 2 wrong usage.";
+
+/// Which configuration and data folder a command is about.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Place {
+    /// Configuration file (config/voxring.toml documents every key). Default: built in
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Data folder of the node, in place of node.data in the configuration
+    #[arg(long, global = true, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+}
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the node until SIGTERM or Ctrl-C
+    #[command(after_help = "\
+Prints a start-up table of roles, ports and RTP slices, then \"ready\"; under systemd it also notifies
+READY. The first start with demo mailboxes prints their PINs, once.
+
+Example:
+  voxring serve --config config/voxring.dev.toml --data /tmp/voxring")]
+    Serve,
+    /// Validate the configuration and the machine; each problem comes with its fix
+    #[command(after_help = "\
+Looks at: unknown keys and values out of range, port conflicts, the RTP range against the kernel's
+ephemeral and reserved ports, descriptor and locked-memory limits, socket buffers, io_uring (by
+creating a ring), listeners that can be bound now, a data folder that can be written.
+Exit status 1 when there is an error; warnings alone give 0.
+
+Example:
+  voxring check --config voxring.toml --json")]
+    Check(Output),
+    /// How the running node is: listeners, workers, shards, totals
+    Status(Output),
+    /// The calls of the running node, oldest first
+    Calls(Output),
+    /// Mailboxes of the running node
+    #[command(subcommand)]
+    Mailbox(MailboxCommand),
+    /// Messages in the mailboxes of the running node
+    #[command(subcommand)]
+    Message(MessageCommand),
+    /// Run a worker process (started by the supervisor only)
+    #[command(hide = true)]
+    Worker {
+        /// Which of the two slots.
+        #[arg(long)]
+        slot: Slot,
+    },
+}
+
+/// What can be done with mailboxes.
+#[derive(Debug, Subcommand)]
+pub enum MailboxCommand {
+    /// Create a mailbox; without --pin a PIN is drawn and printed once
+    #[command(after_help = "\
+Example:
+  voxring mailbox add 1003 --name \"Jo Doe\"")]
+    Add {
+        /// Its number: what callers dial
+        number: String,
+        /// Its owner's name; default: the number
+        #[arg(long)]
+        name: Option<String>,
+        /// Its PIN, digits. Other users of the machine can see it while this runs; prefer the drawn one
+        #[arg(long)]
+        pin: Option<String>,
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
+    /// All mailboxes with their counts
+    List(Output),
+    /// One mailbox
+    Show {
+        /// Its number
+        number: String,
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// What can be done with messages.
+#[derive(Debug, Subcommand)]
+pub enum MessageCommand {
+    /// A mailbox's messages, oldest first
+    List {
+        /// The mailbox's number
+        #[arg(long, value_name = "NUMBER")]
+        mailbox: String,
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Write a message's audio to a WAV file: 16-bit PCM, 8000 Hz, mono
+    Export {
+        /// The message, as `message list` shows it
+        #[arg(value_parser = MessageId::parse)]
+        id: MessageId,
+        /// The file to write
+        file: PathBuf,
+        /// Replace the file if it exists
+        #[arg(long)]
+        force: bool,
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Delete a message and its audio, for good
+    Delete {
+        /// The message, as `message list` shows it
+        #[arg(value_parser = MessageId::parse)]
+        id: MessageId,
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// How to print.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Output {
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// One of a node's two worker slots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum)]
+#[value(rename_all = "upper")]
+pub enum Slot {
+    /// The first.
+    A,
+    /// The second.
+    B,
+}
+
+impl Slot {
+    /// Its letter.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::A => "A",
+            Self::B => "B",
+        }
+    }
+}
+
+impl Place {
+    /// The configuration: the file, else the embedded default; `--data` wins over `node.data`.
+    ///
+    /// # Errors
+    /// Those of [`Config::load`].
+    pub fn load(&self) -> Result<(Config, Source), ConfigError> {
+        let (mut config, source) = match &self.config {
+            Some(file) => Config::load_with_source(file)?,
+            None => (Config::embedded(), Source::default()),
+        };
+        if let Some(data) = &self.data {
+            config.node.data.clone_from(data);
+        }
+        Ok((config, source))
+    }
+
+    /// Where the running node's control socket is.
+    ///
+    /// # Errors
+    /// Those of [`Config::load`], when only the file can tell.
+    pub fn socket(&self) -> Result<PathBuf, ConfigError> {
+        match &self.data {
+            Some(data) => Ok(data.join(SOCKET_NAME)),
+            None => Ok(self.load()?.0.node.data.join(SOCKET_NAME)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split(' '))
+    }
+
+    /// Goal: the description holds together. Method: clap's own check.
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    /// Goal: no arguments serve; options may stand before or after the command. Method: parse both.
+    #[test]
+    fn no_command_serves_and_options_stand_anywhere() {
+        assert!(parse("voxring").unwrap().command.is_none());
+        for line in ["voxring --data d status --json", "voxring status --json --data d"] {
+            let cli = parse(line).unwrap();
+            assert!(matches!(cli.command, Some(Command::Status(Output { json: true }))), "{line}");
+            assert_eq!(cli.place.socket().unwrap(), PathBuf::from("d/control.sock"));
+        }
+    }
+
+    /// Goal: an id that is none never reaches the node, and the error says what one looks like.
+    /// Method: parse such a command.
+    #[test]
+    fn a_message_id_is_checked_before_anything_is_asked() {
+        let error = parse("voxring message delete ../1").unwrap_err().to_string();
+        assert!(error.contains("28 lower-case hex digits"), "{error}");
+    }
+
+    /// Goal: every command that prints has --json. Method: ask clap, serve and worker apart.
+    #[test]
+    fn every_printing_command_has_json() {
+        fn leaves(command: &clap::Command, found: &mut Vec<(String, bool)>) {
+            if command.get_subcommands().next().is_none() {
+                let json = command.get_arguments().any(|argument| argument.get_id() == "json");
+                found.push((command.get_name().to_owned(), json));
+            }
+            command.get_subcommands().for_each(|command| leaves(command, found));
+        }
+        let mut found = Vec::new();
+        leaves(&Cli::command(), &mut found);
+        assert_eq!(found.len(), 11, "{found:?}");
+        for (name, json) in found {
+            assert_eq!(json, !matches!(name.as_str(), "serve" | "worker"), "{name}");
+        }
+    }
+
+    /// Goal: without a file the node has its demo mailboxes. Method: load nothing.
+    #[test]
+    fn without_a_file_the_embedded_default_is_used() {
+        let place = Place { config: None, data: Some("d".into()) };
+        let (config, source) = place.load().unwrap();
+        assert!(config.node.demo_mailboxes);
+        assert_eq!(config.node.data, PathBuf::from("d"));
+        assert_eq!(source.file, None);
+    }
+}

@@ -1,0 +1,215 @@
+//! Client commands: ask the running node, print its reply.
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::cli::{MailboxCommand, MessageCommand, Output};
+use super::client::{self, ClientError};
+use super::print;
+use super::protocol::{Reply, Request};
+
+/// Why a client command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// No reply.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The node refused.
+    #[error("{0}")]
+    Refused(String),
+    /// A reply to another question: node and command are of different versions.
+    #[error("the node gave an unexpected reply; does it have another version than this command?")]
+    Unexpected,
+    /// The exported file exists.
+    #[error("{} exists; --force replaces it", .0.display())]
+    FileExists(PathBuf),
+    /// The exported file cannot be written.
+    #[error("{}: {error}", .file.display())]
+    File {
+        /// The file.
+        file: PathBuf,
+        /// What happened.
+        error: io::Error,
+    },
+    /// Standard output cannot be written.
+    #[error("standard output: {0}")]
+    Output(io::Error),
+}
+
+/// `voxring status`.
+///
+/// # Errors
+/// No reply, or no output.
+pub fn status(socket: &Path, output: Output) -> Result<(), CommandError> {
+    let Reply::Status(status) = ask(socket, &Request::Status)? else { return Err(CommandError::Unexpected) };
+    show(output, &status, || print::status(&status))
+}
+
+/// `voxring calls`.
+///
+/// # Errors
+/// No reply, or no output.
+pub fn calls(socket: &Path, output: Output) -> Result<(), CommandError> {
+    let Reply::Calls { calls } = ask(socket, &Request::Calls)? else { return Err(CommandError::Unexpected) };
+    show(output, &calls, || print::calls(&calls))
+}
+
+/// `voxring mailbox …`.
+///
+/// # Errors
+/// No reply, a refusal, or no output.
+pub fn mailbox(socket: &Path, command: MailboxCommand) -> Result<(), CommandError> {
+    match command {
+        MailboxCommand::Add { number, name, pin, output } => {
+            let name = name.unwrap_or_else(|| number.clone());
+            let reply = ask(socket, &Request::MailboxAdd { number, name, pin })?;
+            let Reply::MailboxAdded { mailbox, pin } = reply else { return Err(CommandError::Unexpected) };
+            let added = Added { mailbox: &mailbox, pin: pin.as_deref() };
+            show(output, &added, || match &pin {
+                Some(pin) => format!("mailbox {} added, PIN {pin} (shown only this once)\n", mailbox.number),
+                None => format!("mailbox {} added\n", mailbox.number),
+            })
+        }
+        MailboxCommand::List(output) => {
+            let reply = ask(socket, &Request::MailboxList)?;
+            let Reply::Mailboxes { mailboxes } = reply else { return Err(CommandError::Unexpected) };
+            show(output, &mailboxes, || print::mailboxes(&mailboxes))
+        }
+        MailboxCommand::Show { number, output } => {
+            let reply = ask(socket, &Request::MailboxShow { number })?;
+            let Reply::Mailbox(mailbox) = reply else { return Err(CommandError::Unexpected) };
+            show(output, &mailbox, || print::mailboxes(std::slice::from_ref(&mailbox)))
+        }
+    }
+}
+
+/// `voxring message …`.
+///
+/// # Errors
+/// No reply, a refusal, a file that cannot be written, or no output.
+pub fn message(socket: &Path, command: MessageCommand) -> Result<(), CommandError> {
+    match command {
+        MessageCommand::List { mailbox, output } => {
+            let reply = ask(socket, &Request::MessageList { mailbox })?;
+            let Reply::Messages { messages } = reply else { return Err(CommandError::Unexpected) };
+            show(output, &messages, || print::messages(&messages))
+        }
+        MessageCommand::Export { id, file, force, output } => {
+            // Look before asking: the audio may be long.
+            if !force && file.exists() {
+                return Err(CommandError::FileExists(file));
+            }
+            let reply = ask(socket, &Request::MessageExport { id })?;
+            let Reply::Audio { message, bytes, audio } = reply else { return Err(CommandError::Unexpected) };
+            save(&file, &audio, force)?;
+            show(output, &Exported { message: &message, file: &file, bytes }, || {
+                let seconds = message.duration_ms as f64 / 1000.0;
+                format!("{}: {bytes} bytes, {seconds:.1} s\n", file.display())
+            })
+        }
+        MessageCommand::Delete { id, output } => {
+            let reply = ask(socket, &Request::MessageDelete { id })?;
+            let Reply::MessageDeleted { id } = reply else { return Err(CommandError::Unexpected) };
+            show(output, &Deleted { id: id.as_str() }, || format!("message {id} deleted\n"))
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Added<'a> {
+    mailbox: &'a super::protocol::MailboxInfo,
+    pin: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Exported<'a> {
+    message: &'a super::protocol::MessageInfo,
+    file: &'a Path,
+    bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Deleted<'a> {
+    id: &'a str,
+}
+
+/// Asks; a refusal becomes an error.
+fn ask(socket: &Path, request: &Request) -> Result<Reply, CommandError> {
+    let reply = client::request(socket, request)?;
+    if let Reply::Error { message, .. } = reply { Err(CommandError::Refused(message)) } else { Ok(reply) }
+}
+
+/// Prints JSON or text.
+fn show<T: Serialize>(output: Output, value: &T, text: impl FnOnce() -> String) -> Result<(), CommandError> {
+    let text = if output.json {
+        let json = serde_json::to_string_pretty(value).expect("replies are plain data");
+        json + "\n"
+    } else {
+        text()
+    };
+    print::emit(&text).map_err(CommandError::Output)
+}
+
+/// Writes a file whole or not at all: beside its place first, then moved there.
+fn save(file: &Path, bytes: &[u8], force: bool) -> Result<(), CommandError> {
+    let failed = |error| CommandError::File { file: file.into(), error };
+    let name = file.file_name().ok_or_else(|| failed(io::Error::other("does not name a file")))?;
+    let mut part_name = std::ffi::OsString::from(".");
+    part_name.push(name);
+    part_name.push(format!(".{}.part", std::process::id()));
+    let part = file.with_file_name(part_name);
+    let write = || {
+        let mut out = std::fs::OpenOptions::new().write(true).create_new(true).open(&part)?;
+        out.write_all(bytes)?;
+        out.sync_all()?;
+        if force {
+            std::fs::rename(&part, file)
+        } else {
+            // A link, unlike a move, never replaces what somebody put there meanwhile.
+            std::fs::hard_link(&part, file).and_then(|()| std::fs::remove_file(&part))
+        }
+    };
+    let written = write();
+    if written.is_err() {
+        let _ = std::fs::remove_file(&part);
+    }
+    written.map_err(|error| {
+        if error.kind() == io::ErrorKind::AlreadyExists {
+            CommandError::FileExists(file.into())
+        } else {
+            failed(error)
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: an export is whole, never replaces a file unasked, and leaves nothing else behind.
+    /// Method: save twice, then with force, and look at the folder.
+    #[test]
+    fn an_export_replaces_nothing_unless_forced() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.wav");
+        save(&file, b"one", false).unwrap();
+        assert!(matches!(save(&file, b"two", false), Err(CommandError::FileExists(_))));
+        assert_eq!(std::fs::read(&file).unwrap(), b"one");
+        save(&file, b"three", true).unwrap();
+        assert_eq!(std::fs::read(&file).unwrap(), b"three");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    /// Goal: a place that cannot be written is an error that names the file. Method: a missing folder
+    /// and no file name at all.
+    #[test]
+    fn a_file_that_cannot_be_written_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        for file in [folder.path().join("no/a.wav"), PathBuf::from("/")] {
+            let error = save(&file, b"x", true).unwrap_err().to_string();
+            assert!(error.starts_with(&file.display().to_string()), "{error}");
+        }
+    }
+}

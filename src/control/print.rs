@@ -1,0 +1,320 @@
+//! Replies as text for people: aligned tables. JSON is the protocol's own.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+
+use time::OffsetDateTime;
+use time::macros::format_description;
+
+use super::protocol::{CallInfo, MailboxInfo, MessageInfo, MessageKind, Status};
+use crate::media::order::Codec;
+
+/// Writes to standard output; a reader that went away (`| head`) is no error.
+///
+/// # Errors
+/// What the output says otherwise, a full disk for one.
+pub fn emit(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
+}
+
+/// A table with a header line; columns are as wide as their widest cell, numbers stand right.
+pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| printable(cell)).collect()).collect();
+    let column = |index: usize| rows.iter().filter_map(move |row| row.get(index));
+    let widths: Vec<usize> = header
+        .iter()
+        .enumerate()
+        .map(|(index, name)| {
+            column(index).map(|cell| cell.chars().count()).max().unwrap_or(0).max(name.len())
+        })
+        .collect();
+    let is_number = |cell: &String| cell.chars().all(|c| c.is_ascii_digit() || c == ':');
+    let right: Vec<bool> = (0..header.len())
+        .map(|index| column(index).next().is_some() && column(index).all(is_number))
+        .collect();
+    let mut text = String::new();
+    let mut line = |cells: &mut dyn Iterator<Item = &str>| {
+        let mut line = String::new();
+        for (index, cell) in cells.enumerate() {
+            let width = widths.get(index).copied().unwrap_or(0);
+            let _ = if right.get(index).copied().unwrap_or(false) {
+                write!(line, "{cell:>width$}  ")
+            } else {
+                write!(line, "{cell:<width$}  ")
+            };
+        }
+        let _ = writeln!(text, "{}", line.trim_end());
+    };
+    line(&mut header.iter().copied());
+    for row in &rows {
+        line(&mut row.iter().map(String::as_str));
+    }
+    text
+}
+
+/// A peer's text without what would steer a terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
+}
+
+/// `voxring status`.
+pub fn status(status: &Status) -> String {
+    let mut text = String::new();
+    let _ = writeln!(
+        text,
+        "{} (voxring {}, process {}) is {}, up {}, data in {}",
+        status.node,
+        status.version,
+        status.pid,
+        if status.ready { "ready" } else { "not ready: no worker takes calls" },
+        uptime(status.uptime_s),
+        status.data.display()
+    );
+    let _ = writeln!(
+        text,
+        "calls: {} now, {} answered, {} refused; stored: {} messages, {} missed calls\n",
+        status.calls_active,
+        status.calls_total,
+        status.refused_total.values().sum::<u64>(),
+        status.messages_stored,
+        status.missed_stored
+    );
+    let listeners: Vec<_> = status
+        .listeners
+        .iter()
+        .map(|l| vec![l.role.clone(), l.transport.name().to_owned(), l.address.to_string()])
+        .collect();
+    text.push_str(&table(&["ROLE", "TRANSPORT", "ADDRESS"], &listeners));
+    text.push('\n');
+    let workers: Vec<_> = status
+        .workers
+        .iter()
+        .map(|worker| {
+            vec![
+                worker.slot.clone(),
+                worker.state.name().to_owned(),
+                worker.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
+                uptime(worker.uptime_s),
+                worker.restarts.to_string(),
+                worker.heartbeat_age_ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms} ms ago")),
+                worker.calls_active.to_string(),
+            ]
+        })
+        .collect();
+    text.push_str(&table(&["WORKER", "STATE", "PROCESS", "UP", "RESTARTS", "HEARTBEAT", "CALLS"], &workers));
+    text.push_str(&shards(status));
+    if !status.refused_total.is_empty() {
+        let refused: Vec<_> = status
+            .refused_total
+            .iter()
+            .map(|(reason, count)| vec![count.to_string(), reason.clone()])
+            .collect();
+        text.push('\n');
+        text.push_str(&table(&["REFUSED", "REASON"], &refused));
+    }
+    text
+}
+
+/// The shards of all workers and their counters that are not nought.
+fn shards(status: &Status) -> String {
+    let mut rows = Vec::new();
+    let mut counters = Vec::new();
+    for worker in &status.workers {
+        for shard in &worker.shards {
+            let name = format!("{}{}", worker.slot, shard.index);
+            rows.push(vec![
+                name.clone(),
+                String::from(shard.ports),
+                shard.backend.clone(),
+                shard.cpu.map_or_else(|| "-".to_owned(), |cpu| cpu.to_string()),
+                shard.legs.to_string(),
+            ]);
+            for (counter, value) in shard.counters.iter().filter(|(_, value)| **value > 0) {
+                counters.push(vec![name.clone(), value.to_string(), counter.clone()]);
+            }
+        }
+    }
+    let mut text = String::new();
+    if !rows.is_empty() {
+        let _ = write!(text, "\n{}", table(&["SHARD", "RTP PORTS", "BACKEND", "CPU", "LEGS"], &rows));
+    }
+    if !counters.is_empty() {
+        let _ = write!(text, "\n{}", table(&["SHARD", "COUNT", "OF"], &counters));
+    }
+    text
+}
+
+/// `voxring calls`.
+pub fn calls(calls: &[CallInfo]) -> String {
+    if calls.is_empty() {
+        return "no calls\n".to_owned();
+    }
+    let rows: Vec<_> = calls
+        .iter()
+        .map(|call| {
+            let stats = call.stats.clone().unwrap_or_default();
+            vec![
+                call.slot.clone(),
+                clock(call.duration_s),
+                call.state.clone(),
+                call.mailbox.clone().unwrap_or_else(|| "-".to_owned()),
+                call.from.clone(),
+                call.to.clone(),
+                match call.codec {
+                    Some(Codec::Pcmu) => "PCMU",
+                    Some(Codec::Pcma) => "PCMA",
+                    None => "-",
+                }
+                .to_owned(),
+                call.remote_media.map_or_else(|| "-".to_owned(), |peer| peer.to_string()),
+                stats.rx_packets.to_string(),
+                stats.tx_packets.to_string(),
+                stats.lost.to_string(),
+                // RTP timestamp units at 8000 Hz.
+                format!("{}.{} ms", stats.jitter / 8, stats.jitter % 8 * 10 / 8),
+                call.call_id.clone(),
+            ]
+        })
+        .collect();
+    table(
+        &[
+            "SLOT", "TIME", "STATE", "MAILBOX", "FROM", "TO", "CODEC", "MEDIA", "RX", "TX", "LOST", "JITTER",
+            "CALL-ID",
+        ],
+        &rows,
+    )
+}
+
+/// `voxring mailbox list` and `show`.
+pub fn mailboxes(mailboxes: &[MailboxInfo]) -> String {
+    if mailboxes.is_empty() {
+        return "no mailboxes; create one with: voxring mailbox add NUMBER --name NAME\n".to_owned();
+    }
+    let rows: Vec<_> = mailboxes
+        .iter()
+        .map(|mailbox| {
+            vec![
+                mailbox.number.clone(),
+                mailbox.name.clone(),
+                mailbox.unread.to_string(),
+                mailbox.messages.to_string(),
+                mailbox.missed.to_string(),
+            ]
+        })
+        .collect();
+    table(&["NUMBER", "NAME", "UNREAD", "MESSAGES", "MISSED CALLS"], &rows)
+}
+
+/// `voxring message list`.
+pub fn messages(messages: &[MessageInfo]) -> String {
+    if messages.is_empty() {
+        return "no messages\n".to_owned();
+    }
+    let rows: Vec<_> = messages
+        .iter()
+        .map(|message| {
+            vec![
+                message.id.to_string(),
+                moment(message.started_ms),
+                match message.kind {
+                    MessageKind::Voice => format!("{:.1} s", message.duration_ms as f64 / 1000.0),
+                    MessageKind::Missed => "missed".to_owned(),
+                },
+                if message.read { "read" } else { "new" }.to_owned(),
+                match (message.caller_name.as_str(), message.caller.as_str()) {
+                    ("", "") => "anonymous".to_owned(),
+                    ("", caller) => caller.to_owned(),
+                    (name, caller) => format!("{name} <{caller}>"),
+                },
+                message.called.clone(),
+                message.diversion_reason.clone(),
+            ]
+        })
+        .collect();
+    table(&["ID", "WHEN (UTC)", "LENGTH", "STATE", "CALLER", "CALLED", "DIVERSION"], &rows)
+}
+
+/// `2026-11-22 10:14:58` in UTC from Unix milliseconds.
+fn moment(unix_ms: u64) -> String {
+    let seconds = i64::try_from(unix_ms / 1000).unwrap_or(i64::MAX);
+    OffsetDateTime::from_unix_timestamp(seconds)
+        .ok()
+        .and_then(|at| at.format(format_description!("[year]-[month]-[day] [hour]:[minute]:[second]")).ok())
+        .unwrap_or_else(|| format!("{seconds} s"))
+}
+
+/// `m:ss`.
+fn clock(seconds: u64) -> String {
+    format!("{}:{:02}", seconds / 60, seconds % 60)
+}
+
+/// `3 d 4 h`, `4 h 5 min`, `5 min 6 s` or `6 s`.
+fn uptime(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, _, _) => format!("{hours} h {} min", minutes % 60),
+        _ => format!("{days} d {} h", hours % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::id::MessageId;
+
+    /// Goal: columns line up, words left, numbers right. Method: a table drawn by hand.
+    #[test]
+    fn columns_line_up_with_numbers_on_the_right() {
+        let rows =
+            [vec!["1001".into(), "Ann".into(), "7".into()], vec!["12".into(), "Bo".into(), "12".into()]];
+        assert_eq!(
+            table(&["NUMBER", "NAME", "N"], &rows),
+            "NUMBER  NAME   N\n  1001  Ann    7\n    12  Bo    12\n"
+        );
+    }
+
+    /// Goal: a caller's name cannot steer the operator's terminal. Method: one with an escape sequence.
+    #[test]
+    fn control_characters_of_a_peer_are_not_printed() {
+        let text = table(&["NAME"], &[vec!["a\u{1b}[2Jb\nc".into()]]);
+        assert_eq!(text, "NAME\na\u{FFFD}[2Jb\u{FFFD}c\n");
+    }
+
+    /// Goal: a listing shows when, how long, from whom. Method: a message of a known time
+    /// (1000000000 s is 2001-09-09 01:46:40 UTC).
+    #[test]
+    fn a_message_is_listed_with_time_length_and_caller() {
+        let message = MessageInfo {
+            id: MessageId::new(std::time::UNIX_EPOCH, 1),
+            mailbox: "1001".into(),
+            kind: MessageKind::Voice,
+            caller: "2001".into(),
+            caller_name: "Bo".into(),
+            called: "1001".into(),
+            diversion_reason: "no-answer".into(),
+            call_id: "x".into(),
+            started_ms: 1_000_000_000_000,
+            duration_ms: 7_260,
+            read: false,
+        };
+        let text = messages(&[message]);
+        assert!(text.contains("2001-09-09 01:46:40  7.3 s   new    Bo <2001>  "), "{text}");
+    }
+
+    /// Goal: times read well at any size. Method: arithmetic at the borders.
+    #[test]
+    fn uptime_uses_its_two_largest_units() {
+        assert_eq!(uptime(59), "59 s");
+        assert_eq!(uptime(61), "1 min 1 s");
+        assert_eq!(uptime(3_660), "1 h 1 min");
+        assert_eq!(uptime(90_000), "1 d 1 h");
+        assert_eq!(clock(61), "1:01");
+    }
+}
