@@ -125,7 +125,7 @@ struct Added<'a> {
 
 #[derive(Serialize)]
 struct Exported<'a> {
-    message: &'a super::protocol::MessageInfo,
+    message: &'a crate::mailbox::Message,
     file: &'a Path,
     bytes: u64,
 }

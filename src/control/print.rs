@@ -6,7 +6,8 @@ use std::io::{self, Write as _};
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-use super::protocol::{CallInfo, MailboxInfo, MessageInfo, MessageKind, Status};
+use super::protocol::{CallInfo, MailboxInfo, Status};
+use crate::mailbox::{Message, MessageKind};
 use crate::media::order::Codec;
 
 /// Writes to standard output; a reader that went away (`| head`) is no error.
@@ -211,7 +212,7 @@ pub fn mailboxes(mailboxes: &[MailboxInfo]) -> String {
 }
 
 /// `voxring message list`.
-pub fn messages(messages: &[MessageInfo]) -> String {
+pub fn messages(messages: &[Message]) -> String {
     if messages.is_empty() {
         return "no messages\n".to_owned();
     }
@@ -291,7 +292,7 @@ mod tests {
     /// (1000000000 s is 2001-09-09 01:46:40 UTC).
     #[test]
     fn a_message_is_listed_with_time_length_and_caller() {
-        let message = MessageInfo {
+        let message = Message {
             id: MessageId::new(std::time::UNIX_EPOCH, 1),
             mailbox: "1001".into(),
             kind: MessageKind::Voice,

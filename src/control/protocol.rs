@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::config::PortRange;
 use crate::base::id::MessageId;
+use crate::mailbox::Message;
 use crate::media::order::{Codec, LegStats};
 use crate::sip::flow::Transport;
 
@@ -31,7 +32,7 @@ pub enum Request {
     Calls,
     /// Create a mailbox; answered by `MailboxAdded`.
     MailboxAdd {
-        /// Its number, digits.
+        /// Its number: letters, digits, "+", "-", "_" and ".".
         number: String,
         /// Its owner's name.
         name: String,
@@ -90,12 +91,12 @@ pub enum Reply {
     /// To `MessageList`.
     Messages {
         /// Oldest first.
-        messages: Vec<MessageInfo>,
+        messages: Vec<Message>,
     },
     /// To `MessageExport`; the audio itself follows the line.
     Audio {
         /// Whose audio it is.
-        message: MessageInfo,
+        message: Message,
         /// Length of the WAV file that follows, in bytes.
         bytes: u64,
         /// The WAV file; not part of the line.
@@ -283,43 +284,6 @@ pub struct MailboxInfo {
     pub messages: u64,
     /// Missed calls.
     pub missed: u64,
-}
-
-/// One message of a mailbox.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MessageInfo {
-    /// Its id.
-    pub id: MessageId,
-    /// The mailbox's number.
-    pub mailbox: String,
-    /// Voice message or missed call.
-    pub kind: MessageKind,
-    /// The caller's number or user part; empty when anonymous.
-    pub caller: String,
-    /// The caller's display name, or empty.
-    pub caller_name: String,
-    /// The number that was called.
-    pub called: String,
-    /// Why the call was diverted (RFC 5806), or empty.
-    pub diversion_reason: String,
-    /// The SIP Call-ID it came with.
-    pub call_id: String,
-    /// When it began, Unix milliseconds.
-    pub started_ms: u64,
-    /// How long it plays, milliseconds.
-    pub duration_ms: u64,
-    /// Somebody heard it.
-    pub read: bool,
-}
-
-/// What a message is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum MessageKind {
-    /// With audio.
-    Voice,
-    /// The caller left none.
-    Missed,
 }
 
 #[cfg(test)]

@@ -152,7 +152,8 @@ mod tests {
     use super::*;
     use crate::base::id::MessageId;
     use crate::control::client::{self, ClientError};
-    use crate::control::protocol::{MailboxInfo, MessageInfo, MessageKind};
+    use crate::control::protocol::MailboxInfo;
+    use crate::mailbox::{Message, MessageKind};
 
     /// Answers each ask with `answer`, on a thread of its own, while `body` talks to the socket.
     fn with_server(answer: fn(Request) -> Reply, body: impl FnOnce(&Path)) {
@@ -210,7 +211,7 @@ mod tests {
         fn audio(request: Request) -> Reply {
             let Request::MessageExport { id } = request else { panic!("{request:?}") };
             let audio: Vec<u8> = (0..100_000u32).map(|n| [b'\n', 0, b'}', 0xFF][n as usize % 4]).collect();
-            let message = MessageInfo {
+            let message = Message {
                 id,
                 mailbox: "1001".into(),
                 kind: MessageKind::Voice,

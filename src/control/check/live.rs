@@ -7,41 +7,22 @@ use std::path::{Path, PathBuf};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 
-use super::machine::Machine;
 use super::ports::listeners;
 use super::report::Report;
 use crate::base::config::{Config, Source};
 use crate::control::client;
 use crate::control::protocol::{ListenerStatus, Reply, Request, SOCKET_NAME};
 use crate::sip::flow::Transport;
+use crate::uring;
 
 /// Free space below which recordings are in danger: 16 h of them.
 const FREE_BYTES_MIN: u64 = 1 << 30;
 
-/// Creates a ring and lets it go.
-pub(super) fn io_uring(report: &mut Report, machine: &Machine) {
-    if let Some(level) = machine.io_uring_disabled.filter(|level| *level > 0) {
-        report.error(
-            "kernel.io_uring_disabled",
-            format!("is {level}: the kernel refuses io_uring"),
-            "sysctl -w kernel.io_uring_disabled=0",
-        );
-        return;
-    }
-    match io_uring::IoUring::new(8) {
-        Ok(_) => report.pass("io_uring: a ring was created"),
-        Err(error) => {
-            let fix = match error.raw_os_error() {
-                Some(nix::libc::ENOSYS) => "boot a kernel of 6.1 or newer with CONFIG_IO_URING",
-                Some(nix::libc::EPERM) => {
-                    "allow io_uring_setup in the container's seccomp profile \
-                     (docker: --security-opt seccomp=PROFILE)"
-                }
-                Some(nix::libc::ENOMEM) => "systemd: LimitMEMLOCK=8388608; a shell, as root: ulimit -l 8192",
-                _ => "see dmesg; io_uring needs a kernel of 6.1 or newer",
-            };
-            report.error("io_uring", format!("no ring can be created: {error}"), fix);
-        }
+/// Creates a ring and receives through it.
+pub(super) fn io_uring(report: &mut Report) {
+    match uring::probe() {
+        Ok(probe) => report.pass(format!("io_uring: a ring received datagrams on kernel {}", probe.kernel)),
+        Err(error) => report.error("io_uring", error.reason, error.fix),
     }
 }
 
@@ -210,13 +191,5 @@ mod tests {
         let mut report = Report::default();
         data_folder(&mut report, &config, &Source::default());
         assert_eq!(report.errors(), 1);
-    }
-
-    /// Goal: a kernel that forbids io_uring is told with its sysctl. Method: a made-up fact.
-    #[test]
-    fn a_forbidden_io_uring_names_the_sysctl() {
-        let mut report = Report::default();
-        io_uring(&mut report, &Machine { io_uring_disabled: Some(2), ..Machine::default() });
-        assert_eq!(report.problems[0].fix, "sysctl -w kernel.io_uring_disabled=0");
     }
 }

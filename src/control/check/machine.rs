@@ -20,8 +20,6 @@ pub struct Machine {
     pub(super) locked_bytes: Option<u64>,
     /// Largest receive buffer of a socket, bytes.
     pub(super) receive_buffer_bytes: Option<u64>,
-    /// `kernel.io_uring_disabled`: 0 allowed, 1 for a group only, 2 for nobody.
-    pub(super) io_uring_disabled: Option<u64>,
     /// Processors the process may use.
     pub(super) processors: usize,
 }
@@ -40,7 +38,6 @@ impl Machine {
             descriptors: getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(_, hard)| hard),
             locked_bytes: getrlimit(Resource::RLIMIT_MEMLOCK).ok().map(|(soft, _)| soft),
             receive_buffer_bytes: number("/proc/sys/net/core/rmem_max"),
-            io_uring_disabled: number("/proc/sys/kernel/io_uring_disabled"),
             processors: std::thread::available_parallelism().map_or(1, usize::from),
         }
     }

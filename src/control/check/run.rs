@@ -50,7 +50,7 @@ pub fn examine(place: &Place, machine: &Machine) -> Report {
             limits::examine(&mut report, &Config::default(), &Source::default(), machine);
         }
     }
-    live::io_uring(&mut report, machine);
+    live::io_uring(&mut report);
     report
 }
 
