@@ -1,0 +1,15 @@
+//! The parts of `voxperf`: a phone with a script, and a stop-watch for many streams.
+//!
+//! Shares no code with the server it measures. `sip` is the caller's signalling on `rsip`, `media`
+//! its sound and packets, `call` joins both, `run` places many, `spacing` times what comes back.
+
+pub mod call;
+pub mod clock;
+pub mod machine;
+pub mod media;
+pub mod rng;
+pub mod run;
+pub mod script;
+pub mod sip;
+pub mod spacing;
+pub mod stamps;

@@ -1,0 +1,181 @@
+//! A connection or socket to one SIP neighbour, and the framing on it.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::sip::target::{Target, Transport};
+
+/// Longest message; a longer one ends the link.
+const MESSAGE_BYTES_MAX: usize = 256 * 1024;
+
+/// Non-blocking, connected to one neighbour.
+#[derive(Debug)]
+pub struct Link {
+    socket: Socket,
+    /// Where we are, for Via and Contact.
+    pub local: SocketAddr,
+    /// Where the neighbour is.
+    pub remote: SocketAddr,
+    /// TCP or UDP.
+    pub transport: Transport,
+    inbox: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpStream),
+    Udp(UdpSocket),
+}
+
+impl Link {
+    /// Connects; for UDP this only fixes the address.
+    ///
+    /// # Errors
+    /// The neighbour refuses or does not answer in 5 s.
+    pub fn connect(target: &Target) -> Result<Self> {
+        let (remote, transport) = (target.address, target.transport);
+        let (socket, local) = match transport {
+            Transport::Tcp => {
+                let stream = TcpStream::connect_timeout(&remote, Duration::from_secs(5))
+                    .with_context(|| format!("cannot connect to {remote} over TCP"))?;
+                stream.set_nodelay(true)?;
+                stream.set_nonblocking(true)?;
+                let local = stream.local_addr()?;
+                (Socket::Tcp(stream), local)
+            }
+            Transport::Udp => {
+                let any: IpAddr = if remote.is_ipv4() {
+                    Ipv4Addr::UNSPECIFIED.into()
+                } else {
+                    Ipv6Addr::UNSPECIFIED.into()
+                };
+                let socket = UdpSocket::bind((any, 0))?;
+                socket.connect(remote)?;
+                socket.set_nonblocking(true)?;
+                let local = socket.local_addr()?;
+                (Socket::Udp(socket), local)
+            }
+        };
+        Ok(Self { socket, local, remote, transport, inbox: Vec::new() })
+    }
+
+    /// Sends one message whole.
+    ///
+    /// # Errors
+    /// The connection broke or took nothing for 5 s.
+    pub fn send(&mut self, message: &[u8]) -> Result<()> {
+        match &mut self.socket {
+            Socket::Udp(socket) => match socket.send(message) {
+                // Nobody listens there (yet): retransmission or its time-out decides.
+                Err(error) if error.kind() != ErrorKind::ConnectionRefused => Err(error.into()),
+                _ => Ok(()),
+            },
+            Socket::Tcp(stream) => send_stream(stream, message, crate::clock::now() + Duration::from_secs(5)),
+        }
+    }
+
+    /// Takes in what has arrived and cuts it into messages.
+    ///
+    /// # Errors
+    /// The neighbour closed the connection, or what it sends cannot be framed.
+    pub fn receive(&mut self) -> Result<Vec<Vec<u8>>> {
+        let mut buffer = [0; 65_536];
+        let mut messages = Vec::new();
+        loop {
+            let read = match &mut self.socket {
+                Socket::Tcp(stream) => stream.read(&mut buffer),
+                Socket::Udp(socket) => socket.recv(&mut buffer),
+            };
+            match (read, self.transport) {
+                (Ok(0), Transport::Tcp) if messages.is_empty() => {
+                    bail!("{} closed the connection", self.remote)
+                }
+                (Ok(0), Transport::Tcp) => return Ok(messages),
+                (Ok(count), Transport::Udp) => messages.push(buffer[..count].to_vec()),
+                (Ok(count), Transport::Tcp) => {
+                    self.inbox.extend(&buffer[..count]);
+                    while let Some(message) = cut_message(&mut self.inbox)? {
+                        messages.push(message);
+                    }
+                }
+                (Err(error), _) if error.kind() == ErrorKind::WouldBlock => return Ok(messages),
+                (Err(error), Transport::Udp) if error.kind() == ErrorKind::ConnectionRefused => {}
+                (Err(error), _) => {
+                    return Err(error).with_context(|| format!("reading from {}", self.remote));
+                }
+            }
+        }
+    }
+
+    /// For `poll`.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        match &self.socket {
+            Socket::Tcp(stream) => stream.as_fd(),
+            Socket::Udp(socket) => socket.as_fd(),
+        }
+    }
+}
+
+fn send_stream(stream: &mut TcpStream, mut rest: &[u8], deadline: Instant) -> Result<()> {
+    while !rest.is_empty() {
+        match stream.write(rest) {
+            Ok(count) => rest = &rest[count..],
+            Err(error) if error.kind() == ErrorKind::WouldBlock && crate::clock::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Takes the first whole message from the front of `inbox` (RFC 3261 §18.3), skipping keep-alives.
+fn cut_message(inbox: &mut Vec<u8>) -> Result<Option<Vec<u8>>> {
+    let blank = inbox.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    inbox.drain(..blank);
+    let Some(head) = inbox.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4) else {
+        if inbox.len() > MESSAGE_BYTES_MAX {
+            bail!("no end of headers in {MESSAGE_BYTES_MAX} bytes");
+        }
+        return Ok(None);
+    };
+    let text = String::from_utf8_lossy(&inbox[..head]);
+    let length = text
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(name, _)| name.trim().eq_ignore_ascii_case("content-length") || name.trim() == "l")
+        .map_or(Ok(0), |(_, value)| value.trim().parse::<usize>())
+        .context("Content-Length is no number")?;
+    if length > MESSAGE_BYTES_MAX {
+        bail!("a body of {length} bytes is too long");
+    }
+    if inbox.len() < head + length {
+        return Ok(None);
+    }
+    Ok(Some(inbox.drain(..head + length).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: messages are cut by Content-Length wherever the segments break.
+    /// Method: two messages and a keep-alive, fed byte by byte.
+    #[test]
+    fn messages_are_cut_wherever_segments_break() {
+        let one = b"SIP/2.0 200 OK\r\nContent-Length: 4\r\n\r\nbody".to_vec();
+        let two = b"BYE sip:a SIP/2.0\r\nX: y\r\n\r\n".to_vec();
+        let stream: Vec<u8> = [&one[..], b"\r\n\r\n", &two[..]].concat();
+        let (mut inbox, mut found) = (Vec::new(), Vec::new());
+        for byte in stream {
+            inbox.push(byte);
+            found.extend(cut_message(&mut inbox).unwrap());
+        }
+        assert_eq!(found, [one, two]);
+        assert!(inbox.is_empty());
+    }
+}
