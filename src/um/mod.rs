@@ -5,7 +5,4 @@
 
 pub mod answering;
 pub mod flow;
-pub mod test_extension;
-//! Unified-messaging flows: menus, prompts. No database, no sockets.
-
-pub mod prompts;
+pub mod test_extension;pub mod prompts;
