@@ -5,4 +5,5 @@
 
 pub mod answering;
 pub mod flow;
-pub mod test_extension;pub mod prompts;
+pub mod test_extension;
+pub mod prompts;
