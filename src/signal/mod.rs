@@ -1,1 +1,22 @@
 //! The SIP loop: listeners, connections. No media.
+//!
+//! [`run`] turns one thread into a signalling shard: monoio underneath (io_uring, or epoll where
+//! that is forbidden), a [`Role`] on top that never sees a socket.
+//!
+//! * One task accepts per listener, one reads per connection or UDP socket. What goes out waits in
+//!   a bounded queue and is written by a task that lives as long as the queue is not empty.
+//! * A read in flight is cancelled only to close its connection: cancelling may lose bytes. Idle
+//!   and slow peers are therefore found by a sweep, not by a timer around the read.
+//! * The role is driven from three places only: bytes that arrived, connections that failed, and
+//!   the pump. After each of them everything it wants to send is taken.
+
+mod core;
+mod counters;
+mod datagram;
+mod role;
+mod run;
+mod stream;
+
+pub use counters::{Counter, Counters};
+pub use role::Role;
+pub use run::{Listener, SignalConfig, is_on_io_uring, run};

@@ -1,0 +1,38 @@
+//! What a signalling shard is for: router, UM service or worker, seen from below.
+
+use std::time::{Duration, Instant};
+
+use crate::sip::flow::{Flow, FlowId, Transmit};
+use crate::sip::message::Message;
+
+/// The sans-IO part that lives on a signalling shard.
+///
+/// After every call that takes `now`, `poll_transmit` is drained.
+pub trait Role {
+    /// A message with sound syntax arrived.
+    fn handle_message(&mut self, now: Instant, flow: Flow, message: Message);
+
+    /// A connection is gone; its id never comes back. Messages that still waited for it are
+    /// reported one by one to [`Self::handle_send_failed`] before.
+    fn handle_flow_closed(&mut self, now: Instant, flow: FlowId);
+
+    /// A message could not be sent: its connection was or is gone, could not be opened in time,
+    /// or the transport does not exist here. UDP reports only what the kernel refuses at once.
+    fn handle_send_failed(&mut self, now: Instant, transmit: &Transmit);
+
+    /// [`Self::poll_timeout`] has passed.
+    fn handle_timeout(&mut self, now: Instant);
+
+    /// The next message to send.
+    fn poll_transmit(&mut self) -> Option<Transmit>;
+
+    /// When to call [`Self::handle_timeout`]; `None`: no timer runs.
+    fn poll_timeout(&self) -> Option<Instant>;
+
+    /// Drains the queues from other threads. Returns how long until it wants to be called again;
+    /// kept between 1 and 50 ms.
+    fn pump(&mut self, now: Instant) -> Duration;
+
+    /// True when the shard may end: what is queued is still sent, then [`super::run`] returns.
+    fn is_finished(&self) -> bool;
+}
