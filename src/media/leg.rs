@@ -13,11 +13,14 @@ use crate::media::order::{
     Codec, Event, FileItem, LegMode, LegPlan, LegStats, MediaPlan, Playlist, RecordEnd, RecordPlan,
 };
 use crate::media::playout::Player;
+use crate::media::record::Recorder;
 use crate::rtp::packet::{HEADER_BYTES, RtpHeader, RtpTimestamp, SeqNo, write_header};
 
+mod digits;
 mod receive;
 mod report;
 
+use digits::DigitWatch;
 use receive::Receiver;
 use report::Reporter;
 
@@ -68,7 +71,10 @@ pub struct Leg {
     player: Option<Player>,
     receiver: Receiver,
     reporter: Reporter,
-    outputs: VecDeque<LegOutput>,
+    digits: DigitWatch,
+    recorder: Option<Box<Recorder>>,
+    events: VecDeque<Event>,
+    files: VecDeque<FileItem>,
     stats: LegStats,
     closing: bool,
 }
@@ -102,7 +108,10 @@ impl Leg {
             player: None,
             receiver: Receiver::new(now, plan.media_timeout),
             reporter: Reporter::new(now, wall, plan.cname, seed.ssrc),
-            outputs: VecDeque::new(),
+            digits: DigitWatch::default(),
+            recorder: None,
+            events: VecDeque::new(),
+            files: VecDeque::new(),
             stats: LegStats::default(),
             closing: false,
         }
@@ -115,8 +124,12 @@ impl Leg {
         if remote != media.remote_rtp {
             self.receiver.release_latch(now);
         }
-        if self.media.as_ref().is_none_or(|old| old.receive != media.receive) {
+        let held = self.media.as_ref().is_none_or(|old| old.receive != media.receive);
+        if held {
             self.receiver.restart_media_timeout(now);
+        }
+        if let Some(recorder) = self.recorder.as_mut().filter(|_| held || remote != media.remote_rtp) {
+            recorder.restart();
         }
         self.media = Some(media);
     }
@@ -142,19 +155,24 @@ impl Leg {
 
     /// Starts recording what arrives from now on. One that is under way ends first.
     pub fn record(&mut self, now: Instant, plan: RecordPlan) {
+        self.end_recording(now, RecordEnd::Stopped);
         let id = plan.meta.id.clone();
-        self.outputs.push_back(LegOutput::File(FileItem::Begin(plan.meta)));
-        let _ = (now, id, RecordEnd::Stopped);
+        let next = self.receiver.next_timestamp(now);
+        self.recorder = Some(Box::new(Recorder::new(now, id, &plan, next)));
+        self.files.push_back(FileItem::Begin(plan.meta));
+        if self.closing {
+            self.end_recording(now, RecordEnd::Closed);
+        }
     }
 
     /// Ends the recording, if there is one.
     pub fn stop_record(&mut self, now: Instant) {
-        let _ = now;
+        self.end_recording(now, RecordEnd::Stopped);
     }
 
     /// Ends a recording and makes the next `poll_rtcp` say BYE. No RTP follows.
     pub fn close(&mut self, now: Instant) {
-        self.stop_record(now);
+        self.end_recording(now, RecordEnd::Closed);
         self.closing = true;
         self.reporter.close();
     }
@@ -165,6 +183,11 @@ impl Leg {
         if receive && !self.closing && self.receiver.is_media_timeout(now) {
             self.emit(Event::MediaTimeout { leg: self.id });
         }
+        self.handle_digit_timeout(now);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.handle_timeout(now, &mut self.files);
+        }
+        self.check_recording(now);
     }
 
     /// The one packet due at this phase, written to `buf`: its length and destination. Silence when
@@ -213,9 +236,13 @@ impl Leg {
         self.sender.marker |= n > 0;
     }
 
-    /// The next event or file item, oldest first.
+    /// The next output: file items first, so that `Recorded` finds its blocks on the way; each kind
+    /// in order.
     pub fn poll_output(&mut self) -> Option<LegOutput> {
-        self.outputs.pop_front()
+        match self.files.pop_front() {
+            Some(item) => Some(LegOutput::File(item)),
+            None => self.events.pop_front().map(LegOutput::Event),
+        }
     }
 
     /// The kernel refused a packet of ours.
@@ -249,6 +276,35 @@ impl Leg {
     }
 
     fn emit(&mut self, event: Event) {
-        self.outputs.push_back(LegOutput::Event(event));
+        self.events.push_back(event);
+    }
+
+    /// Ends a recording that has reached its limit or fallen silent.
+    fn check_recording(&mut self, now: Instant) {
+        if let Some(end) = self.recorder.as_ref().and_then(|recorder| recorder.ended()) {
+            self.end_recording(now, end);
+        }
+    }
+
+    fn end_recording(&mut self, now: Instant, end: RecordEnd) {
+        let Some(recorder) = self.recorder.take() else { return };
+        // It may have ended by itself since it was last asked.
+        let end = recorder.ended().unwrap_or(end);
+        let recording = recorder.finish(now, end, &mut self.files);
+        self.emit(Event::Recorded {
+            leg: self.id,
+            id: recording.id,
+            duration: duration_of(recording.samples),
+            voiced: duration_of(recording.sound),
+            end,
+        });
     }
 }
+
+/// `samples` as time.
+fn duration_of(samples: u64) -> Duration {
+    Duration::from_micros(samples.saturating_mul(125))
+}
+
+#[cfg(test)]
+mod tests;

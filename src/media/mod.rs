@@ -7,4 +7,14 @@ pub mod order;
 pub mod audio;
 pub mod g711;
 pub mod playout;
+pub mod plc;
+pub mod jitter;
+pub mod media_clock;
+pub mod silence;
+pub mod dtmf_event;
+pub mod goertzel;
+pub mod record;
 pub mod leg;
+
+#[cfg(test)]
+mod test_signal;

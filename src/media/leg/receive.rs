@@ -5,12 +5,20 @@ use std::time::{Duration, Instant};
 
 use super::{Leg, Verdict};
 use crate::base::limits::SAMPLE_RATE_HZ;
+use crate::media::jitter::Content;
+use crate::media::media_clock::Arrival;
 use crate::media::order::{Event, LegMode};
 use crate::rtp::packet::{self, Packet, RtpHeader, RtpTimestamp, SeqNo};
 use crate::rtp::sequence::{SourceState, Validity, clock_units};
 
 /// After a new answer the old source's last packets are not taken for the new one's first.
 const STRAGGLERS: Duration = Duration::from_millis(500);
+/// A stream whose last packet is older than this is not running.
+const RUNNING: Duration = Duration::from_millis(100);
+/// Comfort noise (RFC 3389), a static payload type.
+const COMFORT_NOISE: u8 = 13;
+/// The stretch one comfort noise packet stands for, samples; the pause after it shows by itself.
+const COMFORT_NOISE_SAMPLES: u64 = 8;
 
 /// Who sends to us and how well it arrives.
 #[derive(Debug)]
@@ -35,6 +43,8 @@ struct Source {
     state: SourceState,
     duplicates: u64,
     newest: SeqNo,
+    /// What the packet after the newest audio will carry, and when that one came.
+    next: Option<(RtpTimestamp, Instant)>,
 }
 
 /// How an echoed packet's numbers differ from the received one's.
@@ -42,17 +52,6 @@ struct Source {
 struct Echo {
     sequence: u16,
     timestamp: u32,
-}
-
-/// Where an accepted packet stands among those before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Arrival {
-    /// It is younger than all before.
-    pub(super) newest: bool,
-    /// It directly follows the youngest before it.
-    pub(super) in_sequence: bool,
-    /// A new stream: timestamps have no relation to earlier ones.
-    pub(super) restarted: bool,
 }
 
 impl Receiver {
@@ -94,6 +93,15 @@ impl Receiver {
         self.echo = None;
     }
 
+    /// Timestamp of the audio packet that comes next and the samples since the last one came, if the
+    /// stream is running.
+    pub(super) fn next_timestamp(&self, now: Instant) -> Option<(RtpTimestamp, i64)> {
+        let (timestamp, heard) = self.source.as_ref()?.next?;
+        let age = now.saturating_duration_since(heard);
+        let samples = i64::try_from(age.as_micros() / 125).ok()?;
+        (age <= RUNNING).then_some((timestamp, samples))
+    }
+
     /// Packets that never came.
     pub(super) fn lost(&self) -> u64 {
         self.lost_before + self.source.as_ref().map_or(0, Source::lost)
@@ -118,7 +126,7 @@ impl Receiver {
             let state = SourceState::new(header.sequence);
             // One before, so that the first packet is the newest and follows it.
             let newest = header.sequence.plus(u16::MAX);
-            self.source = Some(Source { ssrc: header.ssrc, state, duplicates: 0, newest });
+            self.source = Some(Source { ssrc: header.ssrc, state, duplicates: 0, newest, next: None });
         }
         let Some(source) = &mut self.source else { return Err(Refusal::Invalid) };
         let mut restarted = changed;
@@ -145,7 +153,7 @@ impl Receiver {
         if newest {
             source.newest = header.sequence;
         }
-        Ok(Arrival { newest, in_sequence: steps == 1, restarted })
+        Ok(Arrival { newest, in_sequence: steps == 1, restarted, marker: header.marker })
     }
 }
 
@@ -194,7 +202,7 @@ impl Leg {
                 Kind::Audio
             } else if Some(payload_type) == media.dtmf_payload_type {
                 Kind::Event
-            } else if payload_type == 13 {
+            } else if payload_type == COMFORT_NOISE {
                 Kind::ComfortNoise
             } else {
                 return None;
@@ -234,10 +242,57 @@ impl Leg {
             self.receiver.latched = Some(from);
             self.emit(Event::Latched { leg: self.id, peer: from });
         }
-        let _ = kind;
+        if self.media.as_ref().is_some_and(|media| media.receive) {
+            let payload = datagram.get(packet.payload.clone()).unwrap_or_default();
+            self.hear(now, kind, packet.header.timestamp, payload, arrival);
+            self.check_recording(now);
+        }
         match self.mode {
             LegMode::Echo => self.echo(now, from, datagram, packet, arrival),
             LegMode::Voice | LegMode::Sink => Verdict::Consumed,
+        }
+    }
+
+    /// Records what a packet says and watches it for keys.
+    fn hear(&mut self, now: Instant, kind: Kind, timestamp: RtpTimestamp, payload: &[u8], arrival: Arrival) {
+        let Some(codec) = self.media.as_ref().map(|media| media.codec) else { return };
+        let watched = self.mode == LegMode::Voice;
+        if arrival.restarted {
+            if let Some(recorder) = &mut self.recorder {
+                recorder.restart();
+            }
+            if let Some(key) = self.digits.events.restart().filter(|_| watched) {
+                self.handle_event_key(now, key);
+            }
+        }
+        let content = match kind {
+            Kind::Event => {
+                let told = self.digits.events.handle_packet(now, timestamp, payload);
+                if let (Some(recorder), Some((from, duration))) = (&mut self.recorder, told.span) {
+                    recorder.handle_event(now, from, duration, &mut self.files);
+                }
+                if watched {
+                    self.handle_told(now, told);
+                }
+                return;
+            }
+            Kind::Audio => Content::Coded(codec, payload),
+            Kind::ComfortNoise => Content::Silence(COMFORT_NOISE_SAMPLES),
+        };
+        if let Some(recorder) = &mut self.recorder
+            && !recorder.handle_packet(now, arrival, timestamp, content, &mut self.files)
+        {
+            self.stats.late += 1;
+        }
+        if arrival.newest && kind == Kind::Audio {
+            if let Some(source) = &mut self.receiver.source {
+                let len = u32::try_from(payload.len()).unwrap_or(0);
+                source.next = Some((timestamp.plus(len), now));
+            }
+            self.digits.listened = Some(now);
+            if watched && let Some(tone) = self.digits.tones.handle_audio(codec, payload) {
+                self.handle_tone(now, tone);
+            }
         }
     }
 

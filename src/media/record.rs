@@ -1,0 +1,356 @@
+//! One recording: from packets to blocks of linear samples, in step with RTP timestamps.
+//!
+//! Packets wait in a reorder window until what lies before them came or is given up after
+//! [`REORDER_WAIT`]; losses are concealed, pauses of the sender are silence. While nothing arrives,
+//! real time fills in silence. What was written is final except for the block being filled.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::base::id::MessageId;
+use crate::base::limits::RECORD_BLOCK_SAMPLES;
+use crate::media::jitter::{Content, ReorderWindow};
+use crate::media::media_clock::{AHEAD_MAX, Arrival, MediaClock, Place, Progress};
+use crate::media::order::{FileItem, PcmBlock, RecordEnd, RecordPlan};
+use crate::media::plc::Plc;
+use crate::media::silence::EnergyGate;
+use crate::rtp::packet::RtpTimestamp;
+
+/// A gap with later packets behind it is given up after this.
+pub const REORDER_WAIT: Duration = Duration::from_millis(100);
+/// Or when so much lies between the gap and the newest packet: 200 ms.
+const REORDER_SAMPLES: u64 = 1600;
+/// Nothing heard for this long: real time takes over, staying this far behind.
+pub const STALL: Duration = Duration::from_millis(200);
+/// As samples.
+const STALL_SAMPLES: i64 = 1600;
+/// A key's tone is cut off the end when the recording is stopped this soon after it, samples.
+const TONE_TAIL: u64 = 8_000;
+
+/// A recording under way.
+#[derive(Debug)]
+pub struct Recorder {
+    id: MessageId,
+    began: Instant,
+    clock: MediaClock,
+    window: ReorderWindow,
+    plc: Plc,
+    gate: EnergyGate,
+    /// When the first packet behind a gap came.
+    gap_since: Option<Instant>,
+    /// When audio last found a place.
+    heard: Instant,
+    /// Samples of the last packet.
+    packet_len: i64,
+    block: PcmBlock,
+    /// Position of the block's first sample.
+    block_start: u64,
+    limit: u64,
+    silence_max: u64,
+    /// Where a key's tone began and was cut.
+    tone: Option<(u64, u64)>,
+    end: Option<RecordEnd>,
+}
+
+/// What a recording came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recording {
+    /// Which.
+    pub id: MessageId,
+    /// Samples that stay in the file.
+    pub samples: u64,
+    /// Samples of sound in it.
+    pub sound: u64,
+}
+
+impl Recorder {
+    /// Begins `now`. `next`: see [`MediaClock::new`].
+    pub fn new(now: Instant, id: MessageId, plan: &RecordPlan, next: Option<(RtpTimestamp, i64)>) -> Self {
+        Self {
+            id,
+            began: now,
+            clock: MediaClock::new(next),
+            window: ReorderWindow::default(),
+            plc: Plc::default(),
+            gate: EnergyGate::default(),
+            gap_since: None,
+            heard: now,
+            packet_len: 160,
+            block: PcmBlock::new(),
+            block_start: 0,
+            limit: samples_in(plan.duration_max),
+            silence_max: samples_in(plan.silence_max),
+            tone: None,
+            end: None,
+        }
+    }
+
+    /// Why it ended by itself, once it has.
+    pub fn ended(&self) -> Option<RecordEnd> {
+        self.end
+    }
+
+    /// The stream was interrupted on purpose (hold): its timestamps may go anywhere.
+    pub fn restart(&mut self) {
+        self.clock.restart();
+    }
+
+    /// Takes a packet's audio, or its comfort noise as `Content::Silence`. False: too late.
+    pub fn handle_packet(
+        &mut self,
+        now: Instant,
+        arrival: Arrival,
+        timestamp: RtpTimestamp,
+        content: Content<'_>,
+        files: &mut VecDeque<FileItem>,
+    ) -> bool {
+        let len = match content {
+            Content::Coded(_, bytes) => i64::try_from(bytes.len()).unwrap_or(0),
+            Content::Silence(samples) => i64::try_from(samples).unwrap_or(0),
+        };
+        if len == 0 || self.end.is_some() {
+            return true;
+        }
+        let progress = self.progress(now);
+        let position = match self.clock.place(now, progress, arrival, timestamp, len) {
+            Place::At(position) => position,
+            Place::Late => return false,
+            Place::Ahead => return true,
+        };
+        if matches!(content, Content::Coded(..)) {
+            self.packet_len = len;
+        }
+        let followed = arrival.newest && (arrival.in_sequence || arrival.restarted);
+        if followed && position > progress.end {
+            // Nothing was lost between, so the sender paused.
+            let pause = Content::Silence(unsigned(position - progress.end));
+            self.put(now, progress.end, pause, files);
+        }
+        self.put(now, position, content, files);
+        true
+    }
+
+    /// Takes a telephone-event: silence from `timestamp` for `duration` samples (RFC 4733 §2.1:
+    /// audio may be absent while an event lasts).
+    pub fn handle_event(
+        &mut self,
+        now: Instant,
+        timestamp: RtpTimestamp,
+        duration: u16,
+        files: &mut VecDeque<FileItem>,
+    ) {
+        let len = i64::from(duration);
+        let progress = self.progress(now);
+        let position = self.clock.place_event(progress, timestamp, len);
+        let most = progress.elapsed + AHEAD_MAX - position;
+        let len = len.min(most);
+        if len > 0 && self.end.is_none() {
+            self.clock.expect(timestamp.plus(u32::from(duration)));
+            self.put(now, position, Content::Silence(unsigned(len)), files);
+        }
+    }
+
+    /// Real time went on: gives gaps up and fills a stall.
+    pub fn handle_timeout(&mut self, now: Instant, files: &mut VecDeque<FileItem>) {
+        self.drain(now, false, files);
+        if now.saturating_duration_since(self.heard) >= STALL {
+            let target = self.elapsed(now) - self.clock.lag() - STALL_SAMPLES;
+            self.fill_to(now, unsigned(target), files);
+        }
+    }
+
+    /// A key's tone began `ago` samples before the newest audio: it is silenced and, when the
+    /// recording ends soon, cut off, as far as its block is not yet handed over.
+    pub fn cut_tone(&mut self, ago: u64) {
+        let from = self.window.end().saturating_sub(ago).max(self.block_start);
+        self.window.silence_from(from);
+        let index = usize::try_from(from - self.block_start).unwrap_or(usize::MAX);
+        if let Some(tail) = self.block.get_mut(index..) {
+            tail.fill(0);
+        }
+        self.gate.withdraw(from);
+        self.tone = Some((from, self.window.end()));
+    }
+
+    /// Ends it. `Silence` and `Limit` are only said after [`Self::ended`].
+    pub fn finish(mut self, now: Instant, end: RecordEnd, files: &mut VecDeque<FileItem>) -> Recording {
+        if self.end.is_none() {
+            self.drain(now, true, files);
+            // Whole packets that should have come by now are missing at the end.
+            let missing = self.elapsed(now) - self.clock.lag() - signed(self.window.start());
+            let missing = missing.max(0) / self.packet_len * self.packet_len;
+            self.fill_to(now, self.window.start() + unsigned(missing), files);
+        }
+        let written = self.window.start().min(self.limit);
+        let samples = match (end, self.tone) {
+            (RecordEnd::Silence, _) => self.gate.sound_end().min(written),
+            (RecordEnd::Stopped, Some((from, to)))
+                if self.gate.sound_end() <= from && written.saturating_sub(to) <= TONE_TAIL =>
+            {
+                from.min(written)
+            }
+            (RecordEnd::Stopped | RecordEnd::Limit | RecordEnd::Closed, _) => written,
+        };
+        let keep = usize::try_from(samples.saturating_sub(self.block_start)).unwrap_or(usize::MAX);
+        self.block.truncate(keep);
+        self.flush(files);
+        files.push_back(FileItem::End { id: self.id.clone(), samples });
+        Recording { id: self.id, samples, sound: self.gate.sound().min(samples) }
+    }
+
+    fn elapsed(&self, now: Instant) -> i64 {
+        signed(samples_in(now.saturating_duration_since(self.began)))
+    }
+
+    fn progress(&self, now: Instant) -> Progress {
+        Progress {
+            elapsed: self.elapsed(now),
+            written: signed(self.window.start()),
+            end: signed(self.window.end()),
+        }
+    }
+
+    /// Puts content at `position` and writes what became complete.
+    fn put(&mut self, now: Instant, position: i64, content: Content<'_>, files: &mut VecDeque<FileItem>) {
+        let (position, content) = match content {
+            Content::Silence(len) => {
+                // Before the recording, or too far ahead for the window: only its end matters.
+                let end = position.saturating_add(signed(len)).max(0);
+                self.make_room(now, unsigned(end), files);
+                let from = position.max(signed(self.window.start()));
+                (from, Content::Silence(unsigned(end - from)))
+            }
+            Content::Coded(codec, bytes) => {
+                let skipped = usize::try_from(position.min(0).unsigned_abs()).unwrap_or(usize::MAX);
+                let bytes = bytes.get(skipped..).unwrap_or_default();
+                let position = position.max(0);
+                self.make_room(now, unsigned(position) + bytes.len() as u64, files);
+                (position, Content::Coded(codec, bytes))
+            }
+        };
+        if self.window.place(unsigned(position), content) > 0 {
+            self.heard = now;
+        }
+        self.drain(now, false, files);
+    }
+
+    /// Lets the window reach `end`, giving up what is missing at its start.
+    fn make_room(&mut self, now: Instant, end: u64, files: &mut VecDeque<FileItem>) {
+        if let Some(over) = end.checked_sub(self.window.reach()).filter(|over| *over > 0) {
+            self.fill_to(now, self.window.start() + over, files);
+        }
+    }
+
+    /// Writes until `target`: what there is, concealing gaps, then silence.
+    fn fill_to(&mut self, now: Instant, target: u64, files: &mut VecDeque<FileItem>) {
+        if target <= self.window.start() {
+            return;
+        }
+        self.drain(now, true, files);
+        let mut missing = target.saturating_sub(self.window.start());
+        while missing > 0 && self.end.is_none() {
+            let zeros = [0; 160];
+            let part = missing.min(zeros.len() as u64);
+            missing -= part;
+            self.window.advance(part);
+            let part = usize::try_from(part).unwrap_or(zeros.len());
+            self.plc.silent(part);
+            self.write(&zeros[..part], files);
+        }
+    }
+
+    /// Writes what is complete; with `force` everything, and gaps concealed without waiting.
+    fn drain(&mut self, now: Instant, force: bool, files: &mut VecDeque<FileItem>) {
+        while self.end.is_none() {
+            let ready = self.window.ready().len();
+            if ready > 0 {
+                self.take_ready(ready, files);
+                self.gap_since = None;
+                continue;
+            }
+            let Some(gap) = self.window.gap() else {
+                self.gap_since = None;
+                return;
+            };
+            let since = *self.gap_since.get_or_insert(now);
+            let waited = now.saturating_duration_since(since) >= REORDER_WAIT
+                || self.window.end() - self.window.start() >= REORDER_SAMPLES;
+            if !(force || waited) {
+                return;
+            }
+            self.conceal(gap, files);
+        }
+    }
+
+    fn take_ready(&mut self, mut ready: usize, files: &mut VecDeque<FileItem>) {
+        let mut samples = [0; 480];
+        while ready > 0 && self.end.is_none() {
+            let part = &mut samples[..ready.min(480)];
+            part.copy_from_slice(&self.window.ready()[..part.len()]);
+            self.window.advance(part.len() as u64);
+            ready -= part.len();
+            self.plc.heard(part);
+            self.write(part, files);
+        }
+    }
+
+    fn conceal(&mut self, mut gap: u64, files: &mut VecDeque<FileItem>) {
+        let mut samples = [0; 160];
+        while gap > 0 && self.end.is_none() {
+            let part = gap.min(samples.len() as u64);
+            gap -= part;
+            self.window.advance(part);
+            let part = &mut samples[..usize::try_from(part).unwrap_or(0)];
+            self.plc.conceal(part);
+            self.write(part, files);
+        }
+    }
+
+    /// Appends to the block, hands full ones over, and sees the recording's own ends. The samples
+    /// end at the window's start.
+    fn write(&mut self, samples: &[i16], files: &mut VecDeque<FileItem>) {
+        let start = self.window.start() - samples.len() as u64;
+        let allowed = self.limit.saturating_sub(start).min(samples.len() as u64);
+        let mut rest = &samples[..usize::try_from(allowed).unwrap_or(samples.len())];
+        self.gate.push(rest);
+        while !rest.is_empty() {
+            if self.block.capacity() == 0 {
+                self.block.reserve_exact(RECORD_BLOCK_SAMPLES);
+            }
+            let (part, after) = rest.split_at(rest.len().min(RECORD_BLOCK_SAMPLES - self.block.len()));
+            self.block.extend_from_slice(part);
+            rest = after;
+            if self.block.len() == RECORD_BLOCK_SAMPLES {
+                self.flush(files);
+            }
+        }
+        let written = start + allowed;
+        if written >= self.limit {
+            self.end = Some(RecordEnd::Limit);
+        } else if written.saturating_sub(self.gate.sound_end()) >= self.silence_max {
+            self.end = Some(RecordEnd::Silence);
+        }
+    }
+
+    fn flush(&mut self, files: &mut VecDeque<FileItem>) {
+        if !self.block.is_empty() {
+            let block = std::mem::take(&mut self.block);
+            self.block_start += block.len() as u64;
+            files.push_back(FileItem::Block(self.id.clone(), block));
+        }
+    }
+}
+
+/// `time` in samples, rounded down.
+fn samples_in(time: Duration) -> u64 {
+    u64::try_from(time.as_micros() / 125).unwrap_or(u64::MAX)
+}
+
+fn signed(samples: u64) -> i64 {
+    i64::try_from(samples).unwrap_or(i64::MAX)
+}
+
+/// Nought for what is negative.
+fn unsigned(samples: i64) -> u64 {
+    u64::try_from(samples).unwrap_or(0)
+}
