@@ -1,1 +1,14 @@
-//! The media loop. No SIP.
+//! The media loop: one thread, one ring, one slice of ports, many legs. No SIP.
+//!
+//! [`spawn`] starts a shard; orders go down and events come up through its [`ShardHandle`].
+
+mod counters;
+mod handle;
+mod legs;
+mod outbox;
+mod ports;
+mod turn;
+mod wheel;
+
+pub use counters::ShardSnapshot;
+pub use handle::{ShardConfig, ShardHandle, spawn};

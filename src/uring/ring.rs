@@ -26,6 +26,7 @@ use io_uring::types::{CancelBuilder, Fd, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 
 use super::bufring::{BUFFER_BYTES, BufRing, Buffer, GROUP};
+use super::io::Reply;
 use super::region::Region;
 use super::sockaddr::{self, SOCKADDR_BYTES};
 use super::thread::monotonic;
@@ -184,7 +185,7 @@ impl Ring {
         &mut self,
         socket: RawFd,
         token: Token,
-        fill: &mut dyn FnMut(&mut [u8]) -> Option<(usize, SocketAddr)>,
+        fill: &mut dyn FnMut(&mut [u8]) -> Reply,
     ) -> io::Result<bool> {
         if self.arena_used == SQ_ENTRIES as usize {
             self.submit()?;

@@ -1,0 +1,241 @@
+//! The legs of a shard. A panic in one leg's code costs that leg, never the shard.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use crate::base::id::{LegId, MessageId};
+use crate::base::limits::SAMPLE_RATE_HZ;
+use crate::media::leg::{Leg, LegOutput, Verdict};
+use crate::media::order::{Event, FileItem, LegStats, RecordEnd};
+use crate::shard::outbox::Outbox;
+use crate::shard::wheel::Phase;
+use crate::uring::Receive;
+
+/// Sockets of a leg: RTP is stream `2 * slot`, RTCP the one after it.
+pub(super) const HALVES: u32 = 2;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Condition {
+    Open,
+    /// Its code panicked: nothing of it is called again.
+    Broken,
+    /// So many of its sockets are still open.
+    Closing(u32),
+}
+
+/// A recording under way, so that a broken leg's file still ends well.
+struct Tape {
+    id: MessageId,
+    samples: u64,
+}
+
+/// One leg with what the shard knows about it.
+pub(super) struct Slot {
+    pub(super) id: LegId,
+    pub(super) port: u16,
+    pub(super) phase: Phase,
+    leg: Leg,
+    condition: Condition,
+    tape: Option<Tape>,
+}
+
+/// All legs, by slot and by id.
+#[derive(Default)]
+pub(super) struct Legs {
+    slots: Vec<Option<Slot>>,
+    free: Vec<u32>,
+    by_id: HashMap<LegId, u32>,
+    /// Slots whose code panicked and which are to be closed.
+    broken: Vec<u32>,
+    pub(super) panicked: u64,
+}
+
+impl Legs {
+    /// Legs open or closing.
+    pub(super) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// No leg is open or closing.
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    /// The slot the next leg will get.
+    pub(super) fn next_slot(&self) -> u32 {
+        let fresh = || u32::try_from(self.slots.len()).expect("bounded by the ports of a slice");
+        self.free.last().copied().unwrap_or_else(fresh)
+    }
+
+    /// Puts a leg into `next_slot`.
+    pub(super) fn insert(&mut self, id: LegId, port: u16, phase: Phase, leg: Leg) {
+        let slot = Slot { id, port, phase, leg, condition: Condition::Open, tape: None };
+        let index = match self.free.pop() {
+            Some(index) => {
+                self.slots[index as usize] = Some(slot);
+                index
+            }
+            None => {
+                self.slots.push(Some(slot));
+                u32::try_from(self.slots.len() - 1).expect("bounded by the ports of a slice")
+            }
+        };
+        self.by_id.insert(id, index);
+    }
+
+    /// Where a leg is.
+    pub(super) fn find(&self, id: LegId) -> Option<u32> {
+        self.by_id.get(&id).copied()
+    }
+
+    /// The slot, if a leg is in it.
+    pub(super) fn slot_mut(&mut self, index: u32) -> Option<&mut Slot> {
+        self.slots.get_mut(index as usize)?.as_mut()
+    }
+
+    /// Whether the slot still holds this leg.
+    pub(super) fn holds(&self, index: u32, id: LegId) -> bool {
+        matches!(self.slots.get(index as usize), Some(Some(slot)) if slot.id == id)
+    }
+
+    /// All occupied slots.
+    pub(super) fn indices(&self) -> Vec<u32> {
+        self.by_id.values().copied().collect()
+    }
+
+    /// Does `work` on an open leg and takes its outputs. `None` if there is no such leg, it is
+    /// closing, or its code panicked, now or before.
+    pub(super) fn with<R>(
+        &mut self,
+        index: u32,
+        outbox: &mut Outbox,
+        work: impl FnOnce(&mut Leg) -> R,
+    ) -> Option<R> {
+        let slot = self.slots.get_mut(index as usize)?.as_mut()?;
+        if slot.condition != Condition::Open {
+            return None;
+        }
+        // Unwind safe: after a panic nothing of the leg is used but its counters.
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            let result = work(&mut slot.leg);
+            slot.take_outputs(outbox);
+            result
+        }));
+        match outcome {
+            Ok(result) => Some(result),
+            Err(_) => {
+                tracing::error!(leg = slot.id.0, "a leg's media code panicked; closing the leg");
+                slot.condition = Condition::Broken;
+                slot.end_tape(outbox);
+                self.broken.push(index);
+                self.panicked += 1;
+                None
+            }
+        }
+    }
+
+    /// Slots whose code panicked since the last call.
+    pub(super) fn take_broken(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.broken)
+    }
+
+    /// From now on the leg only waits for its sockets. False if it did before.
+    pub(super) fn begin_closing(&mut self, index: u32) -> bool {
+        let Some(slot) = self.slot_mut(index) else { return false };
+        if matches!(slot.condition, Condition::Closing(_)) {
+            return false;
+        }
+        slot.condition = Condition::Closing(HALVES);
+        true
+    }
+
+    /// Frees the slot: id, port and final counters of its leg.
+    pub(super) fn remove(&mut self, index: u32) -> Option<(LegId, u16, LegStats)> {
+        let slot = self.slots.get_mut(index as usize)?.take()?;
+        self.by_id.remove(&slot.id);
+        self.free.push(index);
+        let stats = catch_unwind(AssertUnwindSafe(|| slot.leg.stats())).unwrap_or_default();
+        Some((slot.id, slot.port, stats))
+    }
+}
+
+impl Slot {
+    fn take_outputs(&mut self, outbox: &mut Outbox) {
+        while let Some(output) = self.leg.poll_output() {
+            match output {
+                LegOutput::Event(event) => outbox.event(event),
+                LegOutput::File(item) => {
+                    match &item {
+                        FileItem::Begin(meta) => {
+                            self.tape = Some(Tape { id: meta.id.clone(), samples: 0 });
+                        }
+                        FileItem::Block(_, block) => {
+                            if let Some(tape) = &mut self.tape {
+                                tape.samples += block.len() as u64;
+                            }
+                        }
+                        FileItem::End { .. } => self.tape = None,
+                    }
+                    outbox.file(item);
+                }
+            }
+        }
+    }
+
+    /// Ends a recording in the leg's stead with what was handed on.
+    fn end_tape(&mut self, outbox: &mut Outbox) {
+        let Some(Tape { id, samples }) = self.tape.take() else { return };
+        let duration = Duration::from_micros(samples * 1_000_000 / u64::from(SAMPLE_RATE_HZ));
+        outbox.file(FileItem::End { id: id.clone(), samples });
+        // How much of it was voice is lost with the leg; rather keep a silent message than lose one.
+        outbox.event(Event::Recorded {
+            leg: self.id,
+            id,
+            duration,
+            voiced: duration,
+            end: RecordEnd::Closed,
+        });
+    }
+}
+
+/// Hands what the kernel brings to the legs.
+pub(super) struct Reaper<'a> {
+    pub(super) now: Instant,
+    pub(super) legs: &'a mut Legs,
+    pub(super) outbox: &'a mut Outbox,
+    /// Slots whose last socket closed.
+    pub(super) closed: &'a mut Vec<u32>,
+}
+
+impl Receive for Reaper<'_> {
+    fn datagram(&mut self, stream: u32, from: SocketAddr, bytes: &mut [u8]) -> Option<(usize, SocketAddr)> {
+        let (now, index) = (self.now, stream / HALVES);
+        if stream.is_multiple_of(HALVES) {
+            let verdict = self.legs.with(index, self.outbox, |leg| leg.handle_rtp(now, from, bytes));
+            match verdict {
+                Some(Verdict::Send { len, to }) => Some((len, to)),
+                Some(Verdict::Consumed) | None => None,
+            }
+        } else {
+            self.legs.with(index, self.outbox, |leg| leg.handle_rtcp(now, from, bytes));
+            None
+        }
+    }
+
+    fn send_failed(&mut self, stream: u32) {
+        self.legs.with(stream / HALVES, self.outbox, Leg::handle_send_error);
+    }
+
+    fn closed(&mut self, stream: u32) {
+        let index = stream / HALVES;
+        let Some(slot) = self.legs.slot_mut(index) else { return };
+        if let Condition::Closing(halves) = &mut slot.condition {
+            *halves = halves.saturating_sub(1);
+            if *halves == 0 {
+                self.closed.push(index);
+            }
+        }
+    }
+}

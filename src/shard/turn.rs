@@ -1,0 +1,406 @@
+//! The media loop. One turn: reap, obey, tick, send, sleep.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+
+use crate::base::clock;
+use crate::base::id::LegId;
+use crate::media::leg::{Leg, LegSeed};
+use crate::media::order::{Event, LegPlan, OpenError, Order};
+use crate::shard::counters::ShardSnapshot;
+use crate::shard::handle::{ShardConfig, Shared};
+use crate::shard::legs::{HALVES, Legs, Reaper};
+use crate::shard::outbox::Outbox;
+use crate::shard::ports::Ports;
+use crate::shard::wheel::{Grid, Wheel};
+use crate::uring::{MediaIo, bind_pair, thread};
+
+/// Orders obeyed in one turn; opening a leg takes some 30 microseconds.
+const ORDERS_PER_TURN: usize = 16;
+/// Packets sent late to make up for a stall; older ones are left out.
+const CATCH_UP_MAX: u32 = 2;
+/// RTCP packets of one leg in one turn.
+const RTCP_PER_TURN: usize = 4;
+/// Most completions waited for within a tick.
+const WANT_MAX: u64 = 256;
+/// Weight of the past in the mean of completions a tick: 7 of 8, kept in 256ths.
+const MEAN_SHIFT: u64 = 8;
+/// How often counters are published.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
+/// How often load and lateness are worked out, and how long an idle shard sleeps at most.
+const SECOND: Duration = Duration::from_secs(1);
+/// A tick that begins later than this is counted.
+const LATE: Duration = Duration::from_millis(2);
+/// Worst lateness that is told apart, in microseconds.
+const LATE_US_MAX: u64 = 60_000_000;
+
+/// A shard on its thread.
+pub(super) struct Shard<I> {
+    config: ShardConfig,
+    io: I,
+    shared: Arc<Shared>,
+    legs: Legs,
+    ports: Ports,
+    wheel: Wheel<(u32, LegId)>,
+    grid: Grid,
+    outbox: Outbox,
+    draining: bool,
+    stopping: bool,
+    /// Slept without ticks, so the next one is not late.
+    parked: bool,
+    closed: Vec<u32>,
+    snapshot: ShardSnapshot,
+    lateness: Histogram<u64>,
+    /// Completions at the last tick, and their mean per tick in 256ths.
+    seen: u64,
+    mean: u64,
+    publish_at: Instant,
+    second_at: Instant,
+    second_began: (Instant, Duration),
+}
+
+impl<I: MediaIo> Shard<I> {
+    /// A shard without legs.
+    ///
+    /// # Errors
+    /// No random numbers.
+    pub(super) fn new(config: ShardConfig, io: I, shared: Arc<Shared>) -> io::Result<Self> {
+        let now = clock::now();
+        let mut state = u64::from_ne_bytes(random()?) | 1;
+        let ports = Ports::new(config.ports, config.quarantine, |n| {
+            // Xorshift: guessing the first ports needs more than luck, and no more is at stake.
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            usize::try_from(state % n as u64).unwrap_or(0)
+        });
+        let lateness = Histogram::new_with_bounds(1, LATE_US_MAX, 2).map_err(io::Error::other)?;
+        let outbox = Outbox::new(Arc::clone(&shared.events), Arc::clone(&shared.files));
+        Ok(Self {
+            config,
+            io,
+            shared,
+            legs: Legs::default(),
+            ports,
+            wheel: Wheel::new(),
+            grid: Grid::new(now),
+            outbox,
+            draining: false,
+            stopping: false,
+            parked: true,
+            closed: Vec::new(),
+            snapshot: ShardSnapshot::default(),
+            lateness,
+            seen: 0,
+            mean: 0,
+            publish_at: now,
+            second_at: now + SECOND,
+            second_began: (now, thread::cpu_time()),
+        })
+    }
+
+    /// Runs until drained.
+    ///
+    /// # Errors
+    /// Only a broken ring; the supervisor then restarts the worker.
+    pub(super) fn run(&mut self) -> io::Result<()> {
+        loop {
+            let now = clock::now(); // The turn's only clock read.
+            self.reap(now);
+            self.take_orders(now);
+            self.tick(now);
+            self.close_broken(now);
+            self.outbox.flush();
+            self.publish(now);
+            if self.is_finished() {
+                self.store();
+                return Ok(());
+            }
+            self.sleep(now)?;
+        }
+    }
+
+    fn reap(&mut self, now: Instant) {
+        let Self { legs, outbox, closed, io, .. } = self;
+        io.reap(now, &mut Reaper { now, legs, outbox, closed });
+        while let Some(index) = self.closed.pop() {
+            let Some((leg, port, stats)) = self.legs.remove(index) else { continue };
+            self.ports.release(now, port);
+            self.outbox.event(Event::Closed { leg, stats: Box::new(stats) });
+        }
+    }
+
+    fn take_orders(&mut self, now: Instant) {
+        if self.shared.stop.load(Ordering::Relaxed) && !self.stopping {
+            self.stopping = true;
+            self.draining = true;
+            for index in self.legs.indices() {
+                self.close(now, index);
+            }
+        }
+        for _ in 0..ORDERS_PER_TURN {
+            // Events that must not be lost wait in memory when signalling does not take them: no
+            // order that would cause more.
+            if self.outbox.events_held() > self.config.legs_max {
+                return;
+            }
+            let Some(order) = self.shared.orders.pop() else { return };
+            self.obey(now, order);
+        }
+    }
+
+    fn obey(&mut self, now: Instant, order: Order) {
+        match order {
+            Order::Open(id, plan) => {
+                if let Err(error) = self.open(now, id, *plan) {
+                    self.snapshot.legs_refused += 1;
+                    self.outbox.event(Event::OpenFailed { leg: id, error });
+                }
+            }
+            Order::Update(id, plan) => {
+                self.with(id, |leg| leg.update(now, *plan));
+                self.packet_time_changed(id);
+            }
+            Order::Mode(id, mode) => self.with(id, |leg| leg.set_mode(now, mode)),
+            Order::Play(id, play, list) => self.with(id, |leg| leg.play(play, list)),
+            Order::StopPlay(id) => self.with(id, Leg::stop_play),
+            Order::Record(id, plan) => self.with(id, |leg| leg.record(now, plan)),
+            Order::StopRecord(id) => self.with(id, |leg| leg.stop_record(now)),
+            Order::Close(id) => match self.legs.find(id) {
+                Some(index) => self.close(now, index),
+                None => self.snapshot.orders_unknown += 1,
+            },
+            Order::Drain => self.draining = true,
+        }
+    }
+
+    fn with(&mut self, id: LegId, work: impl FnOnce(&mut Leg)) {
+        match self.legs.find(id) {
+            Some(index) => {
+                self.legs.with(index, &mut self.outbox, work);
+            }
+            None => self.snapshot.orders_unknown += 1,
+        }
+    }
+
+    fn packet_time_changed(&mut self, id: LegId) {
+        let Some(index) = self.legs.find(id) else { return };
+        let ptime = self.legs.with(index, &mut self.outbox, |leg| leg.ptime_ms());
+        if let (Some(ptime_ms), Some(slot)) = (ptime, self.legs.slot_mut(index)) {
+            slot.phase = self.wheel.change(slot.phase, ptime_ms);
+        }
+    }
+
+    fn open(&mut self, now: Instant, id: LegId, plan: LegPlan) -> Result<(), OpenError> {
+        if self.draining {
+            return Err(OpenError::Draining);
+        }
+        if self.legs.find(id).is_some() {
+            return Err(OpenError::Socket(libc::EEXIST));
+        }
+        if self.legs.len() >= self.config.legs_max {
+            return Err(OpenError::NoPort);
+        }
+        let random: [u8; 10] = random().map_err(|error| refused(&error))?;
+        let address = self.config.address;
+        let (port, (rtp, rtcp)) = self.ports.allocate(now, |port| bind_pair(address, port))?;
+        let leg = Leg::new(now, clock::calendar(), id, plan, seed(random));
+        let index = self.legs.next_slot();
+        let phase = self.wheel.enter((index, id), leg.ptime_ms());
+        self.io.open(index * HALVES, rtp);
+        self.io.open(index * HALVES + 1, rtcp);
+        self.legs.insert(id, port, phase, leg);
+        self.snapshot.legs_opened += 1;
+        self.outbox.event(Event::Opened { leg: id, rtp_port: port });
+        Ok(())
+    }
+
+    /// Says BYE, cancels both receives; `Closed` follows when the kernel let go.
+    fn close(&mut self, now: Instant, index: u32) {
+        self.legs.with(index, &mut self.outbox, |leg| leg.close(now));
+        self.send_rtcp(now, index);
+        if !self.legs.begin_closing(index) {
+            return;
+        }
+        if let Some(slot) = self.legs.slot_mut(index) {
+            self.wheel.leave(slot.phase);
+        }
+        self.io.close(index * HALVES);
+        self.io.close(index * HALVES + 1);
+    }
+
+    fn close_broken(&mut self, now: Instant) {
+        for index in self.legs.take_broken() {
+            self.close(now, index);
+        }
+    }
+
+    /// Serves the legs that are due.
+    fn tick(&mut self, now: Instant) {
+        let (tick, due) = (self.grid.tick(now), self.wheel.next());
+        if tick < due {
+            return;
+        }
+        if !self.parked && !self.legs.is_empty() {
+            let late = now.saturating_duration_since(self.grid.at(due));
+            let late_us = u64::try_from(late.as_micros()).unwrap_or(LATE_US_MAX);
+            self.lateness.saturating_record(late_us.max(1));
+            self.snapshot.late_ticks += u64::from(late > LATE);
+        }
+        self.parked = false;
+        let Self { wheel, legs, io, outbox, snapshot, .. } = self;
+        wheel.advance(tick, |(index, id), missed| {
+            if !legs.holds(index, id) {
+                return None;
+            }
+            let late = missed.min(CATCH_UP_MAX);
+            snapshot.skipped_packets += u64::from(missed - late);
+            let ptime_ms = legs.with(index, outbox, |leg| {
+                leg.handle_timeout(now);
+                leg.skip_packets(missed - late);
+                for _ in 0..=late {
+                    send(io, index * HALVES, leg, |leg, out| leg.poll_rtp(now, out));
+                }
+                leg.ptime_ms()
+            })?;
+            rtcp(io, legs, outbox, now, index);
+            Some(ptime_ms)
+        });
+        let seen = self.io.counters().completions;
+        let ticks = tick - due + 1;
+        let arrived = (seen - self.seen) / ticks;
+        self.seen = seen;
+        self.mean = (self.mean * 7 + (arrived << MEAN_SHIFT)) / 8;
+    }
+
+    fn send_rtcp(&mut self, now: Instant, index: u32) {
+        rtcp(&mut self.io, &mut self.legs, &mut self.outbox, now, index);
+    }
+
+    fn is_finished(&self) -> bool {
+        self.draining && self.legs.is_empty() && (self.stopping || self.outbox.is_empty())
+    }
+
+    /// Sleeps to the next tick, or for long if there is nothing at all to do.
+    fn sleep(&mut self, now: Instant) -> io::Result<()> {
+        if !self.legs.is_empty() || !self.outbox.is_empty() {
+            let want = (self.mean >> MEAN_SHIFT).clamp(1, WANT_MAX);
+            let want = u32::try_from(want).unwrap_or(1);
+            return self.io.wait(want, self.grid.at(self.wheel.next()));
+        }
+        self.parked = true;
+        self.mean = 0;
+        self.store();
+        self.shared.parked.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        let idle = self.shared.orders.is_empty() && !self.shared.stop.load(Ordering::Relaxed);
+        let slept = if idle { self.io.park(now + SECOND) } else { Ok(()) };
+        self.shared.parked.store(false, Ordering::Relaxed);
+        slept
+    }
+
+    fn publish(&mut self, now: Instant) {
+        self.snapshot.turns += 1;
+        if now >= self.second_at {
+            self.second_at = now + SECOND;
+            self.measure(now);
+        }
+        if now >= self.publish_at {
+            self.publish_at = now + PUBLISH_INTERVAL;
+            self.store();
+        }
+    }
+
+    /// Works out load and lateness, once a second.
+    fn measure(&mut self, now: Instant) {
+        let cpu = thread::cpu_time();
+        let (began, cpu_then) = std::mem::replace(&mut self.second_began, (now, cpu));
+        let wall_us = now.saturating_duration_since(began).as_micros().max(1);
+        let busy_us = cpu.saturating_sub(cpu_then).as_micros();
+        let snapshot = &mut self.snapshot;
+        snapshot.load_permille = u64::try_from(busy_us * 1000 / wall_us).unwrap_or(u64::MAX);
+        snapshot.tick_late_us_p50 = self.lateness.value_at_quantile(0.5);
+        snapshot.tick_late_us_p99 = self.lateness.value_at_quantile(0.99);
+        snapshot.tick_late_us_p999 = self.lateness.value_at_quantile(0.999);
+        snapshot.tick_late_us_max = self.lateness.max();
+    }
+
+    fn store(&mut self) {
+        let io = self.io.counters();
+        let snapshot = &mut self.snapshot;
+        snapshot.legs = self.legs.len() as u64;
+        snapshot.legs_panicked = self.legs.panicked;
+        snapshot.pairs_free = self.ports.free() as u64;
+        snapshot.pairs_resting = self.ports.resting() as u64;
+        snapshot.enters = io.enters;
+        snapshot.completions = io.completions;
+        snapshot.rx_datagrams = io.received;
+        snapshot.tx_datagrams = io.sent;
+        snapshot.send_errors = io.send_errors;
+        snapshot.enobufs = io.enobufs;
+        snapshot.rearms_empty = io.rearms_empty;
+        snapshot.rearms_error = io.rearms_error;
+        snapshot.rearms_other = io.rearms_other;
+        snapshot.overflows = io.overflows;
+        snapshot.stale_completions = io.stale;
+        snapshot.unknown_completions = io.unknown;
+        snapshot.oversize_datagrams = io.oversize;
+        snapshot.events_dropped = self.outbox.dropped;
+        snapshot.gap_samples = self.outbox.gap_samples;
+        self.shared.published.store(snapshot);
+    }
+}
+
+/// Sends one packet of `leg`, if it has one.
+fn send<I: MediaIo>(
+    io: &mut I,
+    stream: u32,
+    leg: &mut Leg,
+    poll: impl Fn(&mut Leg, &mut [u8]) -> Option<(usize, SocketAddr)>,
+) -> bool {
+    let mut made = false;
+    let queued = io.send(stream, &mut |out| {
+        let packet = poll(leg, out);
+        made = packet.is_some();
+        packet
+    });
+    if made && !queued {
+        leg.handle_send_error();
+    }
+    queued
+}
+
+/// Sends the RTCP that is due on the leg's odd port.
+fn rtcp<I: MediaIo>(io: &mut I, legs: &mut Legs, outbox: &mut Outbox, now: Instant, index: u32) {
+    legs.with(index, outbox, |leg| {
+        for _ in 0..RTCP_PER_TURN {
+            if !send(io, index * HALVES + 1, leg, |leg, out| leg.poll_rtcp(now, out)) {
+                return;
+            }
+        }
+    });
+}
+
+fn seed(random: [u8; 10]) -> LegSeed {
+    let [s0, s1, s2, s3, q0, q1, t0, t1, t2, t3] = random;
+    LegSeed {
+        ssrc: u32::from_ne_bytes([s0, s1, s2, s3]),
+        sequence: u16::from_ne_bytes([q0, q1]),
+        timestamp: u32::from_ne_bytes([t0, t1, t2, t3]),
+    }
+}
+
+fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(bytes)
+}
+
+fn refused(error: &io::Error) -> OpenError {
+    OpenError::Socket(error.raw_os_error().unwrap_or(0))
+}

@@ -1,0 +1,284 @@
+//! When each leg is due: a wheel of 1 ms ticks.
+//!
+//! A leg enters in the least loaded of 20 phases and is then due every packet time, for ever on
+//! the grid it started on: a late turn never shifts it.
+
+use std::time::{Duration, Instant};
+
+/// Phases a new leg chooses from: the usual packet time in ticks.
+const PHASES: usize = 20;
+/// More than the longest packet time, so that a leg's next turn is never in the slot being read.
+const SLOTS: u64 = 64;
+/// Longest packet time in ticks.
+const PERIOD_MAX: u64 = 60;
+const _: () = assert!(SLOTS > PERIOD_MAX);
+
+/// Tick numbers and their instants.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Grid(Instant);
+
+impl Grid {
+    /// Tick nought is `origin`.
+    pub(super) fn new(origin: Instant) -> Self {
+        Self(origin)
+    }
+
+    /// The last tick that has begun; a tick is a millisecond.
+    pub(super) fn tick(self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.0).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// When a tick begins.
+    pub(super) fn at(self, tick: u64) -> Instant {
+        self.0 + Duration::from_millis(tick)
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry<K> {
+    key: K,
+    due: u64,
+    /// Ticks between turns.
+    period: u64,
+}
+
+impl<K: Copy> Entry<K> {
+    /// Serves the turn that is due at `tick` or was before it, and moves on to the first one after
+    /// `tick`. False: the leg leaves.
+    fn serve(&mut self, tick: u64, serve: &mut impl FnMut(K, u32) -> Option<u8>) -> bool {
+        let missed = (tick - self.due) / self.period;
+        self.due += missed * self.period;
+        let Some(period_ms) = serve(self.key, u32::try_from(missed).unwrap_or(u32::MAX)) else {
+            return false;
+        };
+        self.period = period(period_ms);
+        let behind = (tick - self.due) / self.period;
+        self.due += (behind + 1) * self.period;
+        true
+    }
+}
+
+/// A packet time in ticks, kept within what the wheel can turn.
+fn period(period_ms: u8) -> u64 {
+    u64::from(period_ms).clamp(1, PERIOD_MAX)
+}
+
+/// Legs by due tick.
+#[derive(Debug)]
+pub(super) struct Wheel<K> {
+    slots: Vec<Vec<Entry<K>>>,
+    load: [u32; PHASES],
+    /// The first tick not yet served.
+    next: u64,
+    /// Kept for its allocation.
+    spare: Vec<Entry<K>>,
+}
+
+/// A leg's place, to be returned with [`Wheel::leave`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Phase {
+    index: usize,
+    /// A packet time that is no multiple of 20 ms also comes round half-way.
+    halves: bool,
+}
+
+impl<K: Copy> Wheel<K> {
+    /// An empty wheel whose first tick to serve is nought.
+    pub(super) fn new() -> Self {
+        Self {
+            slots: (0..SLOTS).map(|_| Vec::new()).collect(),
+            load: [0; PHASES],
+            next: 0,
+            spare: Vec::new(),
+        }
+    }
+
+    /// The first tick not yet served.
+    pub(super) fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Lets `key` be due every `period_ms` ticks (1 to 60) from its phase's next tick on.
+    pub(super) fn enter(&mut self, key: K, period_ms: u8) -> Phase {
+        let index = (0..PHASES).min_by_key(|&index| self.load[index]).unwrap_or(0);
+        let phase = self.count(index, period_ms);
+        let ahead = (index as u64 + PHASES as u64 - self.next % PHASES as u64) % PHASES as u64;
+        let due = self.next + ahead;
+        self.slot(due).push(Entry { key, due, period: period(period_ms) });
+        phase
+    }
+
+    /// The leg's packet time changed; its phase stays.
+    pub(super) fn change(&mut self, phase: Phase, period_ms: u8) -> Phase {
+        self.leave(phase);
+        self.count(phase.index, period_ms)
+    }
+
+    /// The leg is gone. Its entry vanishes when it comes up.
+    pub(super) fn leave(&mut self, phase: Phase) {
+        self.load[phase.index] -= 1;
+        if phase.halves {
+            self.load[(phase.index + PHASES / 2) % PHASES] -= 1;
+        }
+    }
+
+    /// Serves every tick up to `tick`. `serve` gets the key and how many earlier turns it missed,
+    /// and returns its packet time, or `None` to leave the wheel.
+    pub(super) fn advance(&mut self, tick: u64, mut serve: impl FnMut(K, u32) -> Option<u8>) {
+        if tick < self.next {
+            return;
+        }
+        // Each slot once is enough however long the stall was.
+        let first = self.next.max(tick.saturating_sub(SLOTS - 1));
+        self.next = tick + 1;
+        for slot in first..=tick {
+            let spare = std::mem::take(&mut self.spare);
+            let mut entries = std::mem::replace(self.slot(slot), spare);
+            for mut entry in entries.drain(..) {
+                let more = entry.due > tick || entry.serve(tick, &mut serve);
+                if more {
+                    self.slot(entry.due).push(entry);
+                }
+            }
+            self.spare = entries;
+        }
+    }
+
+    fn count(&mut self, index: usize, period_ms: u8) -> Phase {
+        let halves = usize::from(period_ms) % PHASES != 0;
+        self.load[index] += 1;
+        if halves {
+            self.load[(index + PHASES / 2) % PHASES] += 1;
+        }
+        Phase { index, halves }
+    }
+
+    fn slot(&mut self, tick: u64) -> &mut Vec<Entry<K>> {
+        let index = usize::try_from(tick % SLOTS).expect("below 64");
+        &mut self.slots[index]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::clock;
+
+    /// Ticks at which each key is served when every tick is.
+    fn served(wheel: &mut Wheel<u32>, ticks: std::ops::Range<u64>, period_ms: u8) -> Vec<(u64, u32)> {
+        let mut seen = Vec::new();
+        for tick in ticks {
+            wheel.advance(tick, |key, missed| {
+                assert_eq!(missed, 0);
+                seen.push((tick, key));
+                Some(period_ms)
+            });
+        }
+        seen
+    }
+
+    /// Goal: 40 legs of 20 ms spread two a tick, each every 20 ticks exactly.
+    /// Method: 60 ticks; count per tick and per leg.
+    #[test]
+    fn legs_spread_evenly_over_the_phases_and_keep_theirs() {
+        let mut wheel = Wheel::new();
+        for key in 0..40 {
+            wheel.enter(key, 20);
+        }
+        let seen = served(&mut wheel, 0..60, 20);
+        assert_eq!(seen.len(), 120);
+        for tick in 0..60 {
+            assert_eq!(seen.iter().filter(|seen| seen.0 == tick).count(), 2, "tick {tick}");
+        }
+        for key in 0..40 {
+            let ticks: Vec<u64> = seen.iter().filter(|seen| seen.1 == key).map(|seen| seen.0).collect();
+            assert_eq!(ticks[1] - ticks[0], 20);
+            assert_eq!(ticks[2] - ticks[1], 20);
+        }
+    }
+
+    /// Goal: every packet time from 10 to 60 ms comes round exactly. Method: 600 ticks each.
+    #[test]
+    fn every_packet_time_keeps_its_period() {
+        for period_ms in [10, 20, 30, 40, 50, 60] {
+            let mut wheel = Wheel::new();
+            wheel.enter(7, period_ms);
+            let seen = served(&mut wheel, 0..600, period_ms);
+            assert_eq!(seen.len(), 600 / usize::from(period_ms), "{period_ms} ms");
+            let even = seen.windows(2).all(|pair| pair[1].0 - pair[0].0 == u64::from(period_ms));
+            assert!(even, "{period_ms} ms");
+        }
+    }
+
+    /// Goal: places freed are taken again, so phases stay even over many calls.
+    /// Method: fill 20, free phase 5, admit one: it must take phase 5.
+    #[test]
+    fn freed_places_are_the_least_loaded_ones() {
+        let mut wheel = Wheel::new();
+        let phases: Vec<Phase> = (0..20).map(|key| wheel.enter(key, 20)).collect();
+        wheel.leave(phases[5]);
+        assert_eq!(wheel.enter(20, 20), phases[5]);
+    }
+
+    /// Goal: a stall is told as missed turns, once, and the grid is kept.
+    /// Method: served at 0, then silence until tick 107: turns 20, 40, 60, 80 were missed, 100 is
+    /// late, and the next one is 120.
+    #[test]
+    fn a_stall_reports_missed_turns_and_keeps_the_grid() {
+        let mut wheel = Wheel::new();
+        wheel.enter(1, 20);
+        wheel.advance(0, |_, _| Some(20));
+        let mut seen = Vec::new();
+        wheel.advance(107, |_, missed| {
+            seen.push(missed);
+            Some(20)
+        });
+        assert_eq!(seen, [4]);
+        assert_eq!(served(&mut wheel, 108..141, 20), [(120, 1), (140, 1)]);
+    }
+
+    /// Goal: a stall of minutes costs one pass. Method: jump by 10 minutes.
+    #[test]
+    fn a_very_long_stall_serves_each_leg_once() {
+        let mut wheel = Wheel::new();
+        for key in 0..100 {
+            wheel.enter(key, 20);
+        }
+        let mut count = 0;
+        wheel.advance(600_000, |_, missed| {
+            count += 1;
+            assert!(missed >= 29_999);
+            Some(20)
+        });
+        assert_eq!(count, 100);
+        assert_eq!(wheel.next(), 600_001);
+    }
+
+    /// Goal: a new packet time takes effect from the next turn. Method: 20 ms, then 60 ms.
+    #[test]
+    fn a_changed_packet_time_applies_from_the_next_turn() {
+        let mut wheel = Wheel::new();
+        let phase = wheel.enter(1, 20);
+        wheel.advance(0, |_, _| Some(60));
+        wheel.change(phase, 60);
+        assert_eq!(served(&mut wheel, 1..121, 60), [(60, 1), (120, 1)]);
+    }
+
+    /// Goal: a leg that is gone is not served again. Method: leave at its first turn.
+    #[test]
+    fn legs_that_leave_are_forgotten() {
+        let mut wheel = Wheel::new();
+        wheel.enter(1, 10);
+        wheel.advance(0, |_, _| None);
+        assert_eq!(served(&mut wheel, 1..100, 10), []);
+    }
+
+    /// Goal: ticks and instants agree. Method: fake clock around a boundary.
+    #[test]
+    fn grid_ticks_begin_at_their_instants() {
+        let origin = clock::now();
+        let grid = Grid::new(origin);
+        assert_eq!(grid.tick(origin + Duration::from_micros(2999)), 2);
+        assert_eq!(grid.tick(grid.at(3)), 3);
+    }
+}
