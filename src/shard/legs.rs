@@ -239,3 +239,85 @@ impl Receive for Reaper<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::time::UNIX_EPOCH;
+
+    use crossbeam::queue::ArrayQueue;
+
+    use crate::base::clock;
+    use crate::media::leg::LegSeed;
+    use crate::media::order::{LegPlan, RecordPlan, RecordingMeta};
+    use crate::shard::wheel::Wheel;
+
+    fn leg(id: LegId) -> Leg {
+        let plan = LegPlan { media: None, cname: String::new(), media_timeout: Duration::from_secs(1) };
+        let seed = LegSeed { ssrc: 1, sequence: 1, timestamp: 1 };
+        Leg::new(clock::now(), UNIX_EPOCH, id, plan, seed)
+    }
+
+    fn record(id: MessageId) -> RecordPlan {
+        let meta = RecordingMeta {
+            id,
+            mailbox: "1001".to_owned(),
+            caller: String::new(),
+            caller_name: String::new(),
+            called: String::new(),
+            diversion_reason: String::new(),
+            call_id: String::new(),
+            started_ms: 0,
+            keep: true,
+        };
+        RecordPlan {
+            meta: Box::new(meta),
+            duration_max: Duration::from_secs(60),
+            silence_max: Duration::from_secs(60),
+        }
+    }
+
+    /// Goal: a panic costs the leg it happened in, its recording ends well, and its neighbour goes
+    /// on. Method: work that panics on one of two legs; the other one and the outbox are looked at.
+    #[test]
+    fn a_panic_costs_one_leg_and_ends_its_recording() {
+        let events = Arc::new(ArrayQueue::new(10));
+        let files = Arc::new(ArrayQueue::new(10));
+        let mut outbox = Outbox::new(Arc::clone(&events), Arc::clone(&files));
+        let (mut legs, mut wheel) = (Legs::default(), Wheel::new());
+        for id in [LegId(1), LegId(2)] {
+            let phase = wheel.enter(id, 20);
+            legs.insert(id, 10_000, phase, leg(id));
+        }
+        let (index, now) = (legs.find(LegId(1)).unwrap(), clock::now());
+        let id = MessageId::new(UNIX_EPOCH, 1);
+        legs.with(index, &mut outbox, |leg| leg.record(now, record(id.clone())));
+        assert!(matches!(files.pop(), Some(FileItem::Begin(_))));
+        assert_eq!(legs.with(index, &mut outbox, |_| -> u8 { panic!("a test") }), None);
+        assert!(matches!(files.pop(), Some(FileItem::End { id: ended, samples: 0 }) if ended == id));
+        assert!(matches!(events.pop(), Some(Event::Recorded { leg: LegId(1), .. })));
+        assert_eq!(legs.with(index, &mut outbox, |_| 1), None, "never called again");
+        assert_eq!((legs.panicked, legs.take_broken()), (1, vec![index]));
+        assert!(legs.begin_closing(index), "it can be closed");
+        let other = legs.find(LegId(2)).unwrap();
+        assert_eq!(legs.with(other, &mut outbox, |leg| leg.ptime_ms()), Some(20));
+    }
+
+    /// Goal: slots are reused and ids told apart. Method: remove the first of two, insert a third.
+    #[test]
+    fn slots_are_reused_for_other_ids() {
+        let (mut legs, mut wheel) = (Legs::default(), Wheel::new());
+        for id in [LegId(1), LegId(2)] {
+            let phase = wheel.enter(id, 20);
+            legs.insert(id, 10_000, phase, leg(id));
+        }
+        assert_eq!(legs.next_slot(), 2);
+        assert!(legs.remove(0).is_some());
+        assert_eq!((legs.next_slot(), legs.len()), (0, 1));
+        let phase = wheel.enter(LegId(3), 20);
+        legs.insert(LegId(3), 10_002, phase, leg(LegId(3)));
+        assert!(legs.holds(0, LegId(3)) && !legs.holds(0, LegId(1)));
+        assert!(legs.remove(7).is_none());
+    }
+}

@@ -50,7 +50,8 @@ pub(super) struct Shard<I> {
     grid: Grid,
     outbox: Outbox,
     draining: bool,
-    stopping: bool,
+    /// The handle is gone: leave at this time even if the kernel has not let go.
+    stopping: Option<Instant>,
     /// Slept without ticks, so the next one is not late.
     parked: bool,
     closed: Vec<u32>,
@@ -91,7 +92,7 @@ impl<I: MediaIo> Shard<I> {
             grid: Grid::new(now),
             outbox,
             draining: false,
-            stopping: false,
+            stopping: None,
             parked: true,
             closed: Vec::new(),
             snapshot: ShardSnapshot::default(),
@@ -117,7 +118,7 @@ impl<I: MediaIo> Shard<I> {
             self.close_broken(now);
             self.outbox.flush();
             self.publish(now);
-            if self.is_finished() {
+            if self.is_finished(now) {
                 self.store();
                 return Ok(());
             }
@@ -136,8 +137,12 @@ impl<I: MediaIo> Shard<I> {
     }
 
     fn take_orders(&mut self, now: Instant) {
-        if self.shared.stop.load(Ordering::Relaxed) && !self.stopping {
-            self.stopping = true;
+        if self.legs.is_empty() {
+            // Ticks that passed while the shard slept are nobody's.
+            self.wheel.advance(self.grid.tick(now), |_, _| None);
+        }
+        if self.shared.stop.load(Ordering::Relaxed) && self.stopping.is_none() {
+            self.stopping = Some(now + SECOND);
             self.draining = true;
             for index in self.legs.indices() {
                 self.close(now, index);
@@ -282,8 +287,11 @@ impl<I: MediaIo> Shard<I> {
         rtcp(&mut self.io, &mut self.legs, &mut self.outbox, now, index);
     }
 
-    fn is_finished(&self) -> bool {
-        self.draining && self.legs.is_empty() && (self.stopping || self.outbox.is_empty())
+    fn is_finished(&self, now: Instant) -> bool {
+        match self.stopping {
+            Some(latest) => self.legs.is_empty() || now >= latest,
+            None => self.draining && self.legs.is_empty() && self.outbox.is_empty(),
+        }
     }
 
     /// Sleeps to the next tick, or for long if there is nothing at all to do.

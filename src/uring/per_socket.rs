@@ -406,3 +406,6 @@ impl MediaIo for PerSocket {
         &self.counters
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -168,6 +168,7 @@ impl Ring {
 
     /// Receives on `socket` until the completion without `more`.
     pub(super) fn receive(&mut self, socket: RawFd, token: Token) -> io::Result<()> {
+        self.make_room()?;
         let template: *const libc::msghdr = &raw const **self.template;
         let entry = opcode::RecvMsgMulti::new(Fd(socket), template, GROUP)
             .ioprio(POLL_FIRST)
@@ -187,12 +188,8 @@ impl Ring {
         token: Token,
         fill: &mut dyn FnMut(&mut [u8]) -> Reply,
     ) -> io::Result<bool> {
-        if self.arena_used == SQ_ENTRIES as usize {
-            self.submit()?;
-        }
-        if self.arena_used == SQ_ENTRIES as usize {
-            return Err(io::ErrorKind::ResourceBusy.into());
-        }
+        // First of all: a flush in between would declare this packet's slot free.
+        self.make_room()?;
         let slot = self.arena.at(self.arena_used * SLOT_BYTES);
         // SAFETY: the slot is inside the arena and unused by any queued send (`arena_used` counts
         // those, I4); the two parts do not overlap, and the arena is zeroed memory.
@@ -221,6 +218,10 @@ impl Ring {
         length: usize,
         to: SocketAddr,
     ) -> io::Result<()> {
+        if let Err(error) = self.make_room() {
+            self.buffers.give_back(buffer);
+            return Err(error);
+        }
         let bytes = self.buffers.bytes(&mut buffer);
         // The source address is of no more use: its field takes the destination.
         let (head, payload) = bytes.split_at_mut(PAYLOAD_AT);
@@ -240,6 +241,7 @@ impl Ring {
 
     /// Cancels the receive that was submitted with `target`.
     pub(super) fn cancel(&mut self, target: Token, token: Token) -> io::Result<()> {
+        self.make_room()?;
         let entry = opcode::AsyncCancel::new(target.encode())
             .build()
             .flags(squeue::Flags::SKIP_SUCCESS)
@@ -250,6 +252,7 @@ impl Ring {
 
     /// Completes once `descriptor` is readable.
     pub(super) fn watch(&mut self, descriptor: RawFd, token: Token) -> io::Result<()> {
+        self.make_room()?;
         let readable = u32::from(libc::POLLIN.unsigned_abs());
         let entry = opcode::PollAdd::new(Fd(descriptor), readable).build();
         // SAFETY: no pointers.
@@ -307,18 +310,24 @@ impl Ring {
         self.buffers.give_back(buffer);
     }
 
-    /// Queues one submission, flushing a full queue.
+    /// Makes sure that one more submission, with an arena slot, fits.
+    fn make_room(&mut self) -> io::Result<()> {
+        let is_full =
+            |ring: &mut Self| ring.uring.submission().is_full() || ring.arena_used == SQ_ENTRIES as usize;
+        if is_full(self) {
+            self.submit()?;
+        }
+        if is_full(self) { Err(io::ErrorKind::ResourceBusy.into()) } else { Ok(()) }
+    }
+
+    /// Queues one submission; to be preceded by `make_room`.
     ///
     /// # Safety
     /// What the entry points to must stay valid and untouched until its final completion.
     unsafe fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
         // SAFETY: promised by the caller.
-        if unsafe { self.uring.submission().push(entry) }.is_ok() {
-            return Ok(());
-        }
-        self.submit()?;
-        // SAFETY: promised by the caller.
-        unsafe { self.uring.submission().push(entry) }.map_err(|_| io::ErrorKind::ResourceBusy.into())
+        let pushed = unsafe { self.uring.submission().push(entry) };
+        pushed.map_err(|_| io::ErrorKind::ResourceBusy.into())
     }
 
     /// One enter, and what becomes free by it.

@@ -1,4 +1,5 @@
 //! A shard on real loopback sockets.
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test waits for one event among all")]
 
 use super::*;
 
@@ -463,6 +464,28 @@ fn an_idle_shard_is_woken_by_an_order() {
         .collect();
     times.sort();
     assert!(times[4] < Duration::from_millis(100), "{times:?}");
+    bed.drain();
+}
+
+/// Goal: the first leg after a pause starts at its own pace; the pause is not made up for.
+/// Method: let the shard sleep for 300 ms, open a leg, and time its first ten packets: nine steps
+/// of 20 ms.
+#[test]
+fn a_leg_opened_after_a_pause_starts_without_a_burst() {
+    let bed = Bed::new(4, Duration::ZERO);
+    let phone = Phone::new();
+    thread::sleep(Duration::from_millis(300));
+    bed.open(LegId(1), Some(phone.address()));
+    phone.hear();
+    let began = clock::now();
+    for _ in 0..9 {
+        phone.hear();
+    }
+    let took = elapsed(began);
+    assert!(took > Duration::from_millis(150), "ten packets within {took:?}");
+    bed.until(|snapshot| snapshot.tx_datagrams >= 10);
+    assert_eq!(bed.shard.snapshot().skipped_packets, 0);
+    bed.close(LegId(1));
     bed.drain();
 }
 

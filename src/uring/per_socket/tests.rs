@@ -1,0 +1,295 @@
+//! The backend alone, on real loopback sockets.
+
+use super::*;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+
+use crate::base::clock;
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Collects what arrives; `echo` sends it back with its first byte raised.
+#[derive(Default)]
+struct Seen {
+    datagrams: Vec<(u32, SocketAddr, Vec<u8>)>,
+    failed: Vec<u32>,
+    closed: Vec<u32>,
+    echo: bool,
+}
+
+impl Receive for Seen {
+    fn datagram(&mut self, stream: u32, from: SocketAddr, bytes: &mut [u8]) -> Reply {
+        self.datagrams.push((stream, from, bytes.to_vec()));
+        if !self.echo {
+            return None;
+        }
+        *bytes.first_mut()? += 1;
+        Some((bytes.len(), from))
+    }
+    fn send_failed(&mut self, stream: u32) {
+        self.failed.push(stream);
+    }
+    fn closed(&mut self, stream: u32) {
+        self.closed.push(stream);
+    }
+}
+
+fn backend(streams: usize) -> PerSocket {
+    PerSocket::new(clock::now(), streams, Arc::new(Waker::new().unwrap())).unwrap()
+}
+
+/// A socket for the backend with a large queue, and its address.
+fn socket(ip: IpAddr) -> io::Result<(Socket, SocketAddr)> {
+    let socket: Socket = UdpSocket::bind((ip, 0))?.into();
+    socket.set_recv_buffer_size(2 << 20)?;
+    let address = socket.local_addr()?.as_socket().expect("an internet address");
+    Ok((socket, address))
+}
+
+fn v4() -> (Socket, SocketAddr) {
+    socket(Ipv4Addr::LOCALHOST.into()).unwrap()
+}
+
+fn turn(io: &mut PerSocket, seen: &mut Seen) {
+    let now = clock::now();
+    io.reap(now, seen);
+    io.wait(1, now + Duration::from_millis(1)).unwrap();
+}
+
+fn until(io: &mut PerSocket, seen: &mut Seen, done: impl Fn(&Seen) -> bool) {
+    let end = clock::now() + PATIENCE;
+    while !done(seen) {
+        assert!(clock::now() < end, "it never came: {:?}", io.counters());
+        turn(io, seen);
+    }
+}
+
+/// Goal: datagrams and their source arrive over IPv4 and IPv6. Method: one each (IPv6 only where
+/// the machine has it).
+#[test]
+fn datagrams_arrive_with_their_source() {
+    for ip in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
+        let Ok((receiver, to)) = socket(ip) else { continue };
+        let (mut io, mut seen) = (backend(1), Seen::default());
+        io.open(0, receiver);
+        let peer = UdpSocket::bind((ip, 0)).unwrap();
+        peer.send_to(b"hello", to).unwrap();
+        until(&mut io, &mut seen, |seen| !seen.datagrams.is_empty());
+        assert_eq!(seen.datagrams, [(0, peer.local_addr().unwrap(), b"hello".to_vec())]);
+    }
+}
+
+/// Goal: more datagrams than buffers are all received, after the kernel ran out of buffers.
+/// Method: 400 queue up before the first turn of a backend with 256 buffers.
+#[test]
+fn running_out_of_buffers_loses_nothing() {
+    let (mut io, mut seen) = (backend(1), Seen::default());
+    let (receiver, to) = v4();
+    io.open(0, receiver);
+    turn(&mut io, &mut seen);
+    let peer = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    for n in 0..400_u16 {
+        peer.send_to(&n.to_be_bytes(), to).unwrap();
+    }
+    // One wait that takes all the kernel has.
+    io.wait(400, clock::now() + Duration::from_millis(20)).unwrap();
+    until(&mut io, &mut seen, |seen| seen.datagrams.len() == 400);
+    assert!(io.counters().enobufs > 0, "{:?}", io.counters());
+    let order: Vec<u16> =
+        seen.datagrams.iter().map(|(_, _, bytes)| u16::from_be_bytes([bytes[0], bytes[1]])).collect();
+    assert_eq!(order, (0..400).collect::<Vec<u16>>());
+}
+
+/// Goal: every receive buffer comes back, whatever happened to its datagram.
+/// Method: 4000 datagrams through 256 buffers: echoed, empty, too long, for a closed stream.
+#[test]
+fn buffers_never_leak() {
+    let (mut io, mut seen) = (backend(1), Seen { echo: true, ..Seen::default() });
+    let peer = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let noise: [&[u8]; 4] = [b"echo me", &[], &[1; 1800], &[1; 3000]];
+    for round in 0..20_usize {
+        let (receiver, to) = v4();
+        io.open(0, receiver);
+        turn(&mut io, &mut seen);
+        for n in 0..200_usize {
+            peer.send_to(noise[n % 4], to).unwrap();
+            if n % 20 == 0 {
+                turn(&mut io, &mut seen);
+            }
+        }
+        io.close(0);
+        until(&mut io, &mut seen, |seen| seen.closed.len() == round + 1);
+    }
+    seen.datagrams.clear();
+    let (receiver, to) = v4();
+    io.open(0, receiver);
+    for n in 0..250_u8 {
+        peer.send_to(&[n], to).unwrap();
+    }
+    turn(&mut io, &mut seen);
+    until(&mut io, &mut seen, |seen| seen.datagrams.len() == 250);
+    assert_eq!(io.counters().unknown, 0);
+}
+
+/// Goal: a reply leaves from the receive buffer, rewritten in place. Method: echo a number, raised
+/// by one.
+#[test]
+fn replies_leave_from_the_receive_buffer() {
+    let (mut io, mut seen) = (backend(1), Seen { echo: true, ..Seen::default() });
+    let (receiver, to) = v4();
+    io.open(0, receiver);
+    let peer = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    peer.set_nonblocking(true).unwrap();
+    for n in 0..100 {
+        peer.send_to(&[n, 7, 7], to).unwrap();
+    }
+    let (mut heard, mut buffer, end) = (Vec::new(), [0; 10], clock::now() + PATIENCE);
+    while heard.len() < 100 {
+        assert!(clock::now() < end, "{heard:?}");
+        turn(&mut io, &mut seen);
+        while let Ok((length, from)) = peer.recv_from(&mut buffer) {
+            assert_eq!((length, from, buffer[1]), (3, to, 7));
+            heard.push(buffer[0]);
+        }
+    }
+    assert_eq!(heard, (1..=100).collect::<Vec<u8>>());
+}
+
+/// Goal: a batch larger than the submission queue leaves whole and in order.
+/// Method: 3000 sends without a wait in between; the queue holds 1024.
+#[test]
+fn batches_larger_than_the_queue_leave_whole() {
+    let (mut io, mut seen) = (backend(1), Seen::default());
+    let (sender, from) = v4();
+    let (receiver, to) = v4();
+    io.open(0, sender);
+    for n in 0..3000_u16 {
+        assert!(io.send(0, &mut |out| {
+            out[..2].copy_from_slice(&n.to_be_bytes());
+            Some((2, to))
+        }));
+    }
+    turn(&mut io, &mut seen);
+    let receiver = UdpSocket::from(receiver);
+    receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut buffer = [0; 10];
+    for n in 0..3000_u16 {
+        let (length, source) = receiver.recv_from(&mut buffer).unwrap();
+        assert_eq!((&buffer[..length], source), (&n.to_be_bytes()[..], from));
+    }
+    assert_eq!(io.counters().send_errors, 0);
+}
+
+/// Goal: a refused send is reported for its stream. Method: broadcast without permission (EACCES).
+#[test]
+fn refused_sends_are_reported() {
+    let (mut io, mut seen) = (backend(4), Seen::default());
+    io.open(3, v4().0);
+    let to: SocketAddr = "255.255.255.255:9".parse().unwrap();
+    io.send(3, &mut |_| Some((10, to)));
+    until(&mut io, &mut seen, |seen| !seen.failed.is_empty());
+    assert_eq!((seen.failed, io.counters().send_errors), (vec![3], 1));
+}
+
+/// Goal: an ICMP error, which ends the receive of a connected socket, does not end reception.
+/// Method: connect to a closed port, send, let a peer appear there.
+#[test]
+fn icmp_errors_do_not_end_reception() {
+    let (mut io, mut seen) = (backend(1), Seen::default());
+    let (receiver, to) = v4();
+    let vanished = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let peer = vanished.local_addr().unwrap();
+    drop(vanished);
+    receiver.connect(&peer.into()).unwrap();
+    io.open(0, receiver);
+    turn(&mut io, &mut seen);
+    io.send(0, &mut |_| Some((10, peer)));
+    let end = clock::now() + PATIENCE;
+    while io.counters().rearms_error == 0 {
+        assert!(clock::now() < end, "{:?}", io.counters());
+        turn(&mut io, &mut seen);
+    }
+    UdpSocket::bind(peer).unwrap().send_to(b"back", to).unwrap();
+    until(&mut io, &mut seen, |seen| !seen.datagrams.is_empty());
+    assert_eq!(seen.datagrams[0].2, b"back");
+}
+
+/// Goal: a stream's number can be used again at once, and the old socket's datagrams never reach
+/// the new user. Method: 100 times close with datagrams under way, reopen on `closed`.
+#[test]
+fn reused_streams_get_only_their_own_datagrams() {
+    let (mut io, mut seen) = (backend(1), Seen::default());
+    let peer = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    for round in 0..100_u8 {
+        let (receiver, to) = v4();
+        io.open(0, receiver);
+        turn(&mut io, &mut seen);
+        seen.datagrams.clear();
+        for _ in 0..10 {
+            peer.send_to(&[round], to).unwrap();
+        }
+        turn(&mut io, &mut seen);
+        io.close(0);
+        until(&mut io, &mut seen, |seen| seen.closed.len() == usize::from(round) + 1);
+        assert!(seen.datagrams.iter().all(|(_, _, bytes)| bytes == &[round]));
+    }
+    assert_eq!(seen.closed.len(), 100);
+}
+
+/// Goal: closing while the receive is not in flight works too. Method: an empty datagram ends it;
+/// close before it may start again.
+#[test]
+fn closing_between_receives_closes_once() {
+    let (mut io, mut seen) = (backend(1), Seen::default());
+    let (receiver, to) = v4();
+    let peer = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    io.open(0, receiver);
+    turn(&mut io, &mut seen);
+    peer.send_to(&[], to).unwrap();
+    until(&mut io, &mut seen, |seen| !seen.datagrams.is_empty());
+    io.close(0);
+    io.close(0);
+    until(&mut io, &mut seen, |seen| !seen.closed.is_empty());
+    for _ in 0..10 {
+        turn(&mut io, &mut seen);
+    }
+    assert_eq!(seen.closed, [0]);
+}
+
+/// Goal: dropping the backend with receives in flight frees the ports at once.
+/// Method: 100 armed sockets; bind their ports again right after.
+#[test]
+fn dropping_an_armed_backend_frees_its_ports_at_once() {
+    let (mut io, mut seen) = (backend(100), Seen::default());
+    let mut addresses = Vec::new();
+    for stream in 0..100 {
+        let (receiver, address) = v4();
+        io.open(stream, receiver);
+        addresses.push(address);
+    }
+    turn(&mut io, &mut seen);
+    drop(io);
+    for address in addresses {
+        UdpSocket::bind(address).unwrap();
+    }
+}
+
+/// Goal: `wait` keeps its deadline and a notification ends `park`. Method: time both.
+#[test]
+fn waits_end_at_their_deadline_and_parks_at_a_notification() {
+    let waker = Arc::new(Waker::new().unwrap());
+    let mut io = PerSocket::new(clock::now(), 1, Arc::clone(&waker)).unwrap();
+    let began = clock::now();
+    io.wait(1, began + Duration::from_millis(20)).unwrap();
+    assert!(clock::now() - began >= Duration::from_millis(20));
+    for _ in 0..3 {
+        let notify = std::thread::spawn({
+            let waker = Arc::clone(&waker);
+            move || waker.notify()
+        });
+        io.park(clock::now() + Duration::from_secs(60)).unwrap();
+        notify.join().unwrap();
+        io.reap(clock::now(), &mut Seen::default());
+    }
+    assert!(clock::now() - began < PATIENCE);
+}
