@@ -60,8 +60,14 @@ pub(super) fn run(ends: Ends, ready: &Sender<Result<Recovered, String>>) {
         }
     };
     runtime.block_on(async {
-        match start(ends).await {
+        let started = async {
+            let desk = open(ends)?;
+            let recovered = desk.sweep().await?;
+            Ok::<_, SpoolError>((desk, recovered))
+        };
+        match started.await {
             Ok((desk, recovered)) => {
+                tracing::info!(?recovered, "spool recovered");
                 let _ = ready.send(Ok(recovered));
                 serve(desk).await;
             }
@@ -72,13 +78,13 @@ pub(super) fn run(ends: Ends, ready: &Sender<Result<Recovered, String>>) {
     });
 }
 
-/// Opens spool and audio store, and recovers.
-async fn start(ends: Ends) -> Result<(Rc<Desk>, Recovered), SpoolError> {
+/// Claims a lane of the spool and opens the audio store.
+fn open(ends: Ends) -> Result<Rc<Desk>, SpoolError> {
     let data = &ends.config.data;
     let voiced_min_ms = u64::try_from(ends.config.voiced_min.as_millis()).unwrap_or(u64::MAX);
     let mover = Rc::new(Mover::to_folder(&data.join("messages"), ends.store.clone(), voiced_min_ms)?);
     let lane = Rc::new(Lane::claim(&data.join("spool"))?);
-    let desk = Rc::new(Desk {
+    Ok(Rc::new(Desk {
         ends,
         lane,
         mover,
@@ -88,12 +94,7 @@ async fn start(ends: Ends) -> Result<(Rc<Desk>, Recovered), SpoolError> {
         is_sweeping: Cell::new(false),
         blocks_waiting: Cell::new(0),
         tasks: Cell::new(0),
-    });
-    let recovered = desk.sweep().await?;
-    if recovered != Recovered::default() {
-        tracing::info!(?recovered, "spool recovered");
-    }
-    Ok((desk, recovered))
+    }))
 }
 
 /// The loop. Ends when told to and every recording is at its end.
@@ -534,3 +535,6 @@ impl Recording<'_> {
         count(&self.desk.ends.counters.missed, recovered.missed);
     }
 }
+
+#[cfg(test)]
+mod tests;
