@@ -4,7 +4,7 @@
 //! ever being lost), [`service`] (what a worker's signalling shard talks to).
 
 pub mod audio;
-pub mod files;
+mod files;
 pub mod pin;
 pub mod service;
 pub mod spool;

@@ -16,6 +16,10 @@
 //! and [`recover`] takes whatever a crash left to the end of that list. Every step may be repeated.
 //! A recording to be thrown away is first renamed to `<id>.discard`, so that it cannot come back.
 //! What cannot be understood is set aside in `spool/broken`, never deleted.
+//!
+//! A process that dies loses what had not reached this thread: less than a second. When the whole
+//! machine loses power, recordings under way also lose what the kernel had not yet flushed; those
+//! that were sealed lose nothing.
 
 use std::fs::TryLockError;
 use std::io;

@@ -19,47 +19,12 @@ use crate::base::clock;
 use crate::base::id::MessageId;
 use crate::mailbox::pin::{self, PinError};
 
-/// How long a process waits for another one's transaction.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+mod schema;
+
 /// Days a deleted message's id is remembered.
 pub const TOMBSTONE_DAYS: u64 = 30;
 /// Longest mailbox number, characters.
 pub const NUMBER_CHARS_MAX: usize = 64;
-
-/// The schema, one step a version. Steps are never changed once released, only added.
-const MIGRATIONS: &[&str] = &["
-    CREATE TABLE mailboxes (
-        number     TEXT PRIMARY KEY,
-        name       TEXT NOT NULL,
-        pin_hash   TEXT NOT NULL,
-        greeting   TEXT,
-        created_ms INTEGER NOT NULL
-    ) STRICT, WITHOUT ROWID;
-    CREATE TABLE messages (
-        id               TEXT PRIMARY KEY,
-        mailbox          TEXT NOT NULL,
-        kind             TEXT NOT NULL CHECK (kind IN ('voice', 'missed')),
-        caller           TEXT NOT NULL,
-        caller_name      TEXT NOT NULL,
-        called           TEXT NOT NULL,
-        diversion_reason TEXT NOT NULL,
-        call_id          TEXT NOT NULL,
-        started_ms       INTEGER NOT NULL,
-        duration_ms      INTEGER NOT NULL,
-        read             INTEGER NOT NULL
-    ) STRICT, WITHOUT ROWID;
-    CREATE INDEX messages_by_mailbox ON messages (mailbox, id);
-    CREATE TABLE deleted (
-        id         TEXT PRIMARY KEY,
-        mailbox    TEXT NOT NULL,
-        deleted_ms INTEGER NOT NULL,
-        audio_gone INTEGER NOT NULL
-    ) STRICT, WITHOUT ROWID;
-"];
-
-/// The schema's present version, SQLite's `user_version`.
-#[expect(clippy::cast_possible_truncation, reason = "a handful of migrations")]
-const VERSION: u32 = MIGRATIONS.len() as u32;
 
 /// What went wrong with the store, and whose doing it is.
 #[derive(Debug, thiserror::Error)]
@@ -203,30 +168,8 @@ impl Store {
         folders.recursive(true).mode(0o700);
         folders.create(data.join("messages"))?;
         folders.create(data.join("greetings"))?;
-        let connection = Connection::open(data.join("voxring.db"))?;
-        connection.busy_timeout(BUSY_TIMEOUT)?;
-        enter_wal(&connection)?;
-        connection.pragma_update(None, "synchronous", "FULL")?;
-        connection.pragma_update(None, "foreign_keys", true)?;
-        let mut store = Self { connection, data: data.to_owned() };
-        store.migrate()?;
-        Ok(store)
-    }
-
-    /// Applies the missing migrations, all in one transaction.
-    fn migrate(&mut self) -> Result<(), StoreError> {
-        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let found: u32 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        let missing = usize::try_from(found).ok().and_then(|found| MIGRATIONS.get(found..));
-        let missing = missing.ok_or(StoreError::Newer { found, known: VERSION })?;
-        for step in missing {
-            transaction.execute_batch(step)?;
-        }
-        if !missing.is_empty() {
-            transaction.pragma_update(None, "user_version", VERSION)?;
-        }
-        transaction.commit()?;
-        Ok(())
+        let connection = schema::open(&data.join("voxring.db"))?;
+        Ok(Self { connection, data: data.to_owned() })
     }
 
     /// Adds a mailbox.
@@ -540,23 +483,6 @@ pub fn unix_ms(at: SystemTime) -> u64 {
 
 const MESSAGE_COLUMNS: &str = "id, mailbox, kind, caller, caller_name, called, diversion_reason, \
                                call_id, started_ms, duration_ms, read";
-
-/// Switches to write-ahead logging. Two processes doing so at once make SQLite refuse without
-/// asking its busy handler, hence the retries.
-fn enter_wal(connection: &Connection) -> Result<(), rusqlite::Error> {
-    let mut attempt = 0;
-    loop {
-        match connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(())) {
-            Err(rusqlite::Error::SqliteFailure(error, _))
-                if error.code == rusqlite::ErrorCode::DatabaseBusy && attempt < 100 =>
-            {
-                attempt += 1;
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            result => return result,
-        }
-    }
-}
 
 /// Adds a row unless the number is taken; says whether it did.
 fn insert_mailbox(connection: &Connection, mailbox: &Mailbox) -> Result<bool, rusqlite::Error> {

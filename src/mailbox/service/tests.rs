@@ -167,10 +167,8 @@ fn a_greeting_is_cached_until_its_file_changes() {
     let mut rig = Rig::new();
     let ask = |rig: &Rig| {
         rig.request(MailboxRequest::LoadGreeting { token: 1, number: "1001".into() });
-        match rig.reply() {
-            MailboxReply::Greeting { token: 1, samples } => samples,
-            other => panic!("{other:?}"),
-        }
+        let MailboxReply::Greeting { token: 1, samples } = rig.reply() else { panic!("no greeting") };
+        samples
     };
     assert_eq!(ask(&rig), Ok(None));
     let path = rig.store.greeting_path("ada.wav");
@@ -257,4 +255,22 @@ fn five_hundred_recordings_at_once_become_five_hundred_messages() {
         assert_eq!(file.metadata().unwrap().len(), 44 + 16_000);
     }
     assert_eq!(rig.handle().snapshot().open, 0);
+}
+
+/// Goal: a message too long for one piece reaches the audio store whole. Method: 6 min of audio is
+/// 5.76 MB, more than the 5 MiB of a piece.
+#[test]
+fn a_long_message_is_stored_in_pieces_and_whole() {
+    let rig = Rig::new();
+    rig.push(FileItem::Begin(Box::new(meta(1))));
+    for minute in 1..=6 {
+        rig.push(FileItem::Block(id(1), vec![minute * 100; 480_000]));
+    }
+    rig.end(1, 2_880_000);
+    rig.request(MailboxRequest::Keep { id: id(1) });
+    assert_eq!(rig.reply(), MailboxReply::Kept { id: id(1), duration: Duration::from_secs(360) });
+    let path = rig.data.path().join(format!("messages/1001/{}.wav", id(1)));
+    let samples = audio::read(&path).unwrap();
+    assert_eq!(samples.len(), 2_880_000);
+    assert!(samples.iter().zip(0..).all(|(&s, n)| i32::from(s) == (n / 480_000 + 1) * 100));
 }

@@ -149,7 +149,7 @@ fn several_openers_migrate_once_and_write_side_by_side() {
 #[test]
 fn a_store_of_a_newer_version_is_refused() {
     let (data, store) = open_with_mailbox();
-    store.connection.pragma_update(None, "user_version", VERSION + 1).unwrap();
+    store.connection.pragma_update(None, "user_version", schema::VERSION + 1).unwrap();
     drop(store);
     assert!(matches!(Store::open(data.path()), Err(StoreError::Newer { found: 2, known: 1 })));
 }
