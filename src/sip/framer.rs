@@ -34,6 +34,12 @@ pub enum Frame {
     Pong,
 }
 
+/// True for a datagram that only keeps a NAT binding open: line ends or zero bytes, or nothing.
+/// No response is due (RFC 5626 §4.4.1 has pings on streams only).
+pub fn is_keep_alive(datagram: &[u8]) -> bool {
+    datagram.iter().all(|b| matches!(b, b'\r' | b'\n' | 0))
+}
+
 /// Why the stream cannot be read any further. Fatal for the connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FrameError {

@@ -45,7 +45,8 @@ impl Params {
 
     /// Sets or adds `name`. A value that is no token nor host is written quoted.
     pub fn set(&mut self, name: &str, value: Option<&str>) {
-        let quoted = value.is_some_and(|v| v.is_empty() || !v.bytes().all(is_value_byte));
+        let bare = |b| is_token_byte(b) || b"[]:".contains(&b);
+        let quoted = value.is_some_and(|v| v.is_empty() || !v.bytes().all(bare));
         let param = Param { name: name.to_owned(), value: value.map(str::to_owned), quoted };
         match self.0.iter_mut().find(|p| p.name.eq_ignore_ascii_case(name)) {
             Some(there) => *there = param,
@@ -146,9 +147,9 @@ impl fmt::Display for Params {
     }
 }
 
-/// A byte of an unquoted value: `token`, `host`, and `=` and `/`, which tags of real phones hold.
+/// A byte of an unquoted value: `token`, `host`, and what real tags and branches hold besides.
 fn is_value_byte(byte: u8) -> bool {
-    is_token_byte(byte) || b"[]:=/&$?@".contains(&byte) || byte >= 0x80
+    is_token_byte(byte) || b"[]:=/&$?@{}|^#".contains(&byte) || byte >= 0x80
 }
 
 /// One hop of the Via list (RFC 3261 §20.42).
@@ -334,8 +335,7 @@ impl fmt::Display for CSeq {
     }
 }
 
-/// One address a call went through before it came here, oldest information last or first as the
-/// list that yielded it says.
+/// One address a call went through before it came here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diverted {
     /// Who diverted the call, or was its target.
@@ -375,12 +375,11 @@ fn reason_cause(headers: &str) -> Option<u16> {
         let (name, value) = pair.split_once('=')?;
         name.eq_ignore_ascii_case("Reason").then(|| unescape(value))
     })?;
-    let (protocol, params) = split_once(reason.as_bytes(), b';');
-    if !trim(protocol).eq_ignore_ascii_case(b"SIP") {
+    let (protocol, params) = reason.split_at(reason.find(';')?);
+    if !protocol.trim().eq_ignore_ascii_case("SIP") {
         return None;
     }
-    let (_, params) = reason.as_bytes().split_at(reason.len() - params?.len() - 1);
-    Params::parse(params).ok()?.value("cause").and_then(|cause| number(cause.as_bytes()))
+    Params::parse(params.as_bytes()).ok()?.value("cause").and_then(|cause| number(cause.as_bytes()))
 }
 
 /// RFC 7544 §6.2: the Diversion word for a cause.
@@ -471,6 +470,16 @@ impl fmt::Display for SessionExpires {
         match self.refresher {
             Some(Refresher::Uac) => f.write_str(";refresher=uac"),
             Some(Refresher::Uas) => f.write_str(";refresher=uas"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for RetryAfter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.delay_s.fmt(f)?;
+        match self.duration_s {
+            Some(duration_s) => write!(f, ";duration={duration_s}"),
             None => Ok(()),
         }
     }
