@@ -1,0 +1,380 @@
+//! The transaction layer of one signalling shard (RFC 3261 §17, RFC 6026), sans-IO.
+//!
+//! Messages and time go in; bytes to send and [`TuEvent`]s for the transaction user come out.
+//! After every input drain [`Layer::poll_transmit`] and [`Layer::poll_event`].
+//!
+//! The layer does by itself: matching (branch, with RFC 2543 as a fallback), retransmission and
+//! its absorption, 100 after 200 ms, ACK of a refusal, 200 or 481 to CANCEL, 482 to a merged
+//! request, 503 when it holds too many transactions, resending of a 2xx until its ACK, `received`
+//! and `rport`. Every transaction dies by a timer, so a user that forgets one leaks nothing.
+//!
+//! Not done, on purpose: `maddr` in a Via is ignored, since a peer could aim our responses at a
+//! third party with it (RFC 3261 §18.2.2 wants it for multicast); CANCEL ends nothing but INVITE.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::flow::{Destination, Flow, FlowId, Transmit};
+use super::message::{Message, Name, Request, Response};
+use super::transaction::Timers;
+use client::Client;
+use key::{AckKey, ClientKey, MergeKey, ServerKey};
+use server::Server;
+use token::Tokens;
+
+mod client;
+mod key;
+mod server;
+mod token;
+
+/// Names a server transaction, for the life of the layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServerId(pub u64);
+
+/// Names a client transaction, for the life of the layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClientId(pub u64);
+
+/// What the layer is told once.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Timer values.
+    pub timers: Timers,
+    /// Goes out as Server in responses and User-Agent in requests; empty: neither.
+    pub server: String,
+    /// Most server transactions at once; one more request is answered 503 without state. Requests
+    /// inside a dialog may use as many again, so that calls can end while new ones are refused.
+    pub server_transactions_max: usize,
+    /// Retry-After of that 503, seconds.
+    pub retry_after_s: u16,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            timers: Timers::default(),
+            server: String::new(),
+            server_transactions_max: 20_000,
+            retry_after_s: 4,
+        }
+    }
+}
+
+/// What the transaction user hears.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TuEvent {
+    /// A new request. Answer with [`Layer::respond`].
+    Request {
+        /// Its transaction.
+        id: ServerId,
+        /// Where it came from.
+        flow: Flow,
+        /// The request, `received` and `rport` noted in its top Via.
+        request: Request,
+    },
+    /// An ACK that acknowledges no refusal: that of a 2xx, each copy, or one that belongs to
+    /// nothing any more.
+    Ack {
+        /// Where it came from.
+        flow: Flow,
+        /// The ACK.
+        request: Request,
+    },
+    /// A CANCEL for an INVITE without final response. It is answered; the INVITE's 487 is yours.
+    Cancelled {
+        /// The INVITE's transaction.
+        id: ServerId,
+    },
+    /// A response, provisional or final; copies are left out, 2xx of other dialogs are not.
+    Response {
+        /// The transaction.
+        id: ClientId,
+        /// The response.
+        response: Response,
+    },
+    /// No final response in time: as good as a 408 (RFC 3261 §8.1.3.1). The transaction is gone.
+    ClientTimeout {
+        /// The transaction.
+        id: ClientId,
+    },
+    /// The message could not be sent: as good as a 503 (RFC 3261 §8.1.3.1). The transaction is
+    /// gone.
+    ClientTransportError {
+        /// The transaction.
+        id: ClientId,
+    },
+    /// The ACK of our final response never came; after a 2xx the call is to be ended with BYE
+    /// (RFC 3261 §13.3.1.4). Or nobody answered the request in time. The transaction is gone.
+    ServerTimeout {
+        /// The transaction.
+        id: ServerId,
+    },
+    /// The connection a request came over closed before its final response. The transaction
+    /// lives: an answer is sent to the address in the Via (RFC 3261 §18.2.2).
+    ServerTransportError {
+        /// The transaction.
+        id: ServerId,
+    },
+}
+
+/// What the layer met. Counters only grow.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Counters {
+    /// Responses that belong to no transaction of ours, dropped.
+    pub stray_responses: u64,
+    /// Requests that lack what matching needs, dropped.
+    pub malformed: u64,
+    /// Copies of messages, absorbed or answered again.
+    pub retransmissions_received: u64,
+    /// Messages we sent again.
+    pub retransmissions_sent: u64,
+    /// 482: requests that came by two paths.
+    pub merged: u64,
+    /// 503: requests beyond `server_transactions_max`.
+    pub overload: u64,
+}
+
+/// Either kind of transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Id {
+    Server(ServerId),
+    Client(ClientId),
+}
+
+/// All transactions of one signalling shard.
+#[derive(Debug)]
+pub struct Layer {
+    config: Config,
+    tokens: Tokens,
+    next_id: u64,
+    servers: HashMap<ServerId, Server>,
+    clients: HashMap<ClientId, Client>,
+    server_keys: HashMap<ServerKey, ServerId>,
+    client_keys: HashMap<ClientKey, ClientId>,
+    /// INVITEs answered with a 2xx, by what their ACK will say.
+    ack_keys: HashMap<AckKey, ServerId>,
+    /// Requests outside dialogs that are unanswered or accepted.
+    merge_keys: HashMap<MergeKey, ServerId>,
+    /// One entry for each transaction: when its next timer is due.
+    timers: BTreeSet<(Instant, Id)>,
+    /// Which transactions a connection carries. Datagram sockets do not close.
+    flows: BTreeSet<(FlowId, Id)>,
+    transmits: VecDeque<Transmit>,
+    events: VecDeque<TuEvent>,
+    counters: Counters,
+}
+
+impl Layer {
+    /// An empty layer. Branches and tags come from `seed`, which must be random in operation.
+    pub fn new(config: Config, seed: u64) -> Self {
+        Self {
+            config,
+            tokens: Tokens::new(seed),
+            next_id: 0,
+            servers: HashMap::new(),
+            clients: HashMap::new(),
+            server_keys: HashMap::new(),
+            client_keys: HashMap::new(),
+            ack_keys: HashMap::new(),
+            merge_keys: HashMap::new(),
+            timers: BTreeSet::new(),
+            flows: BTreeSet::new(),
+            transmits: VecDeque::new(),
+            events: VecDeque::new(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Takes a message that arrived over `flow`.
+    pub fn handle_message(&mut self, now: Instant, flow: Flow, message: Message) {
+        match message {
+            Message::Request(request) => self.handle_request(now, flow, request),
+            Message::Response(response) => self.handle_response(now, flow, response),
+        }
+    }
+
+    /// Answers a request, provisionally or finally. Adds a To tag (but to a 100) and Server where
+    /// they are missing. False: the transaction is gone or has its final response; nothing was
+    /// sent.
+    pub fn respond(&mut self, now: Instant, id: ServerId, response: Response) -> bool {
+        self.respond_as_uas(now, id, response)
+    }
+
+    /// Passes a response from downstream on, our Via already removed: nothing is added, and a 2xx
+    /// is not resent, for the UAS does that (RFC 6026 §7.1). False as for [`Self::respond`].
+    pub fn forward_response(&mut self, now: Instant, id: ServerId, response: Response) -> bool {
+        self.respond_as_proxy(now, id, response)
+    }
+
+    /// The To tag that [`Self::respond`] gives to responses of this transaction, for a dialog made
+    /// from them. `None`: the transaction is gone.
+    pub fn local_tag(&self, id: ServerId) -> Option<&str> {
+        self.servers.get(&id).map(|server| server.local_tag.as_str())
+    }
+
+    /// A new tag, for From of a request outside a dialog.
+    pub fn new_tag(&mut self) -> String {
+        self.tokens.tag()
+    }
+
+    /// Sends a request other than ACK in a new transaction. Adds the top Via, naming `sent_by`,
+    /// and Max-Forwards where it is missing.
+    pub fn request(
+        &mut self,
+        now: Instant,
+        destination: Destination,
+        request: Request,
+        sent_by: SocketAddr,
+    ) -> ClientId {
+        self.start_client(now, destination, request, sent_by)
+    }
+
+    /// Sends the ACK of a 2xx (RFC 3261 §13.2.2.4), a message without transaction. The layer
+    /// keeps it to answer copies of that 2xx, which then no longer reach the user.
+    pub fn ack(&mut self, id: ClientId, destination: Destination, request: Request, sent_by: SocketAddr) {
+        self.send_ack(id, destination, request, sent_by);
+    }
+
+    /// Sends a request without transaction: an ACK that a proxy passes on. Adds the top Via.
+    pub fn send_stateless(&mut self, destination: Destination, mut request: Request, sent_by: SocketAddr) {
+        let branch = self.tokens.branch();
+        self.prepare(&mut request, &destination, sent_by, &branch);
+        self.transmit(destination, Message::Request(request).to_bytes());
+    }
+
+    /// Gives up on an INVITE without final response: CANCEL goes out as soon as a provisional
+    /// response allows (RFC 3261 §9.1). A final response or `ClientTimeout` follows in any case.
+    pub fn cancel(&mut self, now: Instant, id: ClientId) {
+        self.cancel_client(now, id);
+    }
+
+    /// A connection closed. Unanswered requests sent over it fail now.
+    pub fn handle_flow_closed(&mut self, flow: FlowId) {
+        let first = (flow, Id::Server(ServerId(0)));
+        let last = (flow, Id::Client(ClientId(u64::MAX)));
+        let ids: Vec<Id> = self.flows.range(first..=last).map(|(_, id)| *id).collect();
+        for id in ids {
+            self.flows.remove(&(flow, id));
+            match id {
+                Id::Server(id) => self.server_flow_closed(id),
+                Id::Client(id) => self.client_transport_error(id),
+            }
+        }
+    }
+
+    /// No connection could be made to where a message was to go. Unanswered requests to there
+    /// fail now.
+    pub fn handle_send_failed(&mut self, destination: &Destination) {
+        let to_there =
+            |(id, client): (&ClientId, &Client)| (client.destination == *destination).then_some(*id);
+        let ids: Vec<ClientId> = self.clients.iter().filter_map(to_there).collect();
+        for id in ids {
+            self.client_transport_error(id);
+        }
+    }
+
+    /// Lets due timers fire.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some((at, id)) = self.timers.first().copied() {
+            if at > now {
+                break;
+            }
+            match id {
+                Id::Server(id) => self.server_timeout(now, id),
+                Id::Client(id) => self.client_timeout(now, id),
+            }
+        }
+    }
+
+    /// When [`Self::handle_timeout`] is due; `None` without transactions.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// The next message to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// The next thing the transaction user must hear.
+    pub fn poll_event(&mut self) -> Option<TuEvent> {
+        self.events.pop_front()
+    }
+
+    /// Transactions alive, client and server.
+    pub fn len(&self) -> usize {
+        self.servers.len() + self.clients.len()
+    }
+
+    /// True without transactions.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What the layer met so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    fn new_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    fn transmit(&mut self, destination: Destination, bytes: Bytes) {
+        self.transmits.push_back(Transmit { destination, bytes });
+    }
+
+    /// Moves the timer entry of `id` from `old` to `new`.
+    fn reschedule(&mut self, id: Id, old: Option<Instant>, new: Option<Instant>) {
+        if old == new {
+            return;
+        }
+        if let Some(old) = old {
+            self.timers.remove(&(old, id));
+        }
+        if let Some(new) = new {
+            self.timers.insert((new, id));
+        }
+    }
+
+    /// Puts our Via on top, and what a request of our own needs besides. Datagrams ask for the
+    /// source port they were seen with (RFC 3581 §3).
+    fn prepare(&self, request: &mut Request, to: &Destination, sent_by: SocketAddr, branch: &str) {
+        let is_ours = !request.headers.contains(&Name::Via);
+        let transport = destination_transport(to);
+        let rport = if transport.is_reliable() { "" } else { ";rport" };
+        let name = transport.name().to_ascii_uppercase();
+        request.headers.push_front(Name::Via, format!("SIP/2.0/{name} {sent_by};branch={branch}{rport}"));
+        if !request.headers.contains(&Name::MaxForwards) {
+            request.headers.push(Name::MaxForwards, "70"); // RFC 3261 §8.1.1.6
+        }
+        if is_ours && !self.config.server.is_empty() && !request.headers.contains(&Name::UserAgent) {
+            request.headers.push(Name::UserAgent, self.config.server.clone());
+        }
+    }
+}
+
+/// What carries messages to `destination`.
+fn destination_transport(destination: &Destination) -> super::flow::Transport {
+    match destination {
+        Destination::Flow(flow) => flow.transport,
+        Destination::Address { transport, .. } => *transport,
+    }
+}
+
+/// The connection behind `destination`, if it is one that can close.
+fn stream_flow(destination: &Destination) -> Option<FlowId> {
+    match destination {
+        Destination::Flow(flow) if flow.transport.is_reliable() => Some(flow.id),
+        Destination::Flow(_) | Destination::Address { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod loss;

@@ -1,0 +1,403 @@
+//! Server transactions of the layer: requests in, responses out.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use super::key::{AckKey, Identity, MergeKey, ServerKey, default_port};
+use super::{Id, Layer, ServerId, TuEvent, stream_flow};
+use crate::sip::flow::{Destination, Flow};
+use crate::sip::header::Via;
+use crate::sip::message::{Message, Method, Name, Request, Response};
+use crate::sip::transaction::{Notify, ServerInvite, ServerRequest, Step};
+
+/// One server transaction and what its messages need.
+#[derive(Debug)]
+pub(super) struct Server {
+    machine: Machine,
+    key: ServerKey,
+    merge_key: Option<MergeKey>,
+    ack_key: Option<AckKey>,
+    /// Where responses go.
+    destination: Destination,
+    /// Where they go when the connection is gone (RFC 3261 §18.2.2): the source's address, the
+    /// port its Via names.
+    fallback: Destination,
+    /// A 100 for the request: what every response of the layer's own starts from.
+    template: Response,
+    pub(super) local_tag: String,
+    /// The user was told of a CANCEL; a second one tells it nothing new.
+    cancelled: bool,
+    scheduled: Option<Instant>,
+}
+
+#[derive(Debug)]
+enum Machine {
+    Invite(ServerInvite),
+    Request(ServerRequest),
+}
+
+impl Machine {
+    fn copy_arrived(&mut self) -> Step {
+        match self {
+            Self::Invite(machine) => machine.handle_invite(),
+            Self::Request(machine) => machine.handle_request(),
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant) -> Step {
+        match self {
+            Self::Invite(machine) => machine.handle_timeout(now),
+            Self::Request(machine) => machine.handle_timeout(now),
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        match self {
+            Self::Invite(machine) => machine.poll_timeout(),
+            Self::Request(machine) => machine.poll_timeout(),
+        }
+    }
+
+    fn is_unanswered(&self) -> bool {
+        match self {
+            Self::Invite(machine) => machine.is_proceeding(),
+            Self::Request(machine) => machine.is_pending(),
+        }
+    }
+
+    fn is_terminated(&self) -> bool {
+        match self {
+            Self::Invite(machine) => machine.is_terminated(),
+            Self::Request(machine) => machine.is_terminated(),
+        }
+    }
+}
+
+impl Layer {
+    pub(super) fn handle_request(&mut self, now: Instant, flow: Flow, mut request: Request) {
+        let Ok(identity) = Identity::read(&request) else {
+            self.counters.malformed += 1;
+            return;
+        };
+        note_source(&mut request, &identity.via, &flow);
+        if request.method == Method::Ack {
+            return self.handle_ack(now, flow, request, &identity);
+        }
+        let key = identity.server_key(request.method.clone());
+        if let Some(id) = self.server_keys.get(&key).copied() {
+            self.counters.retransmissions_received += 1;
+            return self.step_server(now, id, Machine::copy_arrived);
+        }
+        if request.method == Method::Cancel {
+            return self.handle_cancel(now, &flow, &request, &identity, key);
+        }
+        if self.is_full(!identity.to_tag.is_empty()) {
+            self.counters.overload += 1;
+            let retry_after = self.config.retry_after_s.to_string();
+            let mut response = Response::for_request(&request, 503, "Too Many Transactions");
+            response.headers.push(Name::RetryAfter, retry_after);
+            return self.respond_stateless(&flow, &identity, response);
+        }
+        let merge_key = identity.merge_key(flow.listener, &request.method);
+        if merge_key.as_ref().is_some_and(|key| self.merge_keys.contains_key(key)) {
+            self.counters.merged += 1;
+            let response = Response::for_request(&request, 482, "Loop Detected: Merged Request");
+            return self.respond_stateless(&flow, &identity, response);
+        }
+        let id = self.start_server(now, &flow, &request, &identity, key, merge_key);
+        self.events.push_back(TuEvent::Request { id, flow, request });
+    }
+
+    /// Requests inside dialogs have twice the room.
+    fn is_full(&self, in_dialog: bool) -> bool {
+        let most = self.config.server_transactions_max;
+        self.servers.len() >= if in_dialog { most.saturating_mul(2) } else { most }
+    }
+
+    fn start_server(
+        &mut self,
+        now: Instant,
+        flow: &Flow,
+        request: &Request,
+        identity: &Identity,
+        key: ServerKey,
+        merge_key: Option<MergeKey>,
+    ) -> ServerId {
+        let id = ServerId(self.new_id());
+        let reliable = flow.transport.is_reliable();
+        let machine = if request.method == Method::Invite {
+            Machine::Invite(ServerInvite::new(now, self.config.timers, reliable))
+        } else {
+            Machine::Request(ServerRequest::new(now, self.config.timers, reliable))
+        };
+        let (destination, fallback) = response_destinations(flow, &identity.via);
+        if let Some(flow) = stream_flow(&destination) {
+            self.flows.insert((flow, Id::Server(id)));
+        }
+        if let Some(merge_key) = &merge_key {
+            self.merge_keys.insert(merge_key.clone(), id);
+        }
+        self.server_keys.insert(key.clone(), id);
+        let server = Server {
+            machine,
+            key,
+            merge_key,
+            ack_key: None,
+            destination,
+            fallback,
+            template: Response::for_request(request, 100, "Trying"),
+            local_tag: self.tokens.tag(),
+            cancelled: false,
+            scheduled: None,
+        };
+        self.servers.insert(id, server);
+        self.settle_server(id);
+        id
+    }
+
+    /// RFC 3261 §17.2.3: an ACK belongs to a refusal by the INVITE's branch, to a 2xx by dialog.
+    fn handle_ack(&mut self, now: Instant, flow: Flow, request: Request, identity: &Identity) {
+        let by_branch = self.server_keys.get(&identity.server_key(Method::Invite)).copied();
+        let by_legacy = || {
+            let id = *self.server_keys.get(&identity.legacy_ack_key()?)?;
+            (self.local_tag(id) == Some(&identity.to_tag)).then_some(id)
+        };
+        let by_dialog = || self.ack_keys.get(&identity.ack_key()).copied();
+        let Some(id) = by_branch.or_else(by_legacy).or_else(by_dialog) else {
+            return self.events.push_back(TuEvent::Ack { flow, request });
+        };
+        let mut deliver = false;
+        self.step_server(now, id, |machine| match machine {
+            Machine::Invite(invite) => {
+                let step = invite.handle_ack(now);
+                deliver = step.notify == Notify::Deliver;
+                Step { notify: Notify::Nothing, ..step }
+            }
+            Machine::Request(_) => Step::ABSORB,
+        });
+        if deliver {
+            self.events.push_back(TuEvent::Ack { flow, request });
+        }
+    }
+
+    /// RFC 3261 §9.2.
+    fn handle_cancel(
+        &mut self,
+        now: Instant,
+        flow: &Flow,
+        request: &Request,
+        identity: &Identity,
+        key: ServerKey,
+    ) {
+        let invite = self.server_keys.get(&identity.server_key(Method::Invite)).copied();
+        let Some((invite_id, invite)) = invite.and_then(|id| Some((id, self.servers.get_mut(&id)?))) else {
+            let response = Response::for_request(request, 481, "Call/Transaction Does Not Exist");
+            if self.is_full(true) {
+                return self.respond_stateless(flow, identity, response);
+            }
+            let id = self.start_server(now, flow, request, identity, key, None);
+            self.respond_as_uas(now, id, response);
+            return;
+        };
+        // §9.2: both responses should have the same To tag.
+        let local_tag = invite.local_tag.clone();
+        let tell = invite.machine.is_unanswered() && !invite.cancelled;
+        invite.cancelled |= tell;
+        let id = self.start_server(now, flow, request, identity, key, None);
+        if let Some(cancel) = self.servers.get_mut(&id) {
+            cancel.local_tag = local_tag;
+        }
+        self.respond_as_uas(now, id, Response::for_request(request, 200, "OK"));
+        if tell {
+            self.events.push_back(TuEvent::Cancelled { id: invite_id });
+        }
+    }
+
+    pub(super) fn respond_as_uas(&mut self, now: Instant, id: ServerId, mut response: Response) -> bool {
+        let Some(server) = self.servers.get(&id) else { return false };
+        add_to_tag(&mut response, &server.local_tag);
+        if !self.config.server.is_empty() && !response.headers.contains(&Name::Server) {
+            response.headers.push(Name::Server, self.config.server.clone());
+        }
+        self.answer(now, id, response, ServerInvite::respond)
+    }
+
+    pub(super) fn respond_as_proxy(&mut self, now: Instant, id: ServerId, response: Response) -> bool {
+        self.answer(now, id, response, ServerInvite::forward)
+    }
+
+    fn answer(
+        &mut self,
+        now: Instant,
+        id: ServerId,
+        response: Response,
+        with: fn(&mut ServerInvite, Instant, u16, bytes::Bytes) -> Step,
+    ) -> bool {
+        let Some(server) = self.servers.get_mut(&id) else { return false };
+        let status = response.status;
+        let to_tag = response.to().ok().and_then(|to| to.tag().map(str::to_owned));
+        let bytes = Message::Response(response).to_bytes();
+        let step = match &mut server.machine {
+            Machine::Invite(machine) => with(machine, now, status, bytes),
+            Machine::Request(machine) => machine.respond(now, status, bytes),
+        };
+        let sent = step.transmit.is_some();
+        if sent && (200..300).contains(&status) {
+            self.expect_ack(id, to_tag);
+        }
+        if sent && status >= 300 {
+            // A copy by another path would be refused like this one: nothing to guard any more.
+            if let Some(key) = self.servers.get_mut(&id).and_then(|server| server.merge_key.take()) {
+                self.merge_keys.remove(&key);
+            }
+        }
+        self.take_step(now, id, step);
+        sent
+    }
+
+    /// After a 2xx to an INVITE: its ACK will come with another branch.
+    fn expect_ack(&mut self, id: ServerId, to_tag: Option<String>) {
+        let Some(server) = self.servers.get_mut(&id) else { return };
+        if matches!(server.machine, Machine::Request(_)) {
+            return;
+        }
+        let headers = &server.template.headers;
+        let (Ok(call_id), Ok(from), Ok(cseq)) = (headers.call_id(), headers.from(), headers.cseq()) else {
+            return;
+        };
+        let key = AckKey {
+            call_id: call_id.to_owned(),
+            from_tag: from.tag().unwrap_or_default().to_owned(),
+            to_tag: to_tag.unwrap_or_default(),
+            cseq: cseq.number,
+        };
+        if let Some(old) = server.ack_key.replace(key.clone()) {
+            self.ack_keys.remove(&old);
+        }
+        self.ack_keys.insert(key, id);
+    }
+
+    /// A response without transaction: to what we will not keep state for (RFC 3261 §8.2.7).
+    fn respond_stateless(&mut self, flow: &Flow, identity: &Identity, mut response: Response) {
+        let tag = self.tokens.stateless_tag(&(&identity.call_id, &identity.from_tag, identity.cseq));
+        add_to_tag(&mut response, &tag);
+        if !self.config.server.is_empty() {
+            response.headers.push(Name::Server, self.config.server.clone());
+        }
+        let (destination, _) = response_destinations(flow, &identity.via);
+        self.transmit(destination, Message::Response(response).to_bytes());
+    }
+
+    pub(super) fn server_timeout(&mut self, now: Instant, id: ServerId) {
+        let sent = self.transmits.len();
+        self.step_server(now, id, |machine| machine.handle_timeout(now));
+        self.counters.retransmissions_sent += (self.transmits.len() - sent) as u64;
+    }
+
+    pub(super) fn server_flow_closed(&mut self, id: ServerId) {
+        let Some(server) = self.servers.get_mut(&id) else { return };
+        server.destination = server.fallback;
+        if server.machine.is_unanswered() {
+            self.events.push_back(TuEvent::ServerTransportError { id });
+        }
+    }
+
+    fn step_server(&mut self, now: Instant, id: ServerId, input: impl FnOnce(&mut Machine) -> Step) {
+        if let Some(server) = self.servers.get_mut(&id) {
+            let step = input(&mut server.machine);
+            self.take_step(now, id, step);
+        }
+    }
+
+    /// Does what a machine asks for, then reads its new timer or buries it.
+    fn take_step(&mut self, now: Instant, id: ServerId, step: Step) {
+        let Some(server) = self.servers.get(&id) else { return };
+        if let Some(bytes) = step.transmit {
+            self.transmit(server.destination, bytes);
+        }
+        self.settle_server(id);
+        match step.notify {
+            Notify::Nothing => {}
+            Notify::Timeout => self.events.push_back(TuEvent::ServerTimeout { id }),
+            Notify::Trying => self.respond_from_template(now, id, 100, "Trying"),
+            Notify::Abandoned => {
+                self.respond_from_template(now, id, 500, "No Decision In Time");
+                self.events.push_back(TuEvent::ServerTimeout { id });
+            }
+            Notify::Deliver | Notify::DeliverAndCancel | Notify::Cancel => {
+                unreachable!("server machines never ask for this")
+            }
+        }
+    }
+
+    fn respond_from_template(&mut self, now: Instant, id: ServerId, status: u16, reason: &str) {
+        let Some(server) = self.servers.get(&id) else { return };
+        let mut response = server.template.clone();
+        response.status = status;
+        reason.clone_into(&mut response.reason);
+        self.respond_as_uas(now, id, response);
+    }
+
+    fn settle_server(&mut self, id: ServerId) {
+        let Some(server) = self.servers.get_mut(&id) else { return };
+        let old = server.scheduled;
+        let new = server.machine.poll_timeout();
+        server.scheduled = new;
+        if !server.machine.is_terminated() {
+            return self.reschedule(Id::Server(id), old, new);
+        }
+        self.reschedule(Id::Server(id), old, None);
+        let Some(server) = self.servers.remove(&id) else { return };
+        self.server_keys.remove(&server.key);
+        if let Some(key) = server.merge_key {
+            self.merge_keys.remove(&key);
+        }
+        // A later INVITE with the same numbers may own the entry by now.
+        if let Some(key) = server.ack_key.filter(|key| self.ack_keys.get(key) == Some(&id)) {
+            self.ack_keys.remove(&key);
+        }
+        if let Some(flow) = stream_flow(&server.destination) {
+            self.flows.remove(&(flow, Id::Server(id)));
+        }
+    }
+}
+
+/// Notes in the top Via where the request really came from (RFC 3261 §18.2.1, RFC 3581 §4).
+fn note_source(request: &mut Request, via: &Via, flow: &Flow) {
+    let source = flow.remote.ip().to_canonical();
+    let asks_for_port = via.has_rport();
+    if via.host.address() == Some(source) && !asks_for_port {
+        return;
+    }
+    let mut via = via.clone();
+    via.params.set("received", Some(&source.to_string()));
+    if asks_for_port {
+        via.params.set("rport", Some(&flow.remote.port().to_string()));
+    }
+    request.headers.remove_first_value(&Name::Via);
+    request.headers.push_front(Name::Via, via.to_string());
+}
+
+/// Where responses go, and where when that connection is gone (RFC 3261 §18.2.2, RFC 3581 §4).
+fn response_destinations(flow: &Flow, via: &Via) -> (Destination, Destination) {
+    let via_port = via.port.filter(|port| *port != 0).unwrap_or_else(|| default_port(via));
+    let remote = SocketAddr::new(flow.remote.ip(), via_port);
+    let transport = flow.transport;
+    if transport.is_reliable() {
+        let fallback = Destination::Address { transport, remote, listener: flow.listener };
+        return (Destination::Flow(*flow), fallback);
+    }
+    let remote = if via.has_rport() { flow.remote } else { remote };
+    let there = Destination::Flow(Flow { remote, ..*flow });
+    (there, there)
+}
+
+/// RFC 3261 §8.2.6.2: every response but 100 has a To tag.
+fn add_to_tag(response: &mut Response, tag: &str) {
+    let Some(to) = response.headers.first(&Name::To) else { return };
+    let has_tag = response.to().is_ok_and(|to| to.tag().is_some());
+    if response.status > 100 && !has_tag {
+        let to = format!("{};tag={tag}", String::from_utf8_lossy(to));
+        response.headers.set(Name::To, to);
+    }
+}
