@@ -1,3 +1,5 @@
 //! A call's legs: dialog and media joined. No database, no sockets.
 
+pub mod inbound;
+pub mod outcome;
 pub mod target;

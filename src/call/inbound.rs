@@ -1,0 +1,589 @@
+//! An inbound call: the dialog a caller opened with us, and the leg that carries its media.
+//!
+//! RFC 3261 §13.3 (UAS), §14.2 (re-INVITE), §15 (BYE); RFC 3264 through `sdp`; RFC 4028 session
+//! timers. The call asks for its leg with an [`Order`], answers once the leg is open, and is over
+//! when the leg has reported its final counters.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::base::id::LegId;
+use crate::call::outcome::{End, EndCause, Output};
+use crate::media::order::{LegPlan, LegStats, MediaPlan, Order};
+use crate::sdp::{self, LocalMedia, Negotiated, Origin};
+use crate::sip::dialog::{Dialog, DialogId};
+use crate::sip::flow::{Destination, Flow, FlowId};
+use crate::sip::layer::{ClientId, ServerId};
+use crate::sip::message::{Method, Name, Request, Response};
+use crate::sip::session_timer::{self, SessionEvent, SessionRules, SessionTimer};
+use crate::sip::target;
+use crate::sip::uas::{UasRules, refuse};
+use crate::sip::uri::{Host, SipUri, Uri};
+
+/// What every call of a worker has in common.
+#[derive(Debug, Clone)]
+pub struct CallRules {
+    /// Codecs, address, NAT.
+    pub local: LocalMedia,
+    /// RTCP canonical name.
+    pub cname: String,
+    /// No RTP for this long ends the call.
+    pub media_timeout: Duration,
+    /// Longest call.
+    pub duration_max: Duration,
+    /// Session intervals we ask for and accept.
+    pub session: SessionRules,
+    /// What we serve, for Allow, Accept and Supported.
+    pub uas: UasRules,
+}
+
+#[derive(Debug)]
+enum State {
+    /// The mailbox is looked up.
+    Routing,
+    /// The leg is asked for.
+    Opening,
+    /// The leg is open and 180 sent; the worker says when to answer.
+    Ringing { rtp_port: u16 },
+    /// 200 is sent, ACK awaited.
+    Answered { rtp_port: u16, at: Instant },
+    /// Both sides agree on a dialog.
+    Established { rtp_port: u16, at: Instant },
+    /// The dialog is over, the leg is closing.
+    Closing { cause: EndCause, talked: Option<Duration> },
+    /// All is over and said.
+    Ended,
+}
+
+/// A re-INVITE that was answered but not acknowledged.
+#[derive(Debug)]
+struct Reinvite {
+    cseq: u32,
+    /// We made the offer; the answer comes in the ACK.
+    offered: bool,
+}
+
+/// An inbound call.
+#[derive(Debug)]
+pub struct InboundCall {
+    leg: LegId,
+    state: State,
+    flow: Flow,
+    server: ServerId,
+    invite: Request,
+    dialog: Dialog,
+    origin: Origin,
+    /// The INVITE's offer, if it had one.
+    offer: Option<Negotiated>,
+    plan: Option<MediaPlan>,
+    reinvite: Option<Reinvite>,
+    /// What the INVITE's 200 will say about the session interval.
+    interval: Option<session_timer::Negotiated>,
+    session: Option<SessionTimer>,
+    refresh: Option<(ClientId, Request)>,
+    /// The caller's connection is gone; requests need a new one.
+    flow_closed: bool,
+    ends_at: Option<Instant>,
+    outputs: VecDeque<Output>,
+}
+
+impl InboundCall {
+    /// Takes an INVITE outside a dialog and answers 100.
+    ///
+    /// `local_tag` is the To tag of all our responses.
+    ///
+    /// # Errors
+    /// The final response to an INVITE that cannot become a call: 400, 422 or 488.
+    pub fn new(
+        leg: LegId,
+        server: ServerId,
+        flow: Flow,
+        invite: Request,
+        local_tag: &str,
+        rules: &CallRules,
+    ) -> Result<Self, Box<Response>> {
+        let offer = read_offer(&invite, rules)?;
+        let interval = session_timer::answer(&invite, &rules.session)?;
+        let dialog = Dialog::uas(&invite, local_tag, &contact(&invite, &flow));
+        let dialog =
+            dialog.map_err(|error| refusal(&invite, 400, "Bad Request", &error.to_string(), rules))?;
+        let plan = offer.as_ref().map(|offer| offer.plan().clone());
+        let trying = Response::for_request(&invite, 100, "Trying");
+        let outputs = VecDeque::from([Output::Respond(server, trying)]);
+        Ok(Self {
+            leg,
+            state: State::Routing,
+            flow,
+            server,
+            dialog,
+            origin: Origin::new(leg.0),
+            invite,
+            offer,
+            plan,
+            reinvite: None,
+            interval,
+            session: None,
+            refresh: None,
+            flow_closed: false,
+            ends_at: None,
+            outputs,
+        })
+    }
+
+    /// Whom the dialog is with.
+    pub fn dialog_id(&self) -> &DialogId {
+        self.dialog.id()
+    }
+
+    /// The INVITE that opened the call.
+    pub fn invite(&self) -> &Request {
+        &self.invite
+    }
+
+    /// What was agreed on last.
+    pub fn plan(&self) -> Option<&MediaPlan> {
+        self.plan.as_ref()
+    }
+
+    /// True until the dialog begins to end.
+    pub fn is_alive(&self) -> bool {
+        !matches!(self.state, State::Closing { .. } | State::Ended)
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`InboundCall::handle_timeout`] is due.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if !matches!(self.state, State::Established { .. }) {
+            return None;
+        }
+        self.ends_at.into_iter().chain(self.session.as_ref().and_then(SessionTimer::poll_timeout)).min()
+    }
+
+    /// There is a mailbox: ask for a leg and ring.
+    pub fn accept(&mut self, rules: &CallRules) {
+        if let State::Routing = self.state {
+            let plan = LegPlan {
+                media: self.plan.clone(),
+                cname: rules.cname.clone(),
+                media_timeout: rules.media_timeout,
+            };
+            self.outputs.push_back(Output::Order(Order::Open(self.leg, Box::new(plan))));
+            let invite = self.invite.clone();
+            let ringing = self.response(&invite, 180, "Ringing", rules);
+            self.outputs.push_back(Output::Respond(self.server, ringing));
+            self.state = State::Opening;
+        }
+    }
+
+    /// Refuses the INVITE; without effect once it is answered.
+    pub fn refuse(&mut self, response: Response) {
+        let status = response.status;
+        let has_leg = match self.state {
+            State::Routing => false,
+            State::Opening | State::Ringing { .. } => true,
+            State::Answered { .. } | State::Established { .. } | State::Closing { .. } | State::Ended => {
+                return;
+            }
+        };
+        self.outputs.push_back(Output::Respond(self.server, response));
+        self.close(EndCause::Refused(status), None, has_leg);
+    }
+
+    /// The shard could not open the leg.
+    pub fn handle_open_failed(&mut self, response: Response) {
+        if let State::Opening = self.state {
+            let cause = EndCause::Refused(response.status);
+            self.outputs.push_back(Output::Respond(self.server, response));
+            self.close(cause, None, false);
+        } else {
+            // Refused or cancelled meanwhile: there is no leg to wait for.
+            self.handle_closed(None);
+        }
+    }
+
+    /// The shard opened the leg.
+    pub fn handle_opened(&mut self, rtp_port: u16) {
+        if let State::Opening = self.state {
+            self.state = State::Ringing { rtp_port };
+        }
+    }
+
+    /// Answers the INVITE with 200.
+    pub fn answer(&mut self, now: Instant, rules: &CallRules) {
+        let State::Ringing { rtp_port } = self.state else {
+            return;
+        };
+        let sdp = match &self.offer {
+            Some(offer) => self.origin.answer(offer, rtp_port),
+            None => self.origin.offer(&rules.local, rtp_port),
+        };
+        let invite = self.invite.clone();
+        let mut response = self.response(&invite, 200, "OK", rules);
+        describe(&mut response, sdp);
+        self.agree_on_interval(now, self.interval, &mut response);
+        self.outputs.push_back(Output::Respond(self.server, response));
+        self.state = State::Answered { rtp_port, at: now };
+        self.ends_at = Some(now + rules.duration_max);
+    }
+
+    /// An ACK of a 2xx in this dialog.
+    pub fn handle_ack(&mut self, now: Instant, ack: &Request, rules: &CallRules) {
+        match self.state {
+            State::Answered { rtp_port, at } => {
+                if self.offer.is_none() && !self.take_answer(now, ack, rules) {
+                    return;
+                }
+                self.state = State::Established { rtp_port, at };
+                self.outputs.push_back(Output::Started);
+            }
+            State::Established { .. } => {
+                let ours = |reinvite: &Reinvite| ack.cseq().is_ok_and(|cseq| cseq.number == reinvite.cseq);
+                if let Some(reinvite) = self.reinvite.take_if(|reinvite| ours(reinvite))
+                    && reinvite.offered
+                {
+                    self.take_answer(now, ack, rules);
+                }
+            }
+            State::Routing
+            | State::Opening
+            | State::Ringing { .. }
+            | State::Closing { .. }
+            | State::Ended => {}
+        }
+    }
+
+    /// CANCEL of the INVITE.
+    pub fn handle_cancel(&mut self) {
+        self.terminate_invite(EndCause::Cancelled);
+    }
+
+    /// A request inside the dialog, other than ACK and CANCEL.
+    pub fn handle_request(&mut self, now: Instant, server: ServerId, request: &Request, rules: &CallRules) {
+        let response = match self.dialog.accept(request) {
+            Err(400) => *refusal(request, 400, "Bad Request", "no CSeq", rules),
+            Err(status) => *refusal(request, status, "Server Internal Error", "CSeq out of order", rules),
+            Ok(()) => match request.method {
+                Method::Bye => self.handle_bye(now, request),
+                Method::Invite => self.handle_reinvite(now, request, rules),
+                Method::Update => self.handle_update(now, request, rules),
+                // OPTIONS: `uas::inspect` lets nothing else through.
+                _ => {
+                    let mut response = self.response(request, 200, "OK", rules);
+                    response.headers.push(Name::Accept, rules.uas.accept());
+                    response
+                }
+            },
+        };
+        self.outputs.push_back(Output::Respond(server, response));
+    }
+
+    /// The id of the request just sent; a session refresh is remembered by it.
+    pub fn sent(&mut self, client: ClientId, request: Request) {
+        if request.method != Method::Bye {
+            self.refresh = Some((client, request));
+        }
+    }
+
+    /// A connection closed; if it was the caller's, our next request opens one to the Contact.
+    pub fn handle_flow_closed(&mut self, flow: FlowId) {
+        self.flow_closed |= self.flow.id == flow;
+    }
+
+    /// The response to a request of ours in the dialog. Gives the ACK when it is a 2xx to INVITE.
+    pub fn handle_response(
+        &mut self,
+        now: Instant,
+        client: ClientId,
+        response: &Response,
+    ) -> Option<Request> {
+        if response.status < 200 {
+            return None;
+        }
+        let (_, request) = self.refresh.take_if(|(refresh, _)| *refresh == client)?;
+        self.dialog.handle_response(response);
+        match response.status {
+            200..=299 => self.refreshed(now, &request, response),
+            // RFC 3261 §12.2.1.2: the dialog is gone.
+            408 | 481 => self.hang_up(now, EndCause::PeerLost),
+            // RFC 3261 §14.1: glare and other refusals leave the session as it is; the interval
+            // runs on.
+            _ => {}
+        }
+        let cseq = response.cseq().ok()?;
+        (cseq.method == Method::Invite && response.status < 300).then(|| self.dialog.ack(cseq.number))
+    }
+
+    /// A request of ours was never answered or could not be sent.
+    pub fn handle_client_failed(&mut self, now: Instant, client: ClientId) {
+        if self.refresh.take_if(|(refresh, _)| *refresh == client).is_some() {
+            self.hang_up(now, EndCause::PeerLost);
+        }
+    }
+
+    /// The ACK of our final response never came.
+    pub fn handle_no_ack(&mut self, now: Instant, server: ServerId) {
+        if server == self.server || self.reinvite.is_some() {
+            self.hang_up(now, EndCause::NoAck);
+        }
+    }
+
+    /// Ends the call from our side: BYE, or a refusal while it is not answered.
+    pub fn hang_up(&mut self, now: Instant, cause: EndCause) {
+        match self.state {
+            State::Answered { at, .. } | State::Established { at, .. } => {
+                let mut bye = self.dialog.request(Method::Bye);
+                bye.headers.push(Name::Reason, format!("SIP;cause=200;text=\"{cause}\""));
+                self.outputs.push_back(Output::Request(self.destination(), bye));
+                self.close(cause, Some(now - at), true);
+            }
+            State::Routing | State::Opening | State::Ringing { .. } => self.terminate_invite(cause),
+            State::Closing { .. } | State::Ended => {}
+        }
+    }
+
+    /// The leg is gone.
+    pub fn handle_closed(&mut self, stats: Option<Box<LegStats>>) {
+        if let State::Closing { cause, talked } = self.state {
+            self.outputs.push_back(Output::Ended(End { cause, stats, talked }));
+            self.state = State::Ended;
+        }
+    }
+
+    /// Runs what is due: session refresh, session expiry, the longest call.
+    pub fn handle_timeout(&mut self, now: Instant, rules: &CallRules) {
+        if self.ends_at.is_some_and(|at| at <= now) {
+            self.ends_at = None;
+            self.hang_up(now, EndCause::DurationLimit);
+            return;
+        }
+        match self.session.as_mut().and_then(|session| session.handle_timeout(now)) {
+            Some(SessionEvent::Refresh) => self.send_refresh(rules),
+            Some(SessionEvent::Expired) => self.hang_up(now, EndCause::SessionExpired),
+            None => {}
+        }
+    }
+
+    fn handle_bye(&mut self, now: Instant, request: &Request) -> Response {
+        match self.state {
+            State::Answered { at, .. } | State::Established { at, .. } => {
+                self.close(EndCause::CallerHungUp, Some(now - at), true);
+            }
+            // RFC 3261 §15.1.2: the INVITE of an early dialog is answered 487.
+            State::Routing | State::Opening | State::Ringing { .. } => {
+                self.terminate_invite(EndCause::CallerHungUp);
+            }
+            State::Closing { .. } | State::Ended => {}
+        }
+        Response::for_request(request, 200, "OK")
+    }
+
+    fn handle_reinvite(&mut self, now: Instant, request: &Request, rules: &CallRules) -> Response {
+        let State::Established { rtp_port, .. } = self.state else {
+            return self.busy_with_invite(request, rules);
+        };
+        // RFC 3261 §14.2.
+        if self.refresh.is_some() {
+            return *refusal(request, 491, "Request Pending", "a session refresh is under way", rules);
+        }
+        if self.reinvite.is_some() {
+            return self.busy_with_invite(request, rules);
+        }
+        let cseq = request.cseq().map_or(0, |cseq| cseq.number);
+        match self.renegotiate(now, request, rtp_port, rules, true) {
+            Ok((response, offered)) => {
+                self.reinvite = Some(Reinvite { cseq, offered });
+                response
+            }
+            Err(response) => *response,
+        }
+    }
+
+    fn handle_update(&mut self, now: Instant, request: &Request, rules: &CallRules) -> Response {
+        let rtp_port = match self.state {
+            State::Ringing { rtp_port }
+            | State::Answered { rtp_port, .. }
+            | State::Established { rtp_port, .. } => rtp_port,
+            State::Routing | State::Opening | State::Closing { .. } | State::Ended => {
+                return *refusal(request, 481, "Call Does Not Exist", "the call is not up", rules);
+            }
+        };
+        // RFC 3311 §5.2: an offer has to wait for the one under way.
+        if !request.body.is_empty() && !matches!(self.state, State::Established { .. }) {
+            return self.busy_with_invite(request, rules);
+        }
+        self.renegotiate(now, request, rtp_port, rules, false).map_or_else(|refused| *refused, |(ok, _)| ok)
+    }
+
+    /// Answers a re-INVITE or UPDATE. The flag tells that the answer carries our offer.
+    fn renegotiate(
+        &mut self,
+        now: Instant,
+        request: &Request,
+        rtp_port: u16,
+        rules: &CallRules,
+        must_describe: bool,
+    ) -> Result<(Response, bool), Box<Response>> {
+        let offer = read_offer(request, rules)?;
+        let interval = session_timer::answer(request, &rules.session)?;
+        let mut response = self.response(request, 200, "OK", rules);
+        let offered = offer.is_none() && must_describe;
+        match offer {
+            Some(offer) => {
+                describe(&mut response, self.origin.answer(&offer, rtp_port));
+                self.adopt(offer.plan().clone());
+            }
+            None if must_describe => describe(&mut response, self.origin.offer(&rules.local, rtp_port)),
+            None => {}
+        }
+        self.agree_on_interval(now, interval, &mut response);
+        Ok((response, offered))
+    }
+
+    fn adopt(&mut self, plan: MediaPlan) {
+        self.plan = Some(plan.clone());
+        self.outputs.push_back(Output::Order(Order::Update(self.leg, Box::new(plan))));
+    }
+
+    /// Reads the SDP answer in an ACK; a bad one ends the call.
+    fn take_answer(&mut self, now: Instant, ack: &Request, rules: &CallRules) -> bool {
+        match sdp::read_answer(&rules.local, &ack.body) {
+            Ok(plan) => {
+                self.adopt(plan);
+                true
+            }
+            Err(error) => {
+                tracing::warn!(peer = %self.flow.remote, %error, "the SDP answer in an ACK cannot be used");
+                self.hang_up(now, EndCause::BadAnswer);
+                false
+            }
+        }
+    }
+
+    fn terminate_invite(&mut self, cause: EndCause) {
+        let has_leg = match self.state {
+            State::Routing => false,
+            State::Opening | State::Ringing { .. } => true,
+            State::Answered { .. } | State::Established { .. } | State::Closing { .. } | State::Ended => {
+                return;
+            }
+        };
+        let response = Response::for_request(&self.invite, 487, "Request Terminated");
+        self.outputs.push_back(Output::Respond(self.server, response));
+        self.close(cause, None, has_leg);
+    }
+
+    fn close(&mut self, cause: EndCause, talked: Option<Duration>, has_leg: bool) {
+        self.state = State::Closing { cause, talked };
+        if has_leg {
+            self.outputs.push_back(Output::Order(Order::Close(self.leg)));
+        } else {
+            self.handle_closed(None);
+        }
+    }
+
+    /// RFC 4028 §9: the 2xx says the interval, and the timer starts with it.
+    fn agree_on_interval(
+        &mut self,
+        now: Instant,
+        interval: Option<session_timer::Negotiated>,
+        response: &mut Response,
+    ) {
+        if let Some(interval) = &interval {
+            interval.write(response);
+        }
+        self.session = interval.map(|interval| SessionTimer::uas(now, interval));
+    }
+
+    fn refreshed(&mut self, now: Instant, request: &Request, response: &Response) {
+        let agreed = session_timer::read_answer(request, response);
+        self.session = agreed.map(|agreed| SessionTimer::uac(now, agreed));
+    }
+
+    fn send_refresh(&mut self, rules: &CallRules) {
+        let (State::Established { rtp_port, .. }, Some(session)) = (&self.state, &self.session) else {
+            return;
+        };
+        let method = session.refresh_method();
+        let mut request = self.dialog.request(method.clone());
+        session.offer(&mut request);
+        request.headers.push(Name::Supported, rules.uas.supported());
+        request.headers.push(Name::Allow, rules.uas.allow());
+        if method == Method::Invite {
+            request.headers.push(Name::ContentType, "application/sdp");
+            request.body = self.origin.offer(&rules.local, *rtp_port);
+        }
+        self.outputs.push_back(Output::Request(self.destination(), request));
+    }
+
+    /// Where our requests go: back where the INVITE came from while that stands, for behind a NAT
+    /// nothing else arrives; along the route set if there is one (RFC 3261 §12.2.1.1).
+    fn destination(&self) -> Destination {
+        let direct = self.dialog.next_hop() == self.dialog.remote_target();
+        if direct && !self.flow_closed {
+            return Destination::Flow(self.flow);
+        }
+        match target::resolve(self.dialog.next_hop()) {
+            Some((transport, remote)) => {
+                Destination::Address { transport, remote, listener: self.flow.listener }
+            }
+            None => Destination::Flow(self.flow),
+        }
+    }
+
+    /// RFC 3261 §14.2: a second INVITE before the first is done.
+    fn busy_with_invite(&self, request: &Request, rules: &CallRules) -> Response {
+        let why = "an INVITE of this dialog is under way";
+        let mut response = *refusal(request, 500, "Server Internal Error", why, rules);
+        // "A randomly chosen value of between 0 and 10 seconds": the leg's number spreads them.
+        response.headers.push(Name::RetryAfter, (self.leg.0 % 10 + 1).to_string());
+        response
+    }
+
+    /// A response in the dialog that tells what we serve.
+    fn response(&mut self, request: &Request, status: u16, reason: &str, rules: &CallRules) -> Response {
+        let mut response = self.dialog.response(request, status, reason);
+        response.headers.push(Name::Allow, rules.uas.allow());
+        response.headers.push(Name::Supported, rules.uas.supported());
+        response
+    }
+}
+
+/// Where the caller reaches this dialog: the called user at the address the INVITE came to.
+fn contact(invite: &Request, flow: &Flow) -> String {
+    let mut uri = SipUri::new(None, Host::from(flow.local.ip()), Some(flow.local.port()));
+    if let Ok(Uri::Sip(called)) = invite.uri() {
+        uri.user = called.user;
+    }
+    uri.params.set("transport", Some(flow.transport.name()));
+    format!("<{uri}>")
+}
+
+/// The offer in a request; `None` without a body.
+fn read_offer(request: &Request, rules: &CallRules) -> Result<Option<Negotiated>, Box<Response>> {
+    if request.body.is_empty() {
+        return Ok(None);
+    }
+    let negotiated = sdp::parse(&request.body).and_then(|offer| sdp::negotiate(&offer, &rules.local));
+    negotiated.map(Some).map_err(|error| {
+        let reason = if error.status() == 400 { "Bad Request" } else { "Not Acceptable Here" };
+        let mut response = Response::for_request(request, error.status(), reason);
+        let warning = format!("{} {} \"{error}\"", error.warn_code(), rules.uas.agent);
+        response.headers.push(Name::Warning, warning);
+        Box::new(response)
+    })
+}
+
+fn refusal(request: &Request, status: u16, reason: &str, why: &str, rules: &CallRules) -> Box<Response> {
+    Box::new(refuse(request, &rules.uas.agent, status, reason, why))
+}
+
+fn describe(response: &mut Response, sdp: Bytes) {
+    response.headers.push(Name::ContentType, "application/sdp");
+    response.body = sdp;
+}
