@@ -512,3 +512,55 @@ fn a_port_in_use_is_reported_with_its_address() {
     assert!(error.to_string().contains(&address.to_string()), "{error}");
     assert!(told.unwrap().is_err());
 }
+
+/// Goal: whatever arrives, the shard answers the next peer, over TCP and UDP.
+/// Method: mutated requests in random pieces; after each round a good request. Runs
+/// `VOXRING_FUZZ_SECONDS` (default 2), prints its seed, `VOXRING_SEED` replays.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a time budget, not protocol time")]
+fn mutated_requests_never_stop_the_shard() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let seed = number("VOXRING_SEED").unwrap_or(now.map_or(0, |age| age.as_secs()));
+    println!("VOXRING_SEED={seed} cargo test --test signal -- mutated");
+    let mut state = seed | 1;
+    let mut random = move |bound: usize| {
+        // Xorshift: plain and good enough to choose bytes.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state % 0xFFFF_FFFF).unwrap() % bound
+    };
+    let shard = Shard::start_with(|config| config.connections_max = 64);
+    let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let base = (options(1) + &request("INVITE", 2, "v=0\r\n") + "\r\n\r\n" + &options(3)).into_bytes();
+    let start = Instant::now();
+    let mut rounds = 0;
+    while start.elapsed() < Duration::from_secs(number("VOXRING_FUZZ_SECONDS").unwrap_or(2)) {
+        let mut bytes = base.clone();
+        for _ in 0..=random(6) {
+            let at = random(bytes.len());
+            match random(4) {
+                0 => bytes[at] = b"\r\n :;,<>\"0129\0\xFF"[random(15)],
+                1 => bytes.truncate(at.max(1)),
+                2 => drop(bytes.remove(at)),
+                _ => bytes.splice(at..at, base[..random(60)].to_vec()).for_each(drop),
+            }
+            if bytes.len() < 2 {
+                break;
+            }
+        }
+        udp.send_to(&bytes, shard.addresses[1]).unwrap();
+        let mut mutant = shard.client();
+        for piece in bytes.chunks(1 + random(200)) {
+            if mutant.write_all(piece).is_err() {
+                break;
+            }
+        }
+        let mut client = shard.client();
+        client.write_all(options(9).as_bytes()).unwrap();
+        assert_eq!(responses(&mut client, 1), [ok(9)], "seed {seed}, round {rounds}");
+        rounds += 1;
+    }
+    println!("{rounds} rounds, {:?}", shard.counters);
+}
