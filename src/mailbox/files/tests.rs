@@ -104,10 +104,10 @@ fn live(data: &Path, steps: Option<u32>, items: Vec<FileItem>, requests: Vec<Mai
 
 /// Messages with their audio, as a listener would find them. Checks that nothing else lies about.
 fn listen(data: &Path) -> Vec<(Message, Vec<i16>)> {
-    let mut store = Store::open(data).unwrap();
-    if store.is_empty().unwrap() {
-        store.add_demo_mailboxes(&["1001"]).unwrap();
-    }
+    let store = Store::open(data).unwrap();
+    // Past the store: hashing a PIN takes longer than everything else in these tests.
+    let database = rusqlite::Connection::open(data.join("voxring.db")).unwrap();
+    database.execute("INSERT OR IGNORE INTO mailboxes VALUES ('1001', 'Ada', '', NULL, 0)", []).unwrap();
     let messages = store.messages("1001").unwrap();
     let voice = messages.iter().filter(|m| m.kind == MessageKind::Voice).count();
     let mut files = files_in(&data.join("messages/1001"));
