@@ -265,16 +265,26 @@ impl Desk {
                 let desk = Rc::clone(self);
                 self.spawn(async move { desk.miss(&meta).await });
             }
-            // What never was, or is thrown away as it comes, is discarded already.
-            MailboxRequest::Discard { id } => self.reply(MailboxReply::Discarded { id }),
+            // What never was, or is thrown away as it comes, is discarded already; but its `Begin`
+            // may still be behind what this turn could not take.
+            MailboxRequest::Discard { id } if !self.is_backed_up() => {
+                self.reply(MailboxReply::Discarded { id });
+            }
             request if now.duration_since(since) < UNKNOWN_MAX => self.wait(since, request),
             MailboxRequest::Review { token, id } => {
                 let samples = Err("no such recording".into());
                 self.reply(MailboxReply::Review { token, id, samples });
             }
-            MailboxRequest::Keep { id } => self.fail(id, "no such recording"),
+            MailboxRequest::Keep { id } | MailboxRequest::Discard { id } => {
+                self.fail(id, "no such recording");
+            }
             MailboxRequest::Lookup { .. } | MailboxRequest::LoadGreeting { .. } => {}
         }
+    }
+
+    /// A shard's queue holds more than this turn could take.
+    fn is_backed_up(&self) -> bool {
+        self.ends.config.files.iter().any(|queue| !queue.is_empty())
     }
 
     fn wait(&self, since: Instant, request: MailboxRequest) {
