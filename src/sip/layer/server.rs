@@ -27,6 +27,8 @@ pub(super) struct Server {
     pub(super) local_tag: String,
     /// The user was told of a CANCEL; a second one tells it nothing new.
     cancelled: bool,
+    /// The layer answered in place of a user that never did, and told it so.
+    abandoned: bool,
     scheduled: Option<Instant>,
 }
 
@@ -148,6 +150,7 @@ impl Layer {
             template: Response::for_request(request, 100, "Trying"),
             local_tag: self.tokens.tag(),
             cancelled: false,
+            abandoned: false,
             scheduled: None,
         };
         self.servers.insert(id, server);
@@ -311,13 +314,17 @@ impl Layer {
 
     /// Does what a machine asks for, then reads its new timer or buries it.
     fn take_step(&mut self, now: Instant, id: ServerId, step: Step) {
-        let Some(server) = self.servers.get(&id) else { return };
+        let Some(server) = self.servers.get_mut(&id) else { return };
+        let told = server.abandoned;
+        server.abandoned |= step.notify == Notify::Abandoned;
+        let destination = server.destination;
         if let Some(bytes) = step.transmit {
-            self.transmit(server.destination, bytes);
+            self.transmit(destination, bytes);
         }
         self.settle_server(id);
         match step.notify {
             Notify::Nothing => {}
+            Notify::Timeout if told => {}
             Notify::Timeout => self.events.push_back(TuEvent::ServerTimeout { id }),
             Notify::Trying => self.respond_from_template(now, id, 100, "Trying"),
             Notify::Abandoned => {
