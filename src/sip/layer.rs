@@ -48,6 +48,9 @@ pub struct Config {
     /// Most server transactions at once; one more request is answered 503 without state. Requests
     /// inside a dialog may use as many again, so that calls can end while new ones are refused.
     pub server_transactions_max: usize,
+    /// Most bytes server transactions keep of their requests and responses, about; beyond, the
+    /// same 503. A few hundred bytes a request are usual, so only an attack gets here.
+    pub server_bytes_max: usize,
     /// Retry-After of that 503, seconds.
     pub retry_after_s: u16,
 }
@@ -58,6 +61,7 @@ impl Default for Config {
             timers: Timers::default(),
             server: String::new(),
             server_transactions_max: 20_000,
+            server_bytes_max: 64 << 20,
             retry_after_s: 4,
         }
     }
@@ -133,7 +137,7 @@ pub struct Counters {
     pub retransmissions_sent: u64,
     /// 482: requests that came by two paths.
     pub merged: u64,
-    /// 503: requests beyond `server_transactions_max`.
+    /// 503: requests beyond `server_transactions_max` or `server_bytes_max`.
     pub overload: u64,
 }
 
@@ -152,6 +156,8 @@ pub struct Layer {
     next_id: u64,
     servers: HashMap<ServerId, Server>,
     clients: HashMap<ClientId, Client>,
+    /// What all `servers` keep together.
+    server_bytes: usize,
     server_keys: HashMap<ServerKey, ServerId>,
     client_keys: HashMap<ClientKey, ClientId>,
     /// INVITEs answered with a 2xx, by what their ACK will say.
@@ -176,6 +182,7 @@ impl Layer {
             next_id: 0,
             servers: HashMap::new(),
             clients: HashMap::new(),
+            server_bytes: 0,
             server_keys: HashMap::new(),
             client_keys: HashMap::new(),
             ack_keys: HashMap::new(),
@@ -378,3 +385,5 @@ fn stream_flow(destination: &Destination) -> Option<FlowId> {
 mod tests;
 #[cfg(test)]
 mod loss;
+#[cfg(test)]
+mod chaos;

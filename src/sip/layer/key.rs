@@ -104,8 +104,9 @@ impl Identity {
 
     fn legacy_key(&self, method: Method, to_tag: String) -> ServerKey {
         ServerKey::Legacy {
-            via: self.via_field.clone(),
-            uri: self.uri.clone(),
+            // Copies: a slice would keep the whole message alive.
+            via: Bytes::copy_from_slice(&self.via_field),
+            uri: Bytes::copy_from_slice(&self.uri),
             call_id: self.call_id.clone(),
             from_tag: self.from_tag.clone(),
             to_tag,

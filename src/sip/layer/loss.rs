@@ -14,10 +14,10 @@ use crate::sip::flow::Transport;
 use crate::sip::message::Method;
 
 /// SplitMix64: enough to shake a state machine.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -25,11 +25,11 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    fn percent(&mut self, chance: u64) -> bool {
+    pub(super) fn percent(&mut self, chance: u64) -> bool {
         self.next() % 100 < chance
     }
 
-    fn up_to_ms(&mut self, most: u64) -> Duration {
+    pub(super) fn up_to_ms(&mut self, most: u64) -> Duration {
         Duration::from_millis(self.next() % most)
     }
 }

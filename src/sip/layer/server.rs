@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use bytes::Bytes;
+
 use super::key::{AckKey, Identity, MergeKey, ServerKey, default_port};
 use super::{Id, Layer, ServerId, TuEvent, stream_flow};
 use crate::sip::flow::{Destination, Flow};
@@ -24,6 +26,8 @@ pub(super) struct Server {
     fallback: Destination,
     /// A 100 for the request: what every response of the layer's own starts from.
     template: Response,
+    /// About how much memory all this keeps, in bytes.
+    pub(super) bytes: usize,
     pub(super) local_tag: String,
     /// The user was told of a CANCEL; a second one tells it nothing new.
     cancelled: bool,
@@ -112,8 +116,9 @@ impl Layer {
 
     /// Requests inside dialogs have twice the room.
     fn is_full(&self, in_dialog: bool) -> bool {
-        let most = self.config.server_transactions_max;
-        self.servers.len() >= if in_dialog { most.saturating_mul(2) } else { most }
+        let room = if in_dialog { 2 } else { 1 };
+        self.servers.len() >= self.config.server_transactions_max.saturating_mul(room)
+            || self.server_bytes >= self.config.server_bytes_max.saturating_mul(room)
     }
 
     fn start_server(
@@ -140,6 +145,8 @@ impl Layer {
             self.merge_keys.insert(merge_key.clone(), id);
         }
         self.server_keys.insert(key.clone(), id);
+        let (template, bytes) = template(request);
+        self.server_bytes += bytes;
         let server = Server {
             machine,
             key,
@@ -147,7 +154,8 @@ impl Layer {
             ack_key: None,
             destination,
             fallback,
-            template: Response::for_request(request, 100, "Trying"),
+            template,
+            bytes,
             local_tag: self.tokens.tag(),
             cancelled: false,
             abandoned: false,
@@ -234,7 +242,7 @@ impl Layer {
         now: Instant,
         id: ServerId,
         response: Response,
-        with: fn(&mut ServerInvite, Instant, u16, bytes::Bytes) -> Step,
+        with: fn(&mut ServerInvite, Instant, u16, Bytes) -> Step,
     ) -> bool {
         let Some(server) = self.servers.get_mut(&id) else { return false };
         let status = response.status;
@@ -355,6 +363,7 @@ impl Layer {
         }
         self.reschedule(Id::Server(id), old, None);
         let Some(server) = self.servers.remove(&id) else { return };
+        self.server_bytes -= server.bytes;
         self.server_keys.remove(&server.key);
         if let Some(key) = server.merge_key {
             self.merge_keys.remove(&key);
@@ -367,6 +376,19 @@ impl Layer {
             self.flows.remove(&(flow, Id::Server(id)));
         }
     }
+}
+
+/// A 100 for `request`, and about how many bytes its transaction will keep: the template, a
+/// response and the keys. Values are copied: a slice would keep the whole message alive.
+fn template(request: &Request) -> (Response, usize) {
+    let slices = Response::for_request(request, 100, "Trying");
+    let mut template = Response::new(100, "Trying");
+    let mut bytes = 0;
+    for header in slices.headers.iter() {
+        bytes += header.value.len();
+        template.headers.push(header.name.clone(), Bytes::copy_from_slice(&header.value));
+    }
+    (template, 3 * bytes + size_of::<Server>())
 }
 
 /// Notes in the top Via where the request really came from (RFC 3261 §18.2.1, RFC 3581 §4).

@@ -257,6 +257,27 @@ fn too_many_transactions_are_answered_503() {
     receive(&mut layer, now, Transport::Tcp, bye);
 }
 
+/// Goal: a flood of requests as large as they may be cannot fill the memory. Method: Via of 30 kB
+/// against a limit of 200 kB, which one keeps half of.
+#[test]
+fn large_requests_are_limited_by_their_bytes() {
+    let config = Config { server_bytes_max: 200_000, ..Config::default() };
+    let (now, mut layer) = (crate::base::clock::now(), Layer::new(config, 1));
+    for index in 0..5 {
+        let mut options = request("OPTIONS", "z9hG4bKa", "");
+        let via = format!("SIP/2.0/UDP gw.example;branch=z9hG4bK{index};x={}", "y".repeat(30_000));
+        options.headers.set(Name::Via, via);
+        options.headers.set(Name::CallId, format!("call-{index}"));
+        layer.handle_message(now, flow(Transport::Udp), Message::Request(options));
+    }
+    assert_eq!(layer.len(), 3);
+    assert_eq!(statuses(&mut layer), [503, 503]);
+    while let Some(at) = layer.poll_timeout() {
+        layer.handle_timeout(at);
+    }
+    assert_eq!(layer.server_bytes, 0);
+}
+
 /// Goal: `received` and `rport` say where a request came from and responses go there (RFC 3261
 /// §18.2.1, RFC 3581 §4). Method: Via of a peer behind a NAT, with and without rport.
 #[test]
