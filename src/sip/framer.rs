@@ -30,7 +30,8 @@ pub enum Frame {
     Message(Bytes),
     /// CRLFCRLF: the peer wants a CRLF back (RFC 5626 §4.4.1).
     Ping,
-    /// A lone CRLF before a message: the answer to a ping, or a blank line to skip.
+    /// A lone CRLF: the answer to a ping, or a blank line to skip. It shows only with what follows
+    /// it, for until then it may be half a ping.
     Pong,
 }
 

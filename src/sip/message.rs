@@ -96,7 +96,7 @@ impl Message {
             return Err(ParseError::new(&draft, (413, "Message Too Large")));
         }
         match read(&draft, &bytes) {
-            Ok(message) => Ok(message),
+            Ok((start, body)) => Ok(start.message(draft.headers, body)),
             Err(fault) => Err(ParseError::new(&draft, fault)),
         }
     }
@@ -235,34 +235,47 @@ impl Response {
     }
 }
 
-/// Checks a draft and makes a message of it.
-fn read(draft: &Draft, bytes: &Bytes) -> Result<Message, Fault> {
-    let message = match draft.start.get(..4) {
-        Some(prefix) if prefix.eq_ignore_ascii_case(b"SIP/") => Message::Response(read_status_line(draft)?),
-        _ => Message::Request(read_request_line(draft)?),
+/// A start line that was understood.
+enum Start {
+    /// A request's.
+    Request { method: Method, uri: Bytes },
+    /// A response's.
+    Status { status: u16, reason: String },
+}
+
+impl Start {
+    fn message(self, headers: Headers, body: Bytes) -> Message {
+        match self {
+            Self::Request { method, uri } => Message::Request(Request { method, uri, headers, body }),
+            Self::Status { status, reason } => Message::Response(Response { status, reason, headers, body }),
+        }
+    }
+}
+
+/// Checks a draft: what its start line says, and its body.
+fn read(draft: &Draft, bytes: &Bytes) -> Result<(Start, Bytes), Fault> {
+    let start = match draft.start.get(..4) {
+        Some(prefix) if prefix.eq_ignore_ascii_case(b"SIP/") => read_status_line(&draft.start)?,
+        _ => read_request_line(&draft.start)?,
     };
     if let Some(fault) = draft.fault {
         return Err(fault);
     }
     let body = read_body(draft, bytes)?;
     let cseq = check_mandatory(&draft.headers)?;
-    match message {
-        Message::Request(mut request) => {
-            check_request(&request, &cseq)?;
-            request.body = body;
-            Ok(Message::Request(request))
+    if let Start::Request { method, uri } = &start {
+        if cseq.method != *method {
+            return Err((400, "CSeq Method Does Not Match")); // RFC 3261 §8.1.1.5
         }
-        Message::Response(mut response) => {
-            response.body = body;
-            Ok(Message::Response(response))
-        }
+        check_request(uri, &draft.headers)?;
     }
+    Ok((start, body))
 }
 
 /// `Method SP Request-URI SP SIP-Version` (RFC 3261 §7.1): single spaces, no blanks in the URI.
-fn read_request_line(draft: &Draft) -> Result<Request, Fault> {
+fn read_request_line(line: &Bytes) -> Result<Start, Fault> {
     const ERROR: Fault = (400, "Malformed Request-Line");
-    let mut parts = draft.start.split(|&b| b == b' ');
+    let mut parts = line.split(|&b| b == b' ');
     let (Some(method), Some(uri), Some(version), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())
     else {
@@ -270,20 +283,19 @@ fn read_request_line(draft: &Draft) -> Result<Request, Fault> {
     };
     let method = Method::parse(method).ok_or(ERROR)?;
     check_version(version, ERROR)?;
-    let uri = draft.start.slice_ref(uri);
-    Ok(Request { method, uri, headers: draft.headers.clone(), body: Bytes::new() })
+    Ok(Start::Request { method, uri: line.slice_ref(uri) })
 }
 
 /// `SIP-Version SP Status-Code SP Reason-Phrase` (RFC 3261 §7.2).
-fn read_status_line(draft: &Draft) -> Result<Response, Fault> {
+fn read_status_line(line: &Bytes) -> Result<Start, Fault> {
     const ERROR: Fault = (400, "Malformed Status-Line");
-    let mut parts = draft.start.splitn(3, |&b| b == b' ');
+    let mut parts = line.splitn(3, |&b| b == b' ');
     check_version(parts.next().ok_or(ERROR)?, ERROR)?;
     let code = parts.next().ok_or(ERROR)?;
     let status: u16 = number(code).filter(|s| code.len() == 3 && (100..700).contains(s)).ok_or(ERROR)?;
     // A missing space before an empty phrase is common enough to forgive.
     let reason = super::text::text(parts.next().unwrap_or_default());
-    Ok(Response { status, reason, headers: draft.headers.clone(), body: Bytes::new() })
+    Ok(Start::Status { status, reason })
 }
 
 /// SIP/2.0 in any case (RFC 3261 §7.1); another version is 505, anything else `otherwise`.
@@ -332,20 +344,17 @@ fn check_mandatory(headers: &Headers) -> Result<CSeq, Fault> {
 }
 
 /// What a request needs besides.
-fn check_request(request: &Request, cseq: &CSeq) -> Result<(), Fault> {
-    if cseq.method != request.method {
-        return Err((400, "CSeq Method Does Not Match")); // RFC 3261 §8.1.1.5
-    }
-    match request.uri().map_err(|_| (400, "Malformed Request-URI"))? {
+fn check_request(uri: &Bytes, headers: &Headers) -> Result<(), Fault> {
+    match Uri::parse(uri).map_err(|_| (400, "Malformed Request-URI"))? {
         // Headers are not allowed in a Request-URI (RFC 3261 §19.1.1, table 1).
         Uri::Sip(uri) if uri.headers.is_some() => return Err((400, "Header Fields in Request-URI")),
         Uri::Sip(_) | Uri::Tel(_) | Uri::Other { .. } => {}
     }
-    request.contacts().map_err(|_| (400, "Malformed Contact"))?;
-    if request.headers.all(&Name::MaxForwards).nth(1).is_some() {
+    headers.contacts().map_err(|_| (400, "Malformed Contact"))?;
+    if headers.all(&Name::MaxForwards).nth(1).is_some() {
         return Err((400, "Repeated Max-Forwards"));
     }
-    request.headers.max_forwards().map_err(|_| (400, "Malformed Max-Forwards"))?;
+    headers.max_forwards().map_err(|_| (400, "Malformed Max-Forwards"))?;
     Ok(())
 }
 

@@ -77,7 +77,8 @@ impl Host {
         let host = std::str::from_utf8(bytes).map_err(|_| ERROR)?;
         if let Some(inner) = host.strip_prefix('[') {
             let inner = inner.strip_suffix(']').ok_or(ERROR)?;
-            return inner.parse().map(Self::V6).map_err(|_| ERROR);
+            // RFC 3261's grammar allowed a third colon; read it as meant (RFC 5118 §4.10).
+            return inner.replacen(":::", "::", 1).parse().map(Self::V6).map_err(|_| ERROR);
         }
         if let Ok(address) = host.parse() {
             return Ok(Self::V4(address));
