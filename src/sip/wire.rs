@@ -25,17 +25,26 @@ pub(crate) struct Draft {
     pub(crate) fault: Option<Fault>,
 }
 
-/// One field, or the start line, fold and all: `(line, next)`, the line without its CRLF. `None`
-/// without a whole line.
+/// One field, or the start line, folds and all.
+struct Line<'a> {
+    /// Without its line end.
+    text: &'a [u8],
+    /// Where the next line starts.
+    next: usize,
+    /// It ends with a bare LF: a fault, but what it says can still be answered.
+    bare: bool,
+}
+
+/// The line that starts at `from`. `None` without a whole line.
 ///
-/// A CRLF before a blank folds (RFC 3261 §7.3.1), except that of the empty line. A bare LF ends
-/// no line and stays in it, where it is found to be a fault.
-fn next_line(head: &[u8], from: usize) -> Option<(&[u8], usize)> {
+/// A line end before a blank folds (RFC 3261 §7.3.1), except that of the empty line.
+fn next_line(head: &[u8], from: usize) -> Option<Line<'_>> {
     let rest = head.get(from..)?;
     for at in memchr::memchr_iter(b'\n', rest) {
-        let Some(line) = rest[..at].strip_suffix(b"\r") else { continue };
-        if line.is_empty() || !matches!(rest.get(at + 1), Some(b' ' | b'\t')) {
-            return Some((line, from + at + 1));
+        let text = &rest[..at];
+        let (text, bare) = text.strip_suffix(b"\r").map_or((text, true), |text| (text, false));
+        if text.is_empty() || !matches!(rest.get(at + 1), Some(b' ' | b'\t')) {
+            return Some(Line { text, next: from + at + 1, bare });
         }
     }
     None
@@ -53,7 +62,7 @@ pub(crate) fn draft(bytes: &Bytes) -> Draft {
     let mut fault = None;
     let mut content_length = None;
     let start_at = leading_blank_lines(bytes);
-    let Some((start, mut at)) = next_line(bytes, start_at) else {
+    let Some(start) = next_line(bytes, start_at) else {
         let fault = Some((400, "Incomplete Message"));
         return Draft {
             start: bytes.slice(start_at..),
@@ -63,19 +72,22 @@ pub(crate) fn draft(bytes: &Bytes) -> Draft {
             fault,
         };
     };
-    let start = bytes.slice_ref(start);
+    let mut at = start.next;
+    let mut bare = start.bare;
+    let start = bytes.slice_ref(start.text);
     if memchr::memchr2(b'\r', b'\n', &start).is_some() {
         fault = Some((400, "Malformed Start Line"));
     }
     let mut count = 0;
     loop {
-        let Some((line, next)) = next_line(bytes, at) else {
+        let Some(line) = next_line(bytes, at) else {
             fault = fault.or(Some((400, "Incomplete Message")));
             at = bytes.len();
             break;
         };
-        at = next;
-        if line.is_empty() {
+        at = line.next;
+        bare |= line.bare;
+        if line.text.is_empty() {
             break;
         }
         count += 1;
@@ -83,7 +95,7 @@ pub(crate) fn draft(bytes: &Bytes) -> Draft {
             fault = fault.or(Some((400, "Too Many Header Fields")));
             continue; // The body's start is still wanted.
         }
-        match read_field(bytes, line) {
+        match read_field(bytes, line.text) {
             Ok(Header { name: Name::ContentLength, value }) => match read_length(&value, content_length) {
                 Ok(length) => content_length = Some(length),
                 Err(wrong) => fault = fault.or(Some(wrong)),
@@ -92,19 +104,22 @@ pub(crate) fn draft(bytes: &Bytes) -> Draft {
             Err(wrong) => fault = fault.or(Some(wrong)),
         }
     }
+    if bare {
+        fault = Some((400, "Bare LF in Message Head"));
+    }
     Draft { start, headers, content_length, body_start: at, fault }
 }
 
 /// What the Content-Length fields of a head say, and nothing else read.
 pub(crate) fn content_length(head: &[u8]) -> Result<Option<usize>, Fault> {
     let mut length = None;
-    let mut at = next_line(head, 0).map_or(head.len(), |(_, next)| next);
-    while let Some((line, next)) = next_line(head, at) {
+    let mut at = next_line(head, 0).map_or(head.len(), |start| start.next);
+    while let Some(Line { text, next, .. }) = next_line(head, at) {
         at = next;
-        let Some(colon) = memchr::memchr(b':', line) else { continue };
-        let name = trim(&line[..colon]);
+        let Some(colon) = memchr::memchr(b':', text) else { continue };
+        let name = trim(&text[..colon]);
         if name.eq_ignore_ascii_case(b"Content-Length") || name.eq_ignore_ascii_case(b"l") {
-            length = Some(read_length(trim(&line[colon + 1..]), length)?);
+            length = Some(read_length(trim(&text[colon + 1..]), length)?);
         }
     }
     Ok(length)

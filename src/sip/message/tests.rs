@@ -141,7 +141,8 @@ fn a_request_with_one_thing_wrong_gets_its_status() {
         ("INVITE sip:4001@", "INVITE sip:@", 400, "Malformed Request-URI"),
         ("X-Odd:", "X-Odd", 400, "Header Field Without Colon"),
         ("X-Odd:", "X Odd:", 400, "Malformed Header Field Name"),
-        ("X-Odd:", "X-Odd: a\nb", 400, "Bare CR or LF in Header Field"),
+        ("X-Odd:", "X-Odd: a\nb: c", 400, "Bare LF in Message Head"),
+        ("X-Odd:", "X-Odd: a\n b", 400, "Bare CR or LF in Header Field"),
         ("X-Odd:", "X-Odd: a\rb", 400, "Bare CR or LF in Header Field"),
         ("X-Odd:", "Max-Forwards: 256", 400, "Malformed Max-Forwards"),
         ("X-Odd:", "Max-Forwards: 70\r\nMax-Forwards: 70", 400, "Repeated Max-Forwards"),
@@ -163,6 +164,15 @@ fn a_request_with_one_thing_wrong_gets_its_status() {
             assert!(to.starts_with("INV(TE"), "{to}");
         }
     }
+}
+
+/// Goal: a message typed with bare line feeds is refused, but told so. Method: the INVITE above
+/// without its carriage returns.
+#[test]
+fn a_message_with_bare_line_feeds_is_told_so() {
+    let (status, reason, response) = refusal(&INVITE.replace('\r', ""));
+    assert_eq!((status, reason.as_str()), (400, "Bare LF in Message Head"));
+    assert!(response.unwrap().contains("\r\nCSeq: 1 INVITE\r\n"));
 }
 
 /// Goal: a refusal has a To tag, the same for each copy of the request. Method: two copies, and
