@@ -16,7 +16,7 @@ use crate::base::limits::{EVENTS_MAX, ORDERS_MAX};
 use crate::media::order::{Event, FileItem, Order};
 use crate::shard::counters::{Published, ShardSnapshot};
 use crate::shard::turn::Shard;
-use crate::uring::{PerSocket, Waker};
+use crate::uring::{PerSocket, Waker, thread as own};
 
 /// File items that may wait for the file thread: at most 52 MB of audio.
 const FILES_MAX: usize = 4096;
@@ -107,6 +107,10 @@ fn run(config: ShardConfig, shared: Arc<Shared>, ready: &mpsc::SyncSender<()>) -
         && !core_affinity::set_for_current(core_affinity::CoreId { id })
     {
         tracing::warn!(shard = config.index, cpu = id, "cannot pin the media shard; it will float");
+    }
+    if let Err(error) = own::prefer() {
+        let shard = config.index;
+        tracing::info!(shard, %error, "the media shard has no priority over other threads");
     }
     let streams = config.legs_max.saturating_mul(2);
     let io = PerSocket::new(clock::now(), streams, Arc::clone(&shared.waker))?;

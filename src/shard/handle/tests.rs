@@ -5,10 +5,13 @@ use super::*;
 
 use std::collections::{HashMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::time::Instant;
+use std::time::{Instant, UNIX_EPOCH};
 
-use crate::base::id::{LegId, PlayId};
-use crate::media::order::{Audio, Codec, LegMode, LegPlan, LegStats, MediaPlan, OpenError, Playlist};
+use crate::base::id::{LegId, MessageId, PlayId};
+use crate::media::order::{
+    Audio, Codec, LegMode, LegPlan, LegStats, MediaPlan, OpenError, Playlist, RecordEnd, RecordPlan,
+    RecordingMeta,
+};
 use crate::uring::bind_pair;
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -314,6 +317,68 @@ fn echo_returns_each_payload_to_its_sender() {
     assert!(heard.len() >= 18, "{heard:?}");
     bed.close(leg);
     bed.drain();
+}
+
+/// Goal: a recording leaves in order, begun and ended, and is told of before the leg is closed.
+/// Method: a second of speech in real time, then close; the pieces add up to what is stated.
+#[test]
+fn a_recording_leaves_whole_when_the_leg_is_closed() {
+    let bed = Bed::new(4, Duration::ZERO);
+    let mut phone = Phone::new();
+    let (leg, id) = (LegId(1), MessageId::new(UNIX_EPOCH, 7));
+    let port = bed.open(leg, Some(phone.address()));
+    bed.order(Order::Record(leg, record(id.clone())));
+    let began = clock::now();
+    for n in 0..50_u32 {
+        phone.talk(port, u8::try_from(n).unwrap());
+        thread::sleep((began + Duration::from_millis(20) * (n + 1)) - clock::now());
+    }
+    bed.order(Order::Close(leg));
+    let duration = bed.event(|event| match event {
+        Event::Recorded { id: ended, duration, end: RecordEnd::Closed, .. } if ended == id => Some(duration),
+        Event::Closed { .. } => panic!("closed before recorded"),
+        _ => None,
+    });
+    bed.event(|event| matches!(event, Event::Closed { .. }).then_some(()));
+    let files = bed.shard.files();
+    assert!(matches!(files.pop(), Some(FileItem::Begin(meta)) if meta.id == id));
+    let (mut heard, mut stated) = (0, None);
+    while let Some(item) = files.pop() {
+        assert_eq!(stated, None, "nothing comes after the end");
+        match item {
+            FileItem::Block(of, block) => {
+                assert_eq!(of, id);
+                heard += block.len() as u64;
+            }
+            FileItem::End { samples, .. } => stated = Some(samples),
+            FileItem::Begin(_) => panic!("begun twice"),
+        }
+    }
+    let stated = stated.expect("an end");
+    assert!(heard >= stated, "{heard} samples handed on, {stated} stated");
+    assert_eq!(duration, Duration::from_micros(stated * 125));
+    // 50 packets of 160; probation and the reorder window may cost some at the edges.
+    assert!((6_400..=9_600).contains(&stated), "{stated} samples");
+    bed.drain();
+}
+
+fn record(id: MessageId) -> RecordPlan {
+    let meta = RecordingMeta {
+        id,
+        mailbox: "1001".to_owned(),
+        caller: String::new(),
+        caller_name: String::new(),
+        called: String::new(),
+        diversion_reason: String::new(),
+        call_id: String::new(),
+        started_ms: 0,
+        keep: true,
+    };
+    RecordPlan {
+        meta: Box::new(meta),
+        duration_max: Duration::from_secs(60),
+        silence_max: Duration::from_secs(60),
+    }
 }
 
 /// Goal: datagrams without payload, which end a multishot receive, cannot stop reception.
