@@ -10,8 +10,8 @@ const DESCRIPTORS_SPARE: u64 = 512;
 const LOCKED_BYTES_MIN: u64 = 8 << 20;
 /// Receive buffer that takes a burst of calls on the one socket all SIP over UDP arrives at.
 const UDP_BUFFER_BYTES_MIN: u64 = 4 << 20;
-/// Receive buffer that takes a second of RTP: the kernel's own default.
-const RTP_BUFFER_BYTES_MIN: u64 = 212_992;
+/// Receive buffer the media sockets ask for, see `uring::sockets`.
+const RTP_BUFFER_BYTES_MIN: u64 = 64 << 10;
 
 /// Descriptors one worker process needs for all `config` allows: two sockets a call, one a
 /// connection.
@@ -63,7 +63,7 @@ fn receive_buffer(report: &mut Report, config: &Config, machine: &Machine) {
     let (needed, what) = if udp {
         (UDP_BUFFER_BYTES_MIN, "a burst of SIP over UDP, which all arrives at one socket")
     } else {
-        (RTP_BUFFER_BYTES_MIN, "a second of RTP")
+        (RTP_BUFFER_BYTES_MIN, "what a busy shard lets wait of a call's RTP")
     };
     match machine.receive_buffer_bytes {
         Some(limit) if limit < needed => report.warning(
