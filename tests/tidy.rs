@@ -54,15 +54,16 @@ fn files(folders: &[&str]) -> Vec<String> {
         if path.is_file() {
             found.push(path.to_owned());
         } else if path.is_dir() && name != "target" && name != "voxring-data" {
-            for entry in std::fs::read_dir(path).unwrap() {
-                walk(&entry.unwrap().path(), found);
+            for entry in std::fs::read_dir(path).expect("folders are readable") {
+                walk(&entry.expect("folders are readable").path(), found);
             }
         }
     }
     let mut found = Vec::new();
     folders.iter().for_each(|folder| walk(&root().join(folder), &mut found));
     found.sort();
-    found.iter().map(|path| path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned()).collect()
+    let relative = |path: &PathBuf| path.strip_prefix(root()).ok()?.to_str().map(str::to_owned);
+    found.iter().map(|path| relative(path).expect("the project's paths are UTF-8")).collect()
 }
 
 fn sources() -> Vec<Source> {
@@ -70,7 +71,7 @@ fn sources() -> Vec<Source> {
         .into_iter()
         .filter(|path| path.ends_with(".rs"))
         .map(|path| {
-            let text = std::fs::read_to_string(root().join(&path)).unwrap();
+            let text = std::fs::read_to_string(root().join(&path)).expect("sources are UTF-8");
             let code = blank_out(&text);
             Source { path, text, code }
         })
@@ -105,7 +106,7 @@ fn blank_out(text: &str) -> String {
         }
         at = end.max(at + 1);
     }
-    String::from_utf8(code).unwrap()
+    String::from_utf8(code).expect("whole characters were replaced")
 }
 
 fn find(bytes: &[u8], from: usize, what: &[u8]) -> Option<usize> {
