@@ -15,3 +15,6 @@ pub const RECORD_BLOCK_SAMPLES: usize = 6_400;
 pub const ORDERS_MAX: usize = 8_192;
 /// Most events that may wait for a signalling shard.
 pub const EVENTS_MAX: usize = 65_536;
+/// Receive buffer of a socket for SIP over UDP, in bytes: it holds a burst of calls. The kernel cuts
+/// it to `net.core.rmem_max`.
+pub const SIP_UDP_QUEUE_BYTES: u32 = 4 << 20;

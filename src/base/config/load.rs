@@ -428,4 +428,17 @@ mod tests {
         assert_eq!(source.locate("rtp.ports"), "a.toml rtp.ports (default)");
         assert_eq!(Source::default().locate("rtp.ports"), "rtp.ports (default)");
     }
+
+    proptest::proptest! {
+        /// Goal: no text crashes the node, whatever is in it. Method: arbitrary text, and the documented
+        /// file with a piece of it replaced.
+        #[test]
+        fn no_text_makes_the_reader_panic(noise in "\\PC{0,40}", at in 0usize..6000, cut in 0usize..40) {
+            let _ = parse(&noise);
+            let reference = Config::reference();
+            let start = reference.floor_char_boundary(at.min(reference.len()));
+            let end = reference.floor_char_boundary((start + cut).min(reference.len())).max(start);
+            let _ = parse(&[&reference[..start], &noise, &reference[end..]].concat());
+        }
+    }
 }

@@ -3,13 +3,12 @@
 use super::machine::Machine;
 use super::report::Report;
 use crate::base::config::{Config, Source};
+use crate::base::limits::SIP_UDP_QUEUE_BYTES;
 
 /// Descriptors a worker needs besides calls and connections: logs, rings, store, spool, control.
 const DESCRIPTORS_SPARE: u64 = 512;
 /// Memory a process may need to lock: kernels before 5.12 count io_uring rings, 1 MiB or so a shard.
 const LOCKED_BYTES_MIN: u64 = 8 << 20;
-/// Receive buffer that takes a burst of calls on the one socket all SIP over UDP arrives at.
-const UDP_BUFFER_BYTES_MIN: u64 = 4 << 20;
 /// Receive buffer the media sockets ask for, see `uring::sockets`.
 const RTP_BUFFER_BYTES_MIN: u64 = 64 << 10;
 
@@ -61,7 +60,7 @@ fn locked_memory(report: &mut Report, machine: &Machine) {
 fn receive_buffer(report: &mut Report, config: &Config, machine: &Machine) {
     let udp = config.router.udp || config.service.udp || config.worker.udp;
     let (needed, what) = if udp {
-        (UDP_BUFFER_BYTES_MIN, "a burst of SIP over UDP, which all arrives at one socket")
+        (u64::from(SIP_UDP_QUEUE_BYTES), "a burst of SIP over UDP, which all arrives at one socket")
     } else {
         (RTP_BUFFER_BYTES_MIN, "what a busy shard lets wait of a call's RTP")
     };

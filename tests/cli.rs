@@ -1,0 +1,99 @@
+//! The `voxring` command as an operator meets it, without a running node.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// Runs the command in `folder`.
+fn voxring(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_voxring"))
+        .args(arguments)
+        .current_dir(folder)
+        .output()
+        .expect("the command is built with the tests")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Goal: a broken configuration stops every command that reads it, naming file, line and key, and a
+/// wrong command line is another exit status. Method: run both.
+#[test]
+fn a_broken_configuration_is_told_with_file_line_and_key() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("v.toml"), "[rtp]\nnat = true\nport = 5\n").unwrap();
+    for command in [&["serve"][..], &["status"], &["mailbox", "list"]] {
+        let output = voxring(folder.path(), &[command, &["--config", "v.toml"]].concat());
+        assert_eq!(output.status.code(), Some(1), "{command:?}");
+        assert!(
+            text(&output.stderr).contains("v.toml:3: rtp.port: unknown key; did you mean ports?"),
+            "{output:?}"
+        );
+    }
+    assert_eq!(voxring(folder.path(), &["stauts"]).status.code(), Some(2));
+}
+
+/// Goal: without a node the error names the socket and the command that starts one, and no traceback
+/// or data folder is left. Method: ask in an empty folder, then look into it.
+#[test]
+fn without_a_node_commands_say_how_to_start_one() {
+    let folder = tempfile::tempdir().unwrap();
+    for command in [&["status"][..], &["calls", "--json"], &["message", "list", "--mailbox", "1001"]] {
+        let output = voxring(folder.path(), command);
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(text(&output.stdout), "");
+        let told = text(&output.stderr);
+        assert!(
+            told.contains("voxring-data/control.sock") && told.contains("voxring serve --data"),
+            "{told}"
+        );
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// Goal: `check --json` is for programs: valid JSON, every problem with level, place, what and fix, exit
+/// status 1 when one is an error. Method: a file that cannot work anywhere (RFC 5737 address).
+#[test]
+fn check_prints_json_with_a_fix_for_each_problem() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = "[rtp]\naddress = \"192.0.2.1\"\n[worker]\nport_a = 5062\n";
+    std::fs::write(folder.path().join("v.toml"), file).unwrap();
+    let output = voxring(folder.path(), &["check", "--json", "--config", "v.toml"]);
+    assert_eq!(output.status.code(), Some(1));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let problems = report["problems"].as_array().unwrap();
+    for problem in problems {
+        for key in ["level", "where", "what", "fix"] {
+            assert!(problem[key].as_str().is_some_and(|text| !text.is_empty()), "{problem}");
+        }
+    }
+    let places: Vec<_> = problems.iter().filter_map(|problem| problem["where"].as_str()).collect();
+    assert!(
+        places.contains(&"v.toml:2 rtp.address") && places.contains(&"v.toml:4 worker.port_a"),
+        "{places:?}"
+    );
+}
+
+/// Goal: the files the project ships are accepted by the command itself. Method: check them; machine
+/// problems aside, no problem may lie in the file.
+#[test]
+fn the_shipped_configurations_pass_the_check() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["voxring.toml", "voxring.dev.toml"] {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name);
+        let output = voxring(folder.path(), &["check", "--json", "--config", file.to_str().unwrap()]);
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let passed = report["passed"].as_array().unwrap();
+        assert!(passed.iter().any(|line| line.as_str().unwrap().contains("every key is known")), "{report}");
+    }
+}
+
+/// Goal: each command teaches itself. Method: ask all for help.
+#[test]
+fn every_command_has_help() {
+    let folder = tempfile::tempdir().unwrap();
+    for command in ["serve", "check", "status", "calls", "mailbox", "message"] {
+        let output = voxring(folder.path(), &["help", command]);
+        assert!(output.status.success() && text(&output.stdout).contains("Usage:"), "{command}");
+    }
+}
