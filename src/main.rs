@@ -1,12 +1,14 @@
 //! The `voxring` command.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser as _;
 use voxring::control::cli::{Cli, Command};
 use voxring::control::{check, commands};
+use voxring::role::supervisor;
+use voxring::role::worker::start;
 
 fn main() -> ExitCode {
     match run(Cli::parse()) {
@@ -30,9 +32,14 @@ fn run(cli: Cli) -> Result<ExitCode> {
     let place = cli.place;
     match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => {
-            let (_config, _source) = place.load()?;
+            let (config, source) = place.load()?;
+            start_log();
+            supervisor::serve(config, source.file)?;
         }
-        Command::Worker { slot: _ } => {}
+        Command::Worker { slot: _ } => {
+            start_log();
+            start::run()?;
+        }
         Command::Check(output) => return Ok(check::run(&place, output)?),
         Command::Status(output) => commands::status(&place.socket()?, output)?,
         Command::Calls(output) => commands::calls(&place.socket()?, output)?,
@@ -40,4 +47,12 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Message(command) => commands::message(&place.socket()?, command)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Logs go to standard error; `RUST_LOG` chooses what, by default everything of note.
+fn start_log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let ansi = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr).init();
 }

@@ -523,7 +523,7 @@ impl InboundCall {
 
     /// Where our requests go: back where the INVITE came from while that stands, for behind a NAT
     /// nothing else arrives; along the route set if there is one (RFC 3261 §12.2.1.1).
-    fn destination(&self) -> Destination {
+    pub fn destination(&self) -> Destination {
         let direct = self.dialog.next_hop() == self.dialog.remote_target();
         if direct && !self.flow_closed {
             return Destination::Flow(self.flow);

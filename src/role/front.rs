@@ -1,0 +1,409 @@
+//! The front signalling shard: call router and UM service.
+//!
+//! Both answer OPTIONS and send a mailbox call on, by 302 or by forwarding the INVITE. Neither ever
+//! touches media or mailboxes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam::channel;
+use crossbeam::queue::ArrayQueue;
+
+use crate::base::config::{Config, Handoff};
+use crate::control::protocol::ListenerStatus;
+use crate::role::supervisor::ServeError;
+use crate::role::user_agent;
+use crate::signal::{self, Listener, Role};
+use crate::sip::flow::{Destination, Flow, FlowId, Transmit, Transport};
+use crate::sip::layer::{ClientId, Layer, ServerId, TuEvent};
+use crate::sip::message::{Message, Method, Name, Request, Response};
+use crate::sip::uas::UasRules;
+use crate::sip::uri::{Host, SipUri, Uri};
+use crate::sip::{proxy, target, uas};
+
+/// How often the front looks for orders.
+const PUMP_INTERVAL: Duration = Duration::from_millis(20);
+/// How often it reports its counters.
+const REPORT_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Supervisor to front.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FrontOrder {
+    /// The port of the worker that takes new calls; `None`: there is none.
+    Worker(Option<u16>),
+    /// Finish what is under way and leave.
+    Stop,
+}
+
+/// Refused calls by reason, since the start.
+type Refused = BTreeMap<String, u64>;
+
+/// The supervisor's end.
+#[derive(Debug)]
+pub struct Front {
+    orders: Arc<ArrayQueue<FrontOrder>>,
+    reports: Arc<ArrayQueue<Refused>>,
+    refused: Refused,
+    listeners: Vec<ListenerStatus>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Front {
+    /// Queues an order. The queue outlasts any burst of worker restarts; the newest order wins.
+    pub fn send(&self, order: FrontOrder) {
+        self.orders.force_push(order);
+    }
+
+    /// Takes the newest counters over.
+    pub fn collect(&mut self) {
+        while let Some(refused) = self.reports.pop() {
+            self.refused = refused;
+        }
+    }
+
+    /// Refused calls by reason.
+    pub fn refused(&self) -> &Refused {
+        &self.refused
+    }
+
+    /// Where router and service listen.
+    pub fn listeners(&self) -> &[ListenerStatus] {
+        &self.listeners
+    }
+
+    /// Ends the thread.
+    pub fn stop(&mut self) {
+        self.send(FrontOrder::Stop);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the front signalling shard had panicked");
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hop {
+    Router,
+    Service,
+}
+
+impl Hop {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Router => "router",
+            Self::Service => "service",
+        }
+    }
+}
+
+/// The listeners of both hops, in the order that [`Flow::listener`] counts.
+fn listeners(config: &Config) -> Vec<(Hop, Listener)> {
+    let hops = [
+        (Hop::Router, config.router.address, config.router.port, config.router.udp),
+        (Hop::Service, config.service.address, config.service.port, config.service.udp),
+    ];
+    let of_hop = |(hop, address, port, udp): (Hop, IpAddr, u16, bool)| {
+        let address = SocketAddr::new(address, port);
+        let tcp = (hop, Listener { transport: Transport::Tcp, address });
+        std::iter::once(tcp).chain(udp.then_some((hop, Listener { transport: Transport::Udp, address })))
+    };
+    hops.into_iter().flat_map(of_hop).collect()
+}
+
+/// Starts the shard; returns once its sockets are bound.
+///
+/// # Errors
+/// A port that is taken, or no thread.
+pub fn spawn(config: &Config) -> Result<Front, ServeError> {
+    let listeners = listeners(config);
+    let orders = Arc::new(ArrayQueue::new(64));
+    let reports = Arc::new(ArrayQueue::new(4));
+    let role = FrontRole::new(config, &listeners, Arc::clone(&orders), Arc::clone(&reports))?;
+    let signal_config = user_agent::signal_config(config, listeners.iter().map(|(_, l)| l.clone()).collect());
+    let (bound, binding) = channel::bounded(1);
+    let body = move || {
+        let report_bound = move |result| {
+            // The spawner waits for exactly this one result.
+            let _ = bound.send(result);
+        };
+        if let Err(error) = signal::run(signal_config, role, report_bound) {
+            tracing::error!(%error, "the front signalling shard ended");
+        }
+    };
+    let thread = thread::Builder::new().name("sip-front".into()).spawn(body)?;
+    let addresses = binding.recv().unwrap_or_else(|_| Err(io::Error::other("the shard died at its start")));
+    let addresses = addresses.map_err(|error| {
+        let what: Vec<_> = listeners.iter().map(|(hop, l)| format!("{} {}", hop.name(), l.address)).collect();
+        ServeError::Listen { what: what.join(", "), error }
+    })?;
+    let status = |((hop, listener), address): (&(Hop, Listener), SocketAddr)| ListenerStatus {
+        role: hop.name().to_owned(),
+        transport: listener.transport,
+        address,
+    };
+    let listeners = listeners.iter().zip(addresses).map(status).collect();
+    Ok(Front { orders, reports, refused: Refused::new(), listeners, thread: Some(thread) })
+}
+
+/// An INVITE on its way to the next hop.
+struct Forwarded {
+    server: ServerId,
+    request: Request,
+}
+
+/// Router and service as the SIP loop drives them.
+struct FrontRole {
+    layer: Layer,
+    hops: Vec<Hop>,
+    handoff: Handoff,
+    service: (IpAddr, u16),
+    worker_address: IpAddr,
+    worker_port: Option<u16>,
+    retry_after_s: u16,
+    rules: UasRules,
+    /// INVITEs that were forwarded: the caller's transaction by ours, and back.
+    forwarded: HashMap<ClientId, Forwarded>,
+    forwarding: HashMap<ServerId, ClientId>,
+    orders: Arc<ArrayQueue<FrontOrder>>,
+    reports: Arc<ArrayQueue<Refused>>,
+    refused: Refused,
+    next_report: Option<Instant>,
+    stopping: bool,
+}
+
+impl FrontRole {
+    fn new(
+        config: &Config,
+        listeners: &[(Hop, Listener)],
+        orders: Arc<ArrayQueue<FrontOrder>>,
+        reports: Arc<ArrayQueue<Refused>>,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            layer: user_agent::layer(config)?,
+            hops: listeners.iter().map(|(hop, _)| *hop).collect(),
+            handoff: config.router.handoff,
+            service: (config.service.address, config.service.port),
+            worker_address: config.worker.address,
+            worker_port: None,
+            retry_after_s: config.calls.retry_after_s,
+            rules: user_agent::uas_rules(&FRONT_METHODS),
+            forwarded: HashMap::new(),
+            forwarding: HashMap::new(),
+            orders,
+            reports,
+            refused: Refused::new(),
+            next_report: None,
+            stopping: false,
+        })
+    }
+
+    fn handle_events(&mut self, now: Instant) {
+        while let Some(event) = self.layer.poll_event() {
+            match event {
+                TuEvent::Request { id, flow, request } => self.handle_request(now, id, flow, request),
+                TuEvent::Response { id, response } => self.handle_response(now, id, &response),
+                TuEvent::Cancelled { id } => {
+                    if let Some(client) = self.forwarding.get(&id) {
+                        self.layer.cancel(now, *client);
+                    }
+                }
+                TuEvent::ClientTimeout { id } => self.forwarding_failed(now, id, 408, "Request Timeout"),
+                TuEvent::ClientTransportError { id } => {
+                    self.forwarding_failed(now, id, 503, "Service Unavailable");
+                }
+                TuEvent::ServerTimeout { id } | TuEvent::ServerTransportError { id } => {
+                    self.forwarding.remove(&id);
+                }
+                // An ACK to a 2xx is the worker's; one that comes here has lost its way.
+                TuEvent::Ack { .. } => {}
+            }
+        }
+    }
+
+    fn handle_request(&mut self, now: Instant, id: ServerId, flow: Flow, request: Request) {
+        let hop = self.hops.get(usize::from(flow.listener)).copied().unwrap_or(Hop::Router);
+        let response = match self.route(hop, &flow, &request) {
+            Ok(Some(response)) => response,
+            Ok(None) => return self.forward(now, hop, id, &flow, &request),
+            Err((rule, response)) => {
+                *self.refused.entry(rule.to_owned()).or_default() += 1;
+                user_agent::log_refusal(hop.name(), rule, &flow, &request, &response);
+                response
+            }
+        };
+        self.layer.respond(now, id, response);
+    }
+
+    /// The response to a request; `None` when it is to be forwarded; or the rule that refuses it.
+    fn route(&self, hop: Hop, flow: &Flow, request: &Request) -> Result<Option<Response>, Refusal> {
+        uas::inspect(request, &self.rules).map_err(|response| ("not_served", response))?;
+        let agent = &self.rules.agent;
+        if request.to().is_ok_and(|to| to.tag().is_some()) {
+            let why = "no dialogs live here";
+            return Err(("no_dialog", uas::refuse(request, agent, 481, "Call Does Not Exist", why)));
+        }
+        if self.worker_port.is_none() || self.stopping {
+            let why = "no worker takes calls";
+            let response = user_agent::unavailable(request, &self.rules, self.retry_after_s, why);
+            return Err(("no_worker", response));
+        }
+        if request.method == Method::Options {
+            return Ok(Some(user_agent::options_response(request, &self.rules)));
+        }
+        match self.handoff {
+            Handoff::Proxy => Ok(None),
+            Handoff::Redirect => {
+                let contact = self.next_hop_uri(hop, flow, request);
+                let mut response = Response::for_request(request, 302, "Moved Temporarily");
+                response.headers.push(Name::Contact, format!("<{contact}>"));
+                Ok(Some(response))
+            }
+        }
+    }
+
+    /// The next hop's address: the one this hop was reached at, unless the next hop listens
+    /// elsewhere.
+    fn next_hop(&self, hop: Hop, flow: &Flow) -> SocketAddr {
+        let (address, port) = match hop {
+            Hop::Router => self.service,
+            // `route` has refused already when there is no worker.
+            Hop::Service => (self.worker_address, self.worker_port.unwrap_or_default()),
+        };
+        let address = if address.is_unspecified() { flow.local.ip() } else { address };
+        SocketAddr::new(address, port)
+    }
+
+    /// um-behaviour §1.2: the user part and `user=phone` stay, port and transport are the next
+    /// hop's.
+    fn next_hop_uri(&self, hop: Hop, flow: &Flow, request: &Request) -> SipUri {
+        let next = self.next_hop(hop, flow);
+        let (user, phone) = match request.uri() {
+            Ok(Uri::Sip(uri)) => {
+                let phone = uri.params.value("user").is_some_and(|kind| kind.eq_ignore_ascii_case("phone"));
+                (uri.user, phone)
+            }
+            Ok(Uri::Tel(uri)) => (Some(uri.digits()), true),
+            Ok(Uri::Other { .. }) | Err(_) => (None, false),
+        };
+        let mut uri = SipUri::new(None, Host::from(next.ip()), Some(next.port()));
+        uri.user = user;
+        if phone {
+            uri.params.set("user", Some("phone"));
+        }
+        uri.params.set("transport", Some(flow.transport.name()));
+        uri
+    }
+
+    fn forward(&mut self, now: Instant, hop: Hop, id: ServerId, flow: &Flow, request: &Request) {
+        let uri = self.next_hop_uri(hop, flow, request).to_string();
+        let is_us = |route: &Uri| target::resolve(route).is_some_and(|(_, address)| address == flow.local);
+        let forwarded = match proxy::forward(request, uri, &self.rules.agent, is_us) {
+            Ok(forwarded) => forwarded,
+            Err(response) => {
+                self.layer.respond(now, id, response);
+                return;
+            }
+        };
+        self.layer.respond(now, id, Response::for_request(request, 100, "Trying"));
+        let next = self.next_hop(hop, flow);
+        let destination =
+            Destination::Address { transport: flow.transport, remote: next, listener: flow.listener };
+        let client = self.layer.request(now, destination, forwarded, flow.local);
+        self.forwarded.insert(client, Forwarded { server: id, request: request.clone() });
+        self.forwarding.insert(id, client);
+    }
+
+    fn handle_response(&mut self, now: Instant, id: ClientId, response: &Response) {
+        let Some(server) = self.forwarded.get(&id).map(|forwarded| forwarded.server) else {
+            return;
+        };
+        if let Some(backward) = proxy::backward(response) {
+            self.layer.forward_response(now, server, backward);
+        }
+        if response.status >= 200 {
+            self.forwarding.remove(&server);
+            self.forwarded.remove(&id);
+        }
+    }
+
+    fn forwarding_failed(&mut self, now: Instant, id: ClientId, status: u16, reason: &str) {
+        if let Some(Forwarded { server, request }) = self.forwarded.remove(&id) {
+            self.forwarding.remove(&server);
+            *self.refused.entry("next_hop".to_owned()).or_default() += 1;
+            tracing::warn!(
+                status,
+                call_id = request.call_id().unwrap_or_default(),
+                "the next hop did not answer a forwarded INVITE"
+            );
+            let why = "the next hop did not answer";
+            let mut response = uas::refuse(&request, &self.rules.agent, status, reason, why);
+            if status == 503 {
+                response.headers.push(Name::RetryAfter, self.retry_after_s.to_string());
+            }
+            self.layer.respond(now, server, response);
+        }
+    }
+
+    fn take_orders(&mut self) {
+        while let Some(order) = self.orders.pop() {
+            match order {
+                FrontOrder::Worker(port) => self.worker_port = port,
+                FrontOrder::Stop => self.stopping = true,
+            }
+        }
+    }
+}
+
+/// What router and service answer by themselves.
+const FRONT_METHODS: [Method; 4] = [Method::Invite, Method::Ack, Method::Cancel, Method::Options];
+
+/// The rule's name for the counter, and what the caller is told.
+type Refusal = (&'static str, Response);
+
+impl Role for FrontRole {
+    fn handle_message(&mut self, now: Instant, flow: Flow, message: Message) {
+        self.layer.handle_message(now, flow, message);
+        self.handle_events(now);
+    }
+
+    fn handle_flow_closed(&mut self, now: Instant, flow: FlowId) {
+        self.layer.handle_flow_closed(flow);
+        self.handle_events(now);
+    }
+
+    fn handle_send_failed(&mut self, now: Instant, transmit: &Transmit) {
+        self.layer.handle_send_failed(&transmit.destination);
+        self.handle_events(now);
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        self.layer.handle_timeout(now);
+        self.handle_events(now);
+    }
+
+    fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.layer.poll_transmit()
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.layer.poll_timeout()
+    }
+
+    fn pump(&mut self, now: Instant) -> Duration {
+        self.take_orders();
+        if self.next_report.is_none_or(|at| at <= now) {
+            self.reports.force_push(self.refused.clone());
+            self.next_report = Some(now + REPORT_INTERVAL);
+        }
+        PUMP_INTERVAL
+    }
+
+    fn is_finished(&self) -> bool {
+        self.stopping
+    }
+}

@@ -1,0 +1,203 @@
+//! The line between supervisor and worker: one JSON object a line over a Unix socket pair.
+//!
+//! The worker finds its end as standard input, so that no descriptor number has to be agreed on.
+//! A closed line is the other side's death: a worker then ends its calls in order and exits.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use crossbeam::channel::{self, Receiver, Sender};
+use crossbeam::queue::ArrayQueue;
+use serde::{Deserialize, Serialize};
+
+use crate::base::config::{Config, PortRange};
+use crate::control::protocol::{CallInfo, ListenerStatus, ShardStatus};
+
+/// How often a worker says that it lives.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
+/// Reports that may wait for a supervisor that does not read; then the worker drops heartbeats.
+const REPORTS_MAX: usize = 256;
+/// Orders that may wait for the worker's signalling shard.
+const ORDERS_MAX: usize = 256;
+
+/// One of the two places a worker can run in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Slot {
+    /// Port `worker.port_a`, the lower half of the RTP range.
+    A,
+    /// Port `worker.port_b`, the upper half.
+    B,
+}
+
+impl Slot {
+    /// `A` or `B`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::A => "A",
+            Self::B => "B",
+        }
+    }
+
+    /// The slot's SIP port.
+    pub fn port(self, config: &Config) -> u16 {
+        match self {
+            Self::A => config.worker.port_a,
+            Self::B => config.worker.port_b,
+        }
+    }
+
+    /// The slot's half of the RTP range; `None` when the range holds fewer than two pairs.
+    pub fn rtp_ports(self, config: &Config) -> Option<PortRange> {
+        config.rtp.ports.slice(if self == Self::A { 0 } else { 1 }, 2)
+    }
+}
+
+/// Supervisor to worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "order", rename_all = "snake_case")]
+pub enum ToWorker {
+    /// The first line: what to be.
+    Start {
+        /// Which slot.
+        slot: Slot,
+        /// The whole configuration.
+        config: Box<Config>,
+    },
+    /// Tell the calls there are; answered by `FromWorker::Calls`.
+    Calls {
+        /// Comes back with the answer.
+        query: u64,
+    },
+    /// End every call in order, store what was recorded, exit.
+    Stop,
+}
+
+/// Worker to supervisor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "report", rename_all = "snake_case")]
+pub enum FromWorker {
+    /// Sockets are bound and the spool is recovered: calls may come.
+    Ready {
+        /// Where it listens.
+        listeners: Vec<ListenerStatus>,
+        /// Its media shards.
+        shards: Vec<ShardStatus>,
+        /// Recordings that an earlier worker left and this one finished.
+        recovered: u64,
+    },
+    /// It could not start.
+    Failed {
+        /// Why, for a person.
+        reason: String,
+    },
+    /// It lives; every [`HEARTBEAT_INTERVAL`], from the signalling shard itself.
+    Heartbeat(Heartbeat),
+    /// To `ToWorker::Calls`.
+    Calls {
+        /// The query's number.
+        query: u64,
+        /// Oldest first.
+        calls: Vec<CallInfo>,
+    },
+}
+
+/// A worker's counters; they grow from the process's start.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// Calls now.
+    pub calls_active: u64,
+    /// Calls answered.
+    pub calls_total: u64,
+    /// Calls refused, by reason.
+    pub refused_total: BTreeMap<String, u64>,
+    /// Its media shards.
+    pub shards: Vec<ShardStatus>,
+}
+
+/// The worker's end, shared out to two small threads; the signalling shard only touches queues.
+#[derive(Debug)]
+pub struct WorkerLink {
+    orders: Arc<ArrayQueue<Option<ToWorker>>>,
+    reports: Sender<FromWorker>,
+}
+
+impl WorkerLink {
+    /// Takes standard input as the line and reads its first order.
+    ///
+    /// # Errors
+    /// Standard input is no socket, or its first line is not `Start`: not run by a supervisor.
+    pub fn open() -> io::Result<(Self, Slot, Box<Config>)> {
+        let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+        let mut reader = BufReader::new(stream.try_clone()?);
+        let Some(ToWorker::Start { slot, config }) = read_line(&mut reader)? else {
+            return Err(io::Error::other("the supervisor did not say what to be"));
+        };
+        let orders = Arc::new(ArrayQueue::new(ORDERS_MAX));
+        let inbox = Arc::clone(&orders);
+        thread::Builder::new().name("link-read".into()).spawn(move || read_orders(reader, &inbox))?;
+        let (reports, outbox) = channel::bounded(REPORTS_MAX);
+        thread::Builder::new().name("link-write".into()).spawn(move || write_reports(stream, &outbox))?;
+        Ok((Self { orders, reports }, slot, config))
+    }
+
+    /// The next order; `Some(None)` once the supervisor is gone.
+    pub fn try_order(&self) -> Option<Option<ToWorker>> {
+        self.orders.pop()
+    }
+
+    /// Queues a report. A supervisor that has not read hundreds of them gets no more; its own
+    /// watchdog then decides.
+    pub fn report(&self, report: FromWorker) {
+        if self.reports.try_send(report).is_err() {
+            tracing::warn!("the supervisor does not read; a report is dropped");
+        }
+    }
+}
+
+fn read_orders(mut reader: BufReader<UnixStream>, orders: &ArrayQueue<Option<ToWorker>>) {
+    loop {
+        let order = read_line(&mut reader).unwrap_or_else(|error| {
+            tracing::error!(%error, "the line from the supervisor broke");
+            None
+        });
+        let over = order.is_none();
+        // The end of the line must get through: a full queue loses its oldest order instead.
+        orders.force_push(order);
+        if over {
+            return;
+        }
+    }
+}
+
+fn read_line(reader: &mut BufReader<UnixStream>) -> io::Result<Option<ToWorker>> {
+    let mut line = String::new();
+    if reader.read_line(&mut line)? == 0 {
+        return Ok(None);
+    }
+    Ok(Some(serde_json::from_str(&line)?))
+}
+
+fn write_reports(mut stream: UnixStream, reports: &Receiver<FromWorker>) {
+    for report in reports {
+        let sent = encode(&report).and_then(|line| stream.write_all(&line));
+        if sent.is_err() {
+            // The reader thread sees the same end and says so.
+            return;
+        }
+    }
+}
+
+/// One object as a line.
+///
+/// # Errors
+/// None in practice: every type here can be written as JSON.
+pub fn encode(object: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(object)?;
+    line.push(b'\n');
+    Ok(line)
+}

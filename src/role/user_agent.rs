@@ -1,0 +1,89 @@
+//! What router, service and worker have in common as SIP user agents: how they write responses and
+//! how they log refusals.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::base::config::Config;
+use crate::signal::{Listener, SignalConfig};
+use crate::sip::flow::Flow;
+use crate::sip::layer::{self, Layer};
+use crate::sip::message::{Method, Name, Request, Response};
+use crate::sip::uas::{self, UasRules};
+
+/// The Server field's value (RFC 3261 §20.35).
+pub fn server_name(config: &Config) -> String {
+    format!("{}/{}", config.node.name, env!("CARGO_PKG_VERSION"))
+}
+
+/// 64 random bits from the operating system, for tags and seeds.
+///
+/// # Errors
+/// The operating system has none to give.
+pub fn random() -> io::Result<u64> {
+    getrandom::u64().map_err(|error| io::Error::other(error.to_string()))
+}
+
+/// The SIP loop's limits for these listeners.
+pub fn signal_config(config: &Config, listeners: Vec<Listener>) -> SignalConfig {
+    SignalConfig {
+        listeners,
+        connections_max: config.sip.connections_max as usize,
+        idle_timeout: Duration::from_secs(u64::from(config.sip.idle_timeout_s)),
+        message_timeout: Duration::from_secs(u64::from(config.sip.message_timeout_s)),
+        cpu: None,
+        counters: Arc::default(),
+    }
+}
+
+/// A transaction layer that names this node.
+///
+/// # Errors
+/// As [`random`].
+pub fn layer(config: &Config) -> io::Result<Layer> {
+    let layer_config = layer::Config {
+        server: server_name(config),
+        retry_after_s: config.calls.retry_after_s,
+        ..layer::Config::default()
+    };
+    Ok(Layer::new(layer_config, random()?))
+}
+
+/// What a node of this name serves.
+pub fn uas_rules(methods: &[Method]) -> UasRules {
+    UasRules { methods: methods.to_vec(), ..UasRules::default() }
+}
+
+/// The 200 to OPTIONS outside a dialog (RFC 3261 §11.2).
+pub fn options_response(request: &Request, rules: &UasRules) -> Response {
+    let mut response = Response::for_request(request, 200, "OK");
+    response.headers.push(Name::Allow, rules.allow());
+    response.headers.push(Name::Accept, rules.accept());
+    response.headers.push(Name::Supported, rules.supported());
+    response
+}
+
+/// A 503 with Retry-After (RFC 3261 §21.5.4): ours or a resource's fault, never the caller's.
+pub fn unavailable(request: &Request, rules: &UasRules, retry_after_s: u16, why: &str) -> Response {
+    let mut response = uas::refuse(request, &rules.agent, 503, "Service Unavailable", why);
+    response.headers.push(Name::RetryAfter, retry_after_s.to_string());
+    response
+}
+
+/// One line per refusal: rule, header and peer.
+pub fn log_refusal(role: &str, rule: &str, flow: &Flow, request: &Request, response: &Response) {
+    let warning = response.headers.first(&Name::Warning).map(|w| String::from_utf8_lossy(w).into_owned());
+    tracing::warn!(
+        role,
+        rule,
+        peer = %flow.remote,
+        transport = flow.transport.name(),
+        method = %request.method,
+        uri = %String::from_utf8_lossy(&request.uri),
+        call_id = request.call_id().unwrap_or_default(),
+        status = response.status,
+        why = warning.as_deref().unwrap_or(response.reason.as_str()),
+        "refused"
+    );
+}

@@ -1,0 +1,631 @@
+//! The worker's signalling role: where dialogs, flows, media and mailbox meet.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::base::clock;
+use crate::base::config::Config;
+use crate::base::id::LegId;
+use crate::call::inbound::CallRules;
+use crate::call::outcome::{End, EndCause, Output as CallOutput};
+use crate::mailbox::service::{MailboxHandle, MailboxReply, MailboxRequest};
+use crate::media::order::{Audio, Event, Order};
+use crate::role::link::{FromWorker, HEARTBEAT_INTERVAL, Heartbeat, Slot, ToWorker, WorkerLink};
+use crate::role::user_agent;
+use crate::role::worker::entry::Entry;
+use crate::role::worker::shards::Shards;
+use crate::signal::Role;
+use crate::sip::dialog::DialogId;
+use crate::sip::flow::{Flow as SipFlow, FlowId, Transmit};
+use crate::sip::layer::{ClientId, Layer, ServerId, TuEvent};
+use crate::sip::message::{Message, Method, Request, Response};
+use crate::sip::uas;
+use crate::um::answering::Prompts;
+use crate::um::flow::{Flow, Input, Need, Output as FlowOutput};
+
+/// How soon queues are looked at while calls are up: well inside a packet time.
+const PUMP_BUSY: Duration = Duration::from_millis(2);
+/// And while there are none.
+const PUMP_IDLE: Duration = Duration::from_millis(10);
+/// An orderly stop waits this long for legs to close.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the worker is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    /// Calls were told to end.
+    Stopping {
+        deadline: Instant,
+    },
+    Over,
+}
+
+/// All calls of the worker.
+pub struct Calls {
+    pub(super) config: Box<Config>,
+    pub(super) slot: Slot,
+    pub(super) rules: CallRules,
+    pub(super) layer: Layer,
+    pub(super) calls: HashMap<LegId, Entry>,
+    pub(super) by_dialog: HashMap<DialogId, LegId>,
+    by_invite: HashMap<ServerId, LegId>,
+    by_client: HashMap<ClientId, LegId>,
+    timers: BTreeSet<(Instant, LegId)>,
+    pub(super) shards: Option<Shards>,
+    mailbox: Option<MailboxHandle>,
+    /// Requests that found the mailbox's queue full. New calls are refused then; these must get
+    /// through.
+    waiting: VecDeque<MailboxRequest>,
+    link: Arc<WorkerLink>,
+    pub(super) prompts: Prompts,
+    pub(super) demo_loop: Audio,
+    pub(super) greetings: HashMap<String, (Arc<[i16]>, Audio)>,
+    pub(super) next_leg: u64,
+    pub(super) seed: u64,
+    answered: u64,
+    refused: BTreeMap<String, u64>,
+    next_heartbeat: Option<Instant>,
+    phase: Phase,
+}
+
+/// What [`Calls::new`] puts together.
+pub struct Parts {
+    /// The node's configuration.
+    pub config: Box<Config>,
+    /// Which slot this is.
+    pub slot: Slot,
+    /// What calls have in common.
+    pub rules: CallRules,
+    /// The transaction layer.
+    pub layer: Layer,
+    /// Running media shards.
+    pub shards: Shards,
+    /// The running mailbox.
+    pub mailbox: MailboxHandle,
+    /// The line to the supervisor.
+    pub link: Arc<WorkerLink>,
+    /// What callers hear.
+    pub prompts: Prompts,
+    /// What 9197 plays.
+    pub demo_loop: Audio,
+    /// Random.
+    pub seed: u64,
+}
+
+impl Calls {
+    /// A worker without calls.
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            config: parts.config,
+            slot: parts.slot,
+            rules: parts.rules,
+            layer: parts.layer,
+            calls: HashMap::new(),
+            by_dialog: HashMap::new(),
+            by_invite: HashMap::new(),
+            by_client: HashMap::new(),
+            timers: BTreeSet::new(),
+            shards: Some(parts.shards),
+            mailbox: Some(parts.mailbox),
+            waiting: VecDeque::new(),
+            link: parts.link,
+            prompts: parts.prompts,
+            demo_loop: parts.demo_loop,
+            greetings: HashMap::new(),
+            next_leg: 0,
+            seed: parts.seed,
+            answered: 0,
+            refused: BTreeMap::new(),
+            next_heartbeat: None,
+            phase: Phase::Serving,
+        }
+    }
+
+    pub(super) fn is_serving(&self) -> bool {
+        self.phase == Phase::Serving && self.waiting.is_empty()
+    }
+
+    fn handle_tu_events(&mut self, now: Instant) {
+        while let Some(event) = self.layer.poll_event() {
+            match event {
+                TuEvent::Request { id, flow, request } => self.handle_request(now, id, flow, request),
+                TuEvent::Ack { request, .. } => self.handle_ack(now, &request),
+                TuEvent::Cancelled { id } => {
+                    self.with_invite(now, id, |entry| entry.call.handle_cancel());
+                }
+                TuEvent::ServerTimeout { id } => {
+                    self.with_invite(now, id, |entry| entry.call.handle_no_ack(now, id));
+                }
+                TuEvent::Response { id, response } => self.handle_response(now, id, &response),
+                TuEvent::ClientTimeout { id } | TuEvent::ClientTransportError { id } => {
+                    if let Some(leg) = self.by_client.remove(&id) {
+                        self.with(now, leg, |entry| entry.call.handle_client_failed(now, id));
+                    }
+                }
+                // The transaction lives on and answers to the Via's address.
+                TuEvent::ServerTransportError { .. } => {}
+            }
+        }
+    }
+
+    fn handle_request(&mut self, now: Instant, id: ServerId, flow: SipFlow, request: Request) {
+        if let Err(response) = uas::inspect(&request, &self.rules.uas) {
+            return self.refuse(now, id, "not_served", &flow, &request, response);
+        }
+        let Some(dialog) = DialogId::of_request(&request) else {
+            return match request.method {
+                Method::Invite => self.handle_invite(now, id, flow, request),
+                Method::Options => self.handle_options(now, id, &request),
+                _ => self.refuse_no_dialog(now, id, &flow, &request),
+            };
+        };
+        let Some(leg) = self.by_dialog.get(&dialog).copied() else {
+            return self.refuse_no_dialog(now, id, &flow, &request);
+        };
+        if request.method == Method::Invite {
+            self.note_invite(id, leg);
+        }
+        let rules = self.rules.clone();
+        self.with(now, leg, |entry| entry.call.handle_request(now, id, &request, &rules));
+    }
+
+    fn handle_ack(&mut self, now: Instant, ack: &Request) {
+        let leg = DialogId::of_request(ack).and_then(|dialog| self.by_dialog.get(&dialog).copied());
+        if let Some(leg) = leg {
+            let rules = self.rules.clone();
+            self.with(now, leg, |entry| entry.call.handle_ack(now, ack, &rules));
+        }
+    }
+
+    fn handle_options(&mut self, now: Instant, id: ServerId, request: &Request) {
+        let response = if self.is_serving() {
+            user_agent::options_response(request, &self.rules.uas)
+        } else {
+            self.unavailable(request, "the worker is stopping")
+        };
+        self.layer.respond(now, id, response);
+    }
+
+    fn handle_response(&mut self, now: Instant, id: ClientId, response: &Response) {
+        let Some(leg) = self.by_client.get(&id).copied() else {
+            return;
+        };
+        if response.status >= 200 {
+            self.by_client.remove(&id);
+        }
+        let mut ack = None;
+        self.with(now, leg, |entry| {
+            ack = entry.call.handle_response(now, id, response).map(|ack| (entry.call.destination(), ack));
+        });
+        if let Some((destination, ack)) = ack
+            && let Some(entry) = self.calls.get(&leg)
+        {
+            self.layer.ack(id, destination, ack, entry.sip_flow.local);
+        }
+    }
+
+    fn refuse_no_dialog(&mut self, now: Instant, id: ServerId, flow: &SipFlow, request: &Request) {
+        let why = "no such dialog here";
+        let response =
+            uas::refuse(request, &self.rules.uas.agent, 481, "Call/Transaction Does Not Exist", why);
+        self.refuse(now, id, "no_dialog", flow, request, response);
+    }
+
+    /// Answers, counts and logs a refusal.
+    pub(super) fn refuse(
+        &mut self,
+        now: Instant,
+        id: ServerId,
+        rule: &str,
+        flow: &SipFlow,
+        request: &Request,
+        response: Response,
+    ) {
+        self.note_refusal(rule, flow, request, &response);
+        self.layer.respond(now, id, response);
+    }
+
+    pub(super) fn note_refusal(
+        &mut self,
+        rule: &str,
+        flow: &SipFlow,
+        request: &Request,
+        response: &Response,
+    ) {
+        *self.refused.entry(rule.to_owned()).or_default() += 1;
+        user_agent::log_refusal("worker", rule, flow, request, response);
+    }
+
+    /// 503 with Retry-After: ours or a resource's fault, never the caller's.
+    pub(super) fn unavailable(&self, request: &Request, why: &str) -> Response {
+        user_agent::unavailable(request, &self.rules.uas, self.config.calls.retry_after_s, why)
+    }
+
+    /// Remembers which call an INVITE transaction belongs to.
+    pub(super) fn note_invite(&mut self, id: ServerId, leg: LegId) {
+        self.by_invite.insert(id, leg);
+        if let Some(entry) = self.calls.get_mut(&leg)
+            && let Some(earlier) = entry.reinvite.replace(id)
+        {
+            self.by_invite.remove(&earlier);
+        }
+    }
+
+    fn with_invite(&mut self, now: Instant, id: ServerId, act: impl FnOnce(&mut Entry)) {
+        if let Some(leg) = self.by_invite.get(&id).copied() {
+            self.with(now, leg, act);
+        }
+    }
+
+    /// Acts on a call and does what it then wants done.
+    pub(super) fn with(&mut self, now: Instant, leg: LegId, act: impl FnOnce(&mut Entry)) {
+        if let Some(entry) = self.calls.get_mut(&leg) {
+            act(entry);
+            self.settle(now, leg);
+        }
+    }
+
+    /// Does what a call and its flow want, until they want nothing more.
+    pub(super) fn settle(&mut self, now: Instant, leg: LegId) {
+        let Some(mut entry) = self.calls.remove(&leg) else {
+            return;
+        };
+        let mut end = None;
+        loop {
+            if let Some(output) = entry.call.poll_output() {
+                end = self.handle_call_output(now, leg, &mut entry, output).or(end);
+            } else if let Some(output) = entry.flow.as_mut().and_then(Flow::poll_output) {
+                self.handle_flow_output(now, leg, &mut entry, output);
+            } else if let Some(end) = &end
+                && entry.flow.is_some()
+            {
+                // The flow's last word: what becomes of a recording.
+                self.hang_up_flow(now, leg, &mut entry);
+                tracing::debug!(cause = %end.cause, "flow ended");
+            } else {
+                break;
+            }
+        }
+        if let Some(at) = entry.timer.take() {
+            self.timers.remove(&(at, leg));
+        }
+        match end {
+            Some(end) => self.forget(now, leg, &entry, &end),
+            None => {
+                entry.timer = entry.poll_timeout();
+                self.timers.extend(entry.timer.map(|at| (at, leg)));
+                self.calls.insert(leg, entry);
+            }
+        }
+    }
+
+    fn handle_call_output(
+        &mut self,
+        now: Instant,
+        leg: LegId,
+        entry: &mut Entry,
+        output: CallOutput,
+    ) -> Option<End> {
+        match output {
+            CallOutput::Respond(id, response) => {
+                self.layer.respond(now, id, response);
+            }
+            CallOutput::Request(destination, request) => {
+                let client = self.layer.request(now, destination, request.clone(), entry.sip_flow.local);
+                self.by_client.insert(client, leg);
+                entry.call.sent(client, request);
+            }
+            CallOutput::Order(order @ Order::Open(..)) => self.open_leg(entry, order),
+            CallOutput::Order(order) => self.send_order(entry, order),
+            CallOutput::Started => {
+                self.answered += 1;
+                if let Some(flow) = &mut entry.flow {
+                    flow.handle_input(now, clock::calendar(), Input::Started);
+                }
+            }
+            CallOutput::Ended(end) => return Some(end),
+        }
+        None
+    }
+
+    fn handle_flow_output(&mut self, now: Instant, leg: LegId, entry: &mut Entry, output: FlowOutput) {
+        match output {
+            FlowOutput::Order(order) => self.send_order(entry, order),
+            FlowOutput::HangUp => entry.call.hang_up(now, EndCause::WeHungUp),
+            FlowOutput::Need(need) => {
+                let request = match need {
+                    Need::Keep(id) => MailboxRequest::Keep { id },
+                    Need::Discard(id) => MailboxRequest::Discard { id },
+                    Need::Review(id) => MailboxRequest::Review { token: leg.0, id },
+                    Need::Missed(meta) => MailboxRequest::Missed(meta),
+                };
+                self.ask_mailbox(request);
+            }
+        }
+    }
+
+    fn hang_up_flow(&mut self, now: Instant, leg: LegId, entry: &mut Entry) {
+        let Some(mut flow) = entry.flow.take() else {
+            return;
+        };
+        flow.handle_input(now, clock::calendar(), Input::HungUp);
+        while let Some(output) = flow.poll_output() {
+            self.handle_flow_output(now, leg, entry, output);
+        }
+    }
+
+    fn open_leg(&mut self, entry: &mut Entry, order: Order) {
+        let opened = self.shards.as_mut().map(|shards| shards.open(order));
+        if let Some(Ok(shard)) = opened {
+            entry.ready.shard = Some(shard);
+            return;
+        }
+        let response = self.unavailable(entry.call.invite(), "the media shards take no more orders");
+        self.note_refusal("media_busy", &entry.sip_flow, entry.call.invite(), &response);
+        entry.call.handle_open_failed(response);
+    }
+
+    fn send_order(&mut self, entry: &Entry, order: Order) {
+        if let (Some(shards), Some(shard)) = (&mut self.shards, entry.ready.shard) {
+            shards.send(shard, order);
+        }
+    }
+
+    /// Asks the mailbox; what finds its queue full waits here, in order.
+    pub(super) fn ask_mailbox(&mut self, request: MailboxRequest) {
+        self.waiting.push_back(request);
+        self.flush_mailbox();
+    }
+
+    fn flush_mailbox(&mut self) {
+        let Some(mailbox) = &self.mailbox else {
+            return;
+        };
+        while let Some(request) = self.waiting.pop_front() {
+            if let Err(request) = mailbox.request(request) {
+                self.waiting.push_front(request);
+                return;
+            }
+        }
+    }
+
+    fn forget(&mut self, now: Instant, leg: LegId, entry: &Entry, end: &End) {
+        self.by_dialog.remove(entry.call.dialog_id());
+        for id in [Some(entry.server), entry.reinvite].into_iter().flatten() {
+            self.by_invite.remove(&id);
+        }
+        let stats = end.stats.as_deref().cloned().unwrap_or_default();
+        tracing::info!(
+            leg = leg.0,
+            call_id = entry.call.invite().call_id().unwrap_or_default(),
+            peer = %entry.sip_flow.remote,
+            number = entry.target.number,
+            cause = %end.cause,
+            lasted_ms = entry.age(now).as_millis(),
+            talked_ms = end.talked.map_or(0, |talked| talked.as_millis()),
+            rx_packets = stats.rx_packets,
+            tx_packets = stats.tx_packets,
+            lost = stats.lost,
+            late = stats.late,
+            invalid = stats.invalid,
+            source_filtered = stats.source_filtered,
+            "call ended"
+        );
+    }
+
+    fn take_media_events(&mut self, now: Instant) {
+        while let Some(event) = self.shards.as_mut().and_then(Shards::poll) {
+            self.handle_media_event(now, event);
+        }
+    }
+
+    fn handle_media_event(&mut self, now: Instant, event: Event) {
+        let wall = clock::calendar();
+        let input = |entry: &mut Entry, input| {
+            if let Some(flow) = &mut entry.flow {
+                flow.handle_input(now, wall, input);
+            }
+        };
+        match event {
+            Event::Opened { leg, rtp_port } => {
+                self.with(now, leg, |entry| {
+                    entry.call.handle_opened(rtp_port);
+                    entry.ready.opened = true;
+                });
+                self.answer_when_ready(now, leg);
+            }
+            Event::OpenFailed { leg, error } => self.handle_open_failed(now, leg, &error.to_string()),
+            // Flash and fax tones (RFC 4733 events 16 and 36) are no keys.
+            Event::Digit { digit: 'f' | 'c', .. } => {}
+            Event::Digit { leg, digit, .. } => self.with(now, leg, |e| input(e, Input::Digit(digit))),
+            Event::Played { leg, play } => self.with(now, leg, |e| input(e, Input::Played(play))),
+            Event::Recorded { leg, id, voiced, end, .. } => {
+                self.with(now, leg, |e| input(e, Input::Recorded { id, voiced, end }));
+            }
+            Event::Latched { leg, peer } => self.with(now, leg, |entry| entry.latched = Some(peer)),
+            Event::MediaTimeout { leg } => {
+                self.with(now, leg, |entry| entry.call.hang_up(now, EndCause::MediaTimeout));
+            }
+            Event::Closed { leg, stats } => {
+                self.release_leg(leg);
+                self.with(now, leg, |entry| entry.call.handle_closed(Some(stats)));
+            }
+        }
+    }
+
+    fn handle_open_failed(&mut self, now: Instant, leg: LegId, why: &str) {
+        self.release_leg(leg);
+        let Some((flow, invite)) = self.calls.get(&leg).map(|e| (e.sip_flow, e.call.invite().clone())) else {
+            return;
+        };
+        let response = self.unavailable(&invite, why);
+        self.note_refusal("media_ports", &flow, &invite, &response);
+        self.with(now, leg, |entry| entry.call.handle_open_failed(response));
+    }
+
+    fn release_leg(&mut self, leg: LegId) {
+        let shard = self.calls.get_mut(&leg).and_then(|entry| entry.ready.shard.take());
+        if let (Some(shards), Some(shard)) = (&mut self.shards, shard) {
+            shards.release(shard);
+        }
+    }
+
+    fn take_mailbox_replies(&mut self, now: Instant) {
+        self.flush_mailbox();
+        while let Some(reply) = self.mailbox.as_ref().and_then(MailboxHandle::try_reply) {
+            match reply {
+                MailboxReply::Lookup { token, mailbox } => self.handle_lookup(now, LegId(token), mailbox),
+                MailboxReply::Greeting { token, samples } => {
+                    self.handle_greeting(now, LegId(token), samples);
+                }
+                MailboxReply::Review { token, samples, .. } => {
+                    let audio = samples.ok().map(|samples| Audio::from_pcm(&samples));
+                    self.with(now, LegId(token), |entry| {
+                        if let Some(flow) = &mut entry.flow {
+                            flow.handle_input(now, clock::calendar(), Input::Review(audio));
+                        }
+                    });
+                }
+                MailboxReply::Kept { id, duration } => {
+                    tracing::info!(%id, duration_ms = duration.as_millis(), "message stored");
+                }
+                MailboxReply::Missed { id } => tracing::info!(%id, "missed call noted"),
+                MailboxReply::Discarded { id } => tracing::debug!(%id, "recording discarded"),
+                MailboxReply::Failed { id, error } => {
+                    tracing::error!(%id, error, "a recording could not be stored; it stays in the spool");
+                }
+            }
+        }
+    }
+
+    fn take_orders(&mut self, now: Instant) {
+        while let Some(order) = self.link.try_order() {
+            match order {
+                Some(ToWorker::Calls { query }) => {
+                    let mut legs: Vec<_> = self.calls.iter().collect();
+                    legs.sort_by_key(|(leg, _)| **leg);
+                    let calls = legs.into_iter().map(|(_, entry)| entry.info(now, self.slot)).collect();
+                    self.link.report(FromWorker::Calls { query, calls });
+                }
+                Some(ToWorker::Stop) => self.stop(now, "the supervisor says so"),
+                None => self.stop(now, "the supervisor is gone"),
+                Some(ToWorker::Start { .. }) => tracing::error!("told to start while running"),
+            }
+        }
+    }
+
+    fn stop(&mut self, now: Instant, why: &str) {
+        if self.phase != Phase::Serving {
+            return;
+        }
+        tracing::info!(why, calls = self.calls.len(), "stopping");
+        self.phase = Phase::Stopping { deadline: now + STOP_TIMEOUT };
+        let legs: Vec<_> = self.calls.keys().copied().collect();
+        for leg in legs {
+            self.with(now, leg, |entry| entry.call.hang_up(now, EndCause::Shutdown));
+        }
+    }
+
+    /// Ends the worker when it has been told to and is done, or cannot go on.
+    fn check_phase(&mut self, now: Instant) {
+        let broken = self.shards.as_ref().is_some_and(Shards::is_broken)
+            || self.mailbox.as_ref().is_some_and(|mailbox| !mailbox.is_running());
+        match self.phase {
+            Phase::Serving | Phase::Stopping { .. } if broken => {
+                // The supervisor starts another; the spool keeps what was recorded.
+                tracing::error!("a media shard or the mailbox ended; the worker gives up");
+                self.phase = Phase::Over;
+            }
+            Phase::Stopping { deadline } if self.calls.is_empty() || deadline <= now => {
+                self.phase = Phase::Over;
+            }
+            Phase::Serving | Phase::Stopping { .. } | Phase::Over => {}
+        }
+    }
+
+    fn beat(&mut self, now: Instant) {
+        if self.next_heartbeat.is_none_or(|at| at <= now) {
+            self.next_heartbeat = Some(now + HEARTBEAT_INTERVAL);
+            self.link.report(FromWorker::Heartbeat(Heartbeat {
+                calls_active: self.calls.len() as u64,
+                calls_total: self.answered,
+                refused_total: self.refused.clone(),
+                shards: self.shards.as_ref().map(Shards::status).unwrap_or_default(),
+            }));
+        }
+    }
+}
+
+impl Role for Calls {
+    fn handle_message(&mut self, now: Instant, flow: SipFlow, message: Message) {
+        self.layer.handle_message(now, flow, message);
+        self.handle_tu_events(now);
+    }
+
+    fn handle_flow_closed(&mut self, now: Instant, flow: FlowId) {
+        self.layer.handle_flow_closed(flow);
+        for entry in self.calls.values_mut() {
+            entry.call.handle_flow_closed(flow);
+        }
+        self.handle_tu_events(now);
+    }
+
+    fn handle_send_failed(&mut self, now: Instant, transmit: &Transmit) {
+        self.layer.handle_send_failed(&transmit.destination);
+        self.handle_tu_events(now);
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        self.layer.handle_timeout(now);
+        self.handle_tu_events(now);
+        let rules = self.rules.clone();
+        while let Some((at, leg)) = self.timers.first().copied()
+            && at <= now
+        {
+            self.timers.remove(&(at, leg));
+            self.with(now, leg, |entry| {
+                entry.timer = None;
+                entry.call.handle_timeout(now, &rules);
+                if let Some(flow) = &mut entry.flow {
+                    flow.handle_timeout(now);
+                }
+            });
+        }
+    }
+
+    fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.layer.poll_transmit()
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        let of_calls = self.timers.first().map(|(at, _)| *at);
+        self.layer.poll_timeout().into_iter().chain(of_calls).min()
+    }
+
+    fn pump(&mut self, now: Instant) -> Duration {
+        self.take_orders(now);
+        self.take_media_events(now);
+        self.take_mailbox_replies(now);
+        self.check_phase(now);
+        self.beat(now);
+        if self.calls.is_empty() { PUMP_IDLE } else { PUMP_BUSY }
+    }
+
+    fn is_finished(&self) -> bool {
+        self.phase == Phase::Over
+    }
+}
+
+impl Drop for Calls {
+    /// Ends the shards first: the mailbox then takes what they still had.
+    fn drop(&mut self) {
+        if let Some(shards) = self.shards.take() {
+            shards.join();
+        }
+        if let Some(mailbox) = self.mailbox.take() {
+            mailbox.join();
+        }
+    }
+}

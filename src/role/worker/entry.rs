@@ -1,0 +1,90 @@
+//! One call of the worker: dialog and leg in [`InboundCall`], what the caller experiences in
+//! [`Flow`], and what is needed to put the two together.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::call::inbound::InboundCall;
+use crate::call::target::{Caller, Target};
+use crate::control::protocol::CallInfo;
+use crate::media::order::Audio;
+use crate::role::link::Slot;
+use crate::sip;
+use crate::sip::layer::ServerId;
+use crate::um::flow::Flow;
+
+/// What the call needs before it can be answered.
+#[derive(Debug, Default)]
+pub(super) struct Readiness {
+    /// The shard that has the leg.
+    pub(super) shard: Option<usize>,
+    /// The leg is open.
+    pub(super) opened: bool,
+    /// The greeting is here; test extensions need none.
+    pub(super) greeting: Option<Audio>,
+    pub(super) wants_greeting: bool,
+}
+
+impl Readiness {
+    pub(super) fn is_complete(&self) -> bool {
+        self.opened && (!self.wants_greeting || self.greeting.is_some())
+    }
+}
+
+/// One call.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) call: InboundCall,
+    pub(super) flow: Option<Flow>,
+    pub(super) target: Target,
+    pub(super) caller: Caller,
+    pub(super) sip_flow: sip::flow::Flow,
+    /// The INVITE's transaction.
+    pub(super) server: ServerId,
+    /// The latest INVITE transaction, for its ACK's absence.
+    pub(super) reinvite: Option<ServerId>,
+    pub(super) ready: Readiness,
+    pub(super) started: Instant,
+    pub(super) latched: Option<SocketAddr>,
+    /// Where the call stands in the timer queue.
+    pub(super) timer: Option<Instant>,
+}
+
+impl Entry {
+    /// When the call or its flow wants to be woken.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let of_flow = self.flow.as_ref().and_then(Flow::poll_timeout);
+        of_flow.into_iter().chain(self.call.poll_timeout()).min()
+    }
+
+    /// For `voxring calls`.
+    pub(super) fn info(&self, now: Instant, slot: Slot) -> CallInfo {
+        let invite = self.call.invite();
+        let uri = |address: Result<sip::header::NameAddr, _>| {
+            address.map_or_else(|_: sip::uri::SyntaxError| String::new(), |a| a.uri.to_string())
+        };
+        let plan = self.call.plan();
+        let state = match &self.flow {
+            _ if !self.call.is_alive() => "ending",
+            Some(flow) => flow.state(),
+            None => "ringing",
+        };
+        CallInfo {
+            call_id: invite.call_id().unwrap_or_default().to_owned(),
+            slot: slot.name().to_owned(),
+            from: uri(invite.from()),
+            to: uri(invite.to()),
+            mailbox: Some(self.target.number.clone()),
+            state: state.to_owned(),
+            duration_s: now.saturating_duration_since(self.started).as_secs(),
+            codec: plan.map(|plan| plan.codec),
+            remote_media: self.latched.or_else(|| plan.and_then(|plan| plan.remote_rtp)),
+            stats: None,
+        }
+    }
+
+    /// Seconds since the INVITE, for the log.
+    pub(super) fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.started)
+    }
+}

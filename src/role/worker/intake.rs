@@ -1,0 +1,226 @@
+//! From an INVITE to an answered call: whose mailbox, is there one, its greeting, a leg.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::base::id::{LegId, MessageId};
+use crate::call::inbound::InboundCall;
+use crate::call::target;
+use crate::mailbox::service::{MailboxInfo, MailboxRequest};
+use crate::media::order::{Audio, RecordingMeta};
+use crate::role::worker::calls::Calls;
+use crate::role::worker::entry::{Entry, Readiness};
+use crate::sip::flow::Flow as SipFlow;
+use crate::sip::layer::ServerId;
+use crate::sip::message::{Request, Response};
+use crate::sip::uas;
+use crate::um::answering::{CallAnswering, Limits};
+use crate::um::flow::{Flow, Party};
+use crate::um::test_extension::{Kind, TestExtension};
+
+impl Calls {
+    /// An INVITE outside a dialog.
+    pub(super) fn handle_invite(&mut self, now: Instant, id: ServerId, flow: SipFlow, invite: Request) {
+        if let Err((rule, response)) = self.admit(now, id, flow, &invite) {
+            self.refuse(now, id, rule, &flow, &invite, *response);
+        }
+    }
+
+    fn admit(
+        &mut self,
+        now: Instant,
+        id: ServerId,
+        sip_flow: SipFlow,
+        invite: &Request,
+    ) -> Result<(), (&'static str, Box<Response>)> {
+        let unavailable = |why| Box::new(self.unavailable(invite, why));
+        if !self.is_serving() {
+            return Err(("stopping", unavailable("the worker takes no calls now")));
+        }
+        if self.calls.len() >= self.config.calls.calls_max as usize {
+            return Err(("calls_max", unavailable("calls.calls_max is reached")));
+        }
+        let Some(target) = target::target(invite, self.config.calls.diversion) else {
+            let why = "neither Diversion, History-Info nor Request-URI names a mailbox";
+            return Err(("no_number", Box::new(self.not_found(invite, why))));
+        };
+        let leg = LegId(self.next_leg);
+        let tag = self.layer.local_tag(id).unwrap_or_default().to_owned();
+        let call = InboundCall::new(leg, id, sip_flow, invite.clone(), &tag, &self.rules);
+        let call = call.map_err(|response| (refusal_rule(response.status), response))?;
+        self.next_leg += 1;
+        let kind = Kind::of(&target.number).filter(|_| self.config.test_extensions.enabled);
+        let number = target.number.clone();
+        self.by_dialog.insert(call.dialog_id().clone(), leg);
+        let entry = Entry {
+            call,
+            flow: None,
+            caller: target::caller(invite),
+            target,
+            sip_flow,
+            server: id,
+            reinvite: None,
+            ready: Readiness::default(),
+            started: now,
+            latched: None,
+            timer: None,
+        };
+        self.calls.insert(leg, entry);
+        self.note_invite(id, leg);
+        match kind {
+            Some(kind) => self.accept_test(now, leg, kind),
+            None => {
+                self.settle(now, leg);
+                self.ask_mailbox(MailboxRequest::Lookup { token: leg.0, number });
+            }
+        }
+        Ok(())
+    }
+
+    fn accept_test(&mut self, now: Instant, leg: LegId, kind: Kind) {
+        let Some(party) = self.party(leg, false) else {
+            return;
+        };
+        let duration_max = self.recording_duration_max();
+        let flow = TestExtension::new(kind, party, self.demo_loop.clone(), duration_max);
+        let rules = self.rules.clone();
+        self.with(now, leg, |entry| {
+            entry.flow = Some(Flow::Test(Box::new(flow)));
+            entry.call.accept(&rules);
+        });
+    }
+
+    /// The mailbox was looked up.
+    pub(super) fn handle_lookup(
+        &mut self,
+        now: Instant,
+        leg: LegId,
+        mailbox: Result<Option<MailboxInfo>, String>,
+    ) {
+        let Some(entry) = self.calls.get(&leg) else {
+            return;
+        };
+        let (flow, invite) = (entry.sip_flow, entry.call.invite().clone());
+        let (rule, response) = match mailbox {
+            Ok(Some(mailbox)) => return self.accept(now, leg, &mailbox),
+            Ok(None) => {
+                let why = format!("{} names {}, no mailbox here", entry.target.header, entry.target.number);
+                ("no_mailbox", self.not_found(&invite, &why))
+            }
+            Err(_) => ("store", self.unavailable(&invite, "the mailbox store does not answer")),
+        };
+        self.note_refusal(rule, &flow, &invite, &response);
+        self.with(now, leg, |entry| entry.call.refuse(response));
+    }
+
+    fn accept(&mut self, now: Instant, leg: LegId, mailbox: &MailboxInfo) {
+        let builtin = self.prompts.greeting.clone();
+        let rules = self.rules.clone();
+        self.with(now, leg, |entry| {
+            entry.ready.wants_greeting = true;
+            if !mailbox.has_greeting {
+                entry.ready.greeting = Some(builtin);
+            }
+            entry.call.accept(&rules);
+        });
+        if mailbox.has_greeting {
+            self.ask_mailbox(MailboxRequest::LoadGreeting { token: leg.0, number: mailbox.number.clone() });
+        }
+    }
+
+    /// The mailbox's own greeting is here; without it the built-in one serves.
+    pub(super) fn handle_greeting(
+        &mut self,
+        now: Instant,
+        leg: LegId,
+        samples: Result<Option<Arc<[i16]>>, String>,
+    ) {
+        let Some(number) = self.calls.get(&leg).map(|entry| entry.target.number.clone()) else {
+            return;
+        };
+        let greeting = match samples {
+            Ok(Some(samples)) => self.encoded_greeting(number, samples),
+            // The mailbox has logged why.
+            Ok(None) | Err(_) => self.prompts.greeting.clone(),
+        };
+        self.with(now, leg, |entry| entry.ready.greeting = Some(greeting));
+        self.answer_when_ready(now, leg);
+    }
+
+    /// The wire form of a greeting, made once for as long as the file does not change.
+    fn encoded_greeting(&mut self, number: String, samples: Arc<[i16]>) -> Audio {
+        match self.greetings.get(&number) {
+            Some((known, audio)) if Arc::ptr_eq(known, &samples) => audio.clone(),
+            _ => {
+                let audio = Audio::from_pcm(&samples);
+                self.greetings.insert(number, (samples, audio.clone()));
+                audio
+            }
+        }
+    }
+
+    /// Answers once leg and greeting are there.
+    pub(super) fn answer_when_ready(&mut self, now: Instant, leg: LegId) {
+        let Some(entry) = self.calls.get(&leg).filter(|entry| entry.ready.is_complete()) else {
+            return;
+        };
+        if entry.flow.is_none() {
+            let flow = self.answering_flow(leg);
+            if let Some(entry) = self.calls.get_mut(&leg) {
+                entry.flow = flow;
+            }
+        }
+        let rules = self.rules.clone();
+        self.with(now, leg, |entry| entry.call.answer(now, &rules));
+    }
+
+    fn answering_flow(&mut self, leg: LegId) -> Option<Flow> {
+        let party = self.party(leg, true)?;
+        let mut prompts = self.prompts.clone();
+        prompts.greeting = self.calls.get(&leg)?.ready.greeting.clone()?;
+        let recording = &self.config.recording;
+        let limits = Limits {
+            duration_max: self.recording_duration_max(),
+            silence_max: Duration::from_secs(u64::from(recording.silence_s)),
+            voiced_min: Duration::from_millis(u64::from(recording.voiced_min_ms)),
+            input_failures_max: self.config.calls.input_failures_max,
+        };
+        Some(Flow::Answering(Box::new(CallAnswering::new(party, prompts, limits))))
+    }
+
+    fn recording_duration_max(&self) -> Duration {
+        Duration::from_secs(60 * u64::from(self.config.recording.duration_max_min))
+    }
+
+    /// What the flow knows of its call.
+    fn party(&mut self, leg: LegId, keep: bool) -> Option<Party> {
+        let entry = self.calls.get(&leg)?;
+        let meta = RecordingMeta {
+            // Each recording gets its own; this one is never used.
+            id: MessageId::new(std::time::SystemTime::UNIX_EPOCH, 0),
+            mailbox: if keep { entry.target.number.clone() } else { String::new() },
+            caller: entry.caller.number.clone(),
+            caller_name: entry.caller.name.clone(),
+            called: entry.target.called.clone(),
+            diversion_reason: entry.target.diversion_reason.clone(),
+            call_id: entry.call.invite().call_id().unwrap_or_default().to_owned(),
+            started_ms: 0,
+            keep,
+        };
+        self.seed = self.seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        Some(Party { leg, meta, seed: self.seed ^ leg.0 })
+    }
+
+    fn not_found(&self, request: &Request, why: &str) -> Response {
+        uas::refuse(request, &self.rules.uas.agent, 404, "Not Found", why)
+    }
+}
+
+/// The counter's name for an INVITE that cannot become a call.
+fn refusal_rule(status: u16) -> &'static str {
+    match status {
+        422 => "session_interval",
+        488 => "media_mismatch",
+        _ => "malformed",
+    }
+}

@@ -1,0 +1,10 @@
+//! A worker process: answers calls on its slot's port, with media shards and a mailbox behind it.
+//!
+//! [`start`] puts the threads together; [`calls`] is the signalling shard's role, where dialogs,
+//! flows, media and mailbox meet; [`shards`] spreads legs over the media shards.
+
+pub mod calls;
+mod entry;
+mod intake;
+pub mod shards;
+pub mod start;

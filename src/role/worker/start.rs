@@ -1,0 +1,183 @@
+//! Puts a worker's threads together and runs its signalling shard.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use crate::base::config::Config;
+use crate::call::inbound::CallRules;
+use crate::control::protocol::ListenerStatus;
+use crate::mailbox::audio::read_prompts;
+use crate::mailbox::service::{self, ServiceConfig, ServiceError};
+use crate::media::order::{Audio, Codec};
+use crate::role::link::{FromWorker, Slot, WorkerLink};
+use crate::role::user_agent;
+use crate::role::worker::calls::{Calls, Parts};
+use crate::role::worker::shards::{Shards, ShardsError};
+use crate::sdp::LocalMedia;
+use crate::signal::{self, Listener};
+use crate::sip::flow::Transport;
+use crate::sip::session_timer::SessionRules;
+use crate::sip::uas::UasRules;
+use crate::um::answering;
+use crate::um::prompts::{Prompt, Prompts};
+
+/// An earlier worker of this slot that lost its supervisor ends its calls first; its port is free
+/// within this time.
+const PORT_PATIENCE: Duration = Duration::from_secs(12);
+
+/// Why a worker could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// Not started by a supervisor.
+    #[error("the line to the supervisor: {0}")]
+    Link(io::Error),
+    /// Media shards.
+    #[error(transparent)]
+    Shards(#[from] ShardsError),
+    /// Store or spool.
+    #[error(transparent)]
+    Mailbox(#[from] ServiceError),
+    /// The slot's port.
+    #[error("worker {slot} {address}: {error}")]
+    Listen {
+        /// `A` or `B`.
+        slot: &'static str,
+        /// Where it wanted to listen.
+        address: SocketAddr,
+        /// What the kernel says.
+        error: io::Error,
+    },
+    /// Random numbers, threads.
+    #[error("{0}")]
+    Resource(#[from] io::Error),
+}
+
+/// Runs as a worker: the supervisor's first line on standard input says what to be.
+///
+/// # Errors
+/// See [`WorkerError`]; the supervisor is told the same.
+pub fn run() -> Result<(), WorkerError> {
+    let (link, slot, config) = WorkerLink::open().map_err(WorkerError::Link)?;
+    let link = Arc::new(link);
+    let result = serve(&link, slot, config);
+    if let Err(error) = &result {
+        link.report(FromWorker::Failed { reason: error.to_string() });
+        // The link's own thread writes it; a failed start has time for that.
+        thread::sleep(Duration::from_millis(200));
+    }
+    result
+}
+
+fn serve(link: &Arc<WorkerLink>, slot: Slot, config: Box<Config>) -> Result<(), WorkerError> {
+    let address = SocketAddr::new(config.worker.address, slot.port(&config));
+    await_port(slot, address)?;
+    let shards = Shards::spawn(&config, slot)?;
+    let shard_status = shards.status();
+    let (mailbox, recovered) = service::spawn(ServiceConfig {
+        data: config.node.data.clone(),
+        voiced_min: Duration::from_millis(u64::from(config.recording.voiced_min_ms)),
+        files: shards.files(),
+    })?;
+    let prompts = load_prompts(&config);
+    let seed = user_agent::random()?;
+    let listeners = listeners(&config, address);
+    let signal_config = user_agent::signal_config(&config, listeners.clone());
+    let calls = Calls::new(Parts {
+        slot,
+        rules: call_rules(&config),
+        layer: user_agent::layer(&config)?,
+        shards,
+        mailbox,
+        link: Arc::clone(link),
+        prompts: answering_prompts(&prompts),
+        demo_loop: Audio::from_pcm(prompts.get(Prompt::DemoLoop)),
+        seed,
+        config,
+    });
+    let bound_link = Arc::clone(link);
+    let mut bind_error = None;
+    let bound = |result: io::Result<Vec<SocketAddr>>| match result {
+        Ok(addresses) => bound_link.report(FromWorker::Ready {
+            listeners: listener_status(slot, &listeners, &addresses),
+            shards: shard_status,
+            recovered: recovered.messages + recovered.missed,
+        }),
+        Err(error) => bind_error = Some(error),
+    };
+    let ended = signal::run(signal_config, calls, bound);
+    if let Some(error) = bind_error {
+        return Err(WorkerError::Listen { slot: slot.name(), address, error });
+    }
+    Ok(ended?)
+}
+
+/// Waits until the slot's port can be bound.
+fn await_port(slot: Slot, address: SocketAddr) -> Result<(), WorkerError> {
+    const STEP: Duration = Duration::from_millis(50);
+    let mut left = PORT_PATIENCE;
+    loop {
+        match TcpListener::bind(address) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && !left.is_zero() => {
+                thread::sleep(STEP);
+                left = left.saturating_sub(STEP);
+            }
+            Err(error) => return Err(WorkerError::Listen { slot: slot.name(), address, error }),
+        }
+    }
+}
+
+fn listeners(config: &Config, address: SocketAddr) -> Vec<Listener> {
+    let udp = config.worker.udp.then_some(Transport::Udp);
+    [Transport::Tcp].into_iter().chain(udp).map(|transport| Listener { transport, address }).collect()
+}
+
+fn listener_status(slot: Slot, listeners: &[Listener], addresses: &[SocketAddr]) -> Vec<ListenerStatus> {
+    let role = format!("worker {}", slot.name());
+    let pairs = listeners.iter().zip(addresses);
+    pairs.map(|(l, a)| ListenerStatus { role: role.clone(), transport: l.transport, address: *a }).collect()
+}
+
+fn call_rules(config: &Config) -> CallRules {
+    CallRules {
+        local: LocalMedia {
+            address: config.rtp.address,
+            codecs: vec![Codec::Pcmu, Codec::Pcma],
+            dtmf: true,
+            nat: config.rtp.nat,
+        },
+        cname: format!("{}@{}", config.node.name, config.rtp.address),
+        media_timeout: Duration::from_secs(u64::from(config.rtp.media_timeout_s)),
+        duration_max: Duration::from_secs(60 * u64::from(config.calls.duration_max_min)),
+        session: SessionRules {
+            session_expires_s: config.sip.session_expires_s,
+            min_se_s: config.sip.min_se_s,
+        },
+        uas: UasRules::default(),
+    }
+}
+
+/// The built-in prompts, with those the operator put into `<data>/prompts/en`.
+fn load_prompts(config: &Config) -> Prompts {
+    let own = read_prompts(&config.node.data.join("prompts").join("en"));
+    for (file, error) in &own.refused {
+        tracing::error!(file = %file.display(), %error, "this prompt cannot be used; the built-in one is");
+    }
+    Prompts::with_overrides(own.samples)
+}
+
+fn answering_prompts(prompts: &Prompts) -> answering::Prompts {
+    let audio = |prompt| Audio::from_pcm(prompts.get(prompt));
+    answering::Prompts {
+        greeting: audio(Prompt::Greeting),
+        beep: audio(Prompt::Beep),
+        after_recording: audio(Prompt::AfterRecording),
+        sent: audio(Prompt::Sent),
+        nothing_recorded: audio(Prompt::NothingRecorded),
+        invalid_key: audio(Prompt::InvalidKey),
+        goodbye: audio(Prompt::Goodbye),
+    }
+}
