@@ -230,30 +230,26 @@ impl Layer {
         if !self.config.server.is_empty() && !response.headers.contains(&Name::Server) {
             response.headers.push(Name::Server, self.config.server.clone());
         }
-        self.answer(now, id, response, ServerInvite::respond)
+        self.answer(now, id, response, true)
     }
 
     pub(super) fn respond_as_proxy(&mut self, now: Instant, id: ServerId, response: Response) -> bool {
-        self.answer(now, id, response, ServerInvite::forward)
+        self.answer(now, id, response, false)
     }
 
-    fn answer(
-        &mut self,
-        now: Instant,
-        id: ServerId,
-        response: Response,
-        with: fn(&mut ServerInvite, Instant, u16, Bytes) -> Step,
-    ) -> bool {
+    fn answer(&mut self, now: Instant, id: ServerId, response: Response, as_uas: bool) -> bool {
         let Some(server) = self.servers.get_mut(&id) else { return false };
         let status = response.status;
         let to_tag = response.to().ok().and_then(|to| to.tag().map(str::to_owned));
         let bytes = Message::Response(response).to_bytes();
         let step = match &mut server.machine {
-            Machine::Invite(machine) => with(machine, now, status, bytes),
+            Machine::Invite(machine) if as_uas => machine.respond(now, status, bytes),
+            Machine::Invite(machine) => machine.forward(now, status, bytes),
             Machine::Request(machine) => machine.respond(now, status, bytes),
         };
         let sent = step.transmit.is_some();
-        if sent && (200..300).contains(&status) {
+        // A proxy waits for no ACK. Were it to, it would take that of a UAS in the same layer away.
+        if sent && as_uas && (200..300).contains(&status) {
             self.expect_ack(id, to_tag);
         }
         if sent && status >= 300 {

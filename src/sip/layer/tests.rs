@@ -570,3 +570,25 @@ fn a_proxied_200_passes_each_time_it_comes() {
     assert_eq!(run_dry(&mut layer), []);
     assert_eq!(sent(&mut layer), []);
 }
+
+/// Goal: where a layer serves a proxy and the UAS behind it, the ACK finds the UAS. Method: one
+/// INVITE at two listeners; the UAS accepts, the proxy passes its 200 on, the ACK comes.
+#[test]
+fn the_ack_of_a_200_finds_the_uas_not_the_proxy_before_it() {
+    let (now, mut layer) = layer();
+    let invite = request("INVITE", "z9hG4bKa", "");
+    let proxy = receive(&mut layer, now, Transport::Udp, invite.clone());
+    let behind = Flow { listener: 1, ..flow(Transport::Udp) };
+    layer.handle_message(now, behind, Message::Request(request("INVITE", "z9hG4bKb", "")));
+    let heard = events(&mut layer);
+    let [TuEvent::Request { id: uas, .. }] = heard.as_slice() else { panic!("{heard:?}") };
+    let mut ok = answer(200, &invite);
+    ok.headers.set(Name::To, "<sip:1001@192.0.2.1>;tag=uas");
+    layer.respond(now, *uas, ok.clone());
+    layer.forward_response(now, proxy, ok);
+    let mut ack = request("ACK", "z9hG4bKc", "");
+    ack.headers.set(Name::To, "<sip:1001@192.0.2.1>;tag=uas");
+    layer.handle_message(now, behind, Message::Request(ack));
+    assert_eq!(events(&mut layer).len(), 1);
+    assert_eq!(run_dry(&mut layer), [], "the UAS was acknowledged");
+}
