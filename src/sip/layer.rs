@@ -272,14 +272,23 @@ impl Layer {
         }
     }
 
-    /// No connection could be made to where a message was to go. Unanswered requests to there
-    /// fail now.
-    pub fn handle_send_failed(&mut self, destination: &Destination) {
-        let to_there =
-            |(id, client): (&ClientId, &Client)| (client.destination == *destination).then_some(*id);
-        let ids: Vec<ClientId> = self.clients.iter().filter_map(to_there).collect();
-        for id in ids {
-            self.client_transport_error(id);
+    /// A message could not be sent: its connection is gone or could not be opened.
+    ///
+    /// A request that was not answered yet fails (RFC 3261 §17.1.4). A response whose connection
+    /// is gone is sent once more, to the source's address and the port its Via names (§18.2.2).
+    /// Datagrams are resent by their timers, so nothing happens for them.
+    pub fn handle_send_failed(&mut self, transmit: &Transmit) {
+        if !destination_transport(&transmit.destination).is_reliable() {
+            return;
+        }
+        match Message::parse(transmit.bytes.clone()) {
+            Ok(Message::Request(request)) => self.request_failed(&request),
+            Ok(Message::Response(response)) => {
+                if let (Destination::Flow(flow), Ok(via)) = (&transmit.destination, response.top_via()) {
+                    self.transmit(server::fallback(flow, &via), transmit.bytes.clone());
+                }
+            }
+            Err(_) => {} // Not from this layer.
         }
     }
 

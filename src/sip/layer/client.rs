@@ -20,7 +20,7 @@ const FORKS_MAX: usize = 8;
 pub(super) struct Client {
     machine: Machine,
     key: ClientKey,
-    pub(super) destination: Destination,
+    destination: Destination,
     /// The request as sent, without its body: what ACK and CANCEL are made from.
     request: Request,
     sent_by: SocketAddr,
@@ -190,6 +190,16 @@ impl Layer {
         let step = client.machine.handle_timeout(now);
         self.counters.retransmissions_sent += u64::from(step.transmit.is_some());
         self.take_client_step(now, id, step, None);
+    }
+
+    /// A request of ours could not be sent. An ACK has no transaction; the peer will resend.
+    pub(super) fn request_failed(&mut self, request: &Request) {
+        let Ok(via) = request.top_via() else { return };
+        let branch = via.branch().unwrap_or_default().to_owned();
+        let key = ClientKey { branch, is_cancel: request.method == Method::Cancel };
+        if let Some(id) = self.client_keys.get(&key).copied() {
+            self.client_transport_error(id);
+        }
     }
 
     pub(super) fn client_transport_error(&mut self, id: ClientId) {

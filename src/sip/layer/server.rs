@@ -405,16 +405,24 @@ fn note_source(request: &mut Request, via: &Via, flow: &Flow) {
 
 /// Where responses go, and where when that connection is gone (RFC 3261 §18.2.2, RFC 3581 §4).
 fn response_destinations(flow: &Flow, via: &Via) -> (Destination, Destination) {
-    let via_port = via.port.filter(|port| *port != 0).unwrap_or_else(|| default_port(via));
-    let remote = SocketAddr::new(flow.remote.ip(), via_port);
-    let transport = flow.transport;
-    if transport.is_reliable() {
-        let fallback = Destination::Address { transport, remote, listener: flow.listener };
-        return (Destination::Flow(*flow), fallback);
+    if flow.transport.is_reliable() {
+        return (Destination::Flow(*flow), fallback(flow, via));
     }
-    let remote = if via.has_rport() { flow.remote } else { remote };
+    let remote = if via.has_rport() { flow.remote } else { via_address(flow, via) };
     let there = Destination::Flow(Flow { remote, ..*flow });
     (there, there)
+}
+
+/// Where a response goes whose connection is gone (RFC 3261 §18.2.2).
+pub(super) fn fallback(flow: &Flow, via: &Via) -> Destination {
+    let remote = via_address(flow, via);
+    Destination::Address { transport: flow.transport, remote, listener: flow.listener }
+}
+
+/// The address a request came from, the port its Via names.
+fn via_address(flow: &Flow, via: &Via) -> SocketAddr {
+    let port = via.port.filter(|port| *port != 0).unwrap_or_else(|| default_port(via));
+    SocketAddr::new(flow.remote.ip(), port)
 }
 
 /// RFC 3261 §8.2.6.2: every response but 100 has a To tag.

@@ -544,10 +544,12 @@ fn a_request_fails_with_its_connection() {
     layer.handle_flow_closed(FlowId(7));
     assert_eq!(events(&mut layer), [TuEvent::ClientTransportError { id: first }]);
     let there = Destination::Address { transport: Transport::Tcp, remote: address(PEER), listener: 0 };
-    let mut options = Request::new(Method::Options, "sip:192.0.2.7");
-    options.headers.push(Name::CSeq, "1 OPTIONS");
+    let mut options = request("OPTIONS", "z9hG4bKx", "");
+    options.headers.remove(&Name::Via);
     let second = layer.request(now, there, options, address(US));
-    layer.handle_send_failed(&there);
+    let failed = std::iter::from_fn(|| layer.poll_transmit()).last().unwrap();
+    assert_eq!(failed.destination, there);
+    layer.handle_send_failed(&failed);
     assert_eq!(events(&mut layer), [TuEvent::ClientTransportError { id: second }]);
     assert_eq!(layer.len(), 0);
     assert_eq!(run_dry(&mut layer), []);
@@ -591,4 +593,22 @@ fn the_ack_of_a_200_finds_the_uas_not_the_proxy_before_it() {
     layer.handle_message(now, behind, Message::Request(ack));
     assert_eq!(events(&mut layer).len(), 1);
     assert_eq!(run_dry(&mut layer), [], "the UAS was acknowledged");
+}
+
+/// Goal: a response that could not be written is sent once more over a new connection, also when
+/// its transaction is over (RFC 3261 §18.2.2); a second failure ends it. Method: OPTIONS over TCP.
+#[test]
+fn a_response_that_could_not_be_written_goes_to_the_via_port() {
+    let (now, mut layer) = layer();
+    let options = request("OPTIONS", "z9hG4bKa", "");
+    let id = receive(&mut layer, now, Transport::Tcp, options.clone());
+    layer.respond(now, id, answer(200, &options));
+    let first = layer.poll_transmit().unwrap();
+    layer.handle_send_failed(&first);
+    let second = layer.poll_transmit().unwrap();
+    assert_eq!(second.bytes, first.bytes);
+    let expected = Destination::Address { transport: Transport::Tcp, remote: address(PEER), listener: 0 };
+    assert_eq!(second.destination, expected);
+    layer.handle_send_failed(&second);
+    assert_eq!(layer.poll_transmit(), None);
 }
