@@ -153,6 +153,17 @@ impl SessionTimer {
         }
     }
 
+    /// Starts again when the 2xx to an INVITE or UPDATE of ours inside the dialog arrives. A peer
+    /// that does not know session timers names no interval: ours goes on, and we refresh.
+    pub fn renew(&mut self, now: Instant, request: &Request, response: &Response) {
+        let silent = Negotiated {
+            refresher: Refresher::Uac,
+            peer_allows_update: self.negotiated.peer_allows_update || allows_update(&response.headers),
+            ..self.negotiated
+        };
+        *self = Self::uac(now, read_answer(request, response).unwrap_or(silent));
+    }
+
     /// How a refresh is done: UPDATE without offer if the peer knows it, else re-INVITE with the
     /// offer of before (RFC 4028 §7.4).
     pub fn refresh_method(&self) -> Method {

@@ -135,3 +135,23 @@ fn requests_inside_the_dialog_keep_the_refresher() {
     let no_update = Negotiated { peer_allows_update: false, ..agreed };
     assert_eq!(SessionTimer::uas(now, no_update).refresh_method(), Method::Invite);
 }
+
+/// Goal: each refresh starts the session anew, also with a peer that does not know session timers
+/// and so names no interval. Method: refresh at half time, answered without and with
+/// Session-Expires.
+#[test]
+fn a_refresh_starts_the_session_anew() {
+    let now = crate::base::clock::now();
+    let seconds = |count| now + Duration::from_secs(count);
+    let mut timer = SessionTimer::uas(now, negotiate(&[]));
+    assert_eq!(timer.handle_timeout(seconds(900)), Some(SessionEvent::Refresh));
+    let mut refresh = request(&[]);
+    timer.offer(&mut refresh);
+    let mut ok = Response::new(200, "OK");
+    timer.renew(seconds(900), &refresh, &ok);
+    assert_eq!(timer.poll_timeout(), Some(seconds(1800)));
+    assert_eq!(timer.handle_timeout(seconds(1800)), Some(SessionEvent::Refresh));
+    ok.headers.push(Name::SessionExpires, "600;refresher=uas");
+    timer.renew(seconds(1800), &refresh, &ok);
+    assert_eq!(timer.poll_timeout(), Some(seconds(1800 + 568)), "now the peer refreshes");
+}
