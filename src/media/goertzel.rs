@@ -4,6 +4,8 @@
 //! the energy, and neither outweighs the other. A key needs two such frames in a row (40 ms of tone
 //! always has them) and is complete after two without it (40 ms of pause always has them).
 
+use std::f32::consts::TAU;
+
 use crate::media::order::Codec;
 
 /// Samples in a frame.
@@ -41,6 +43,11 @@ const OFF_TUNE_MAX: f32 = 0.02;
 const OFF_TUNE_HZ: f32 = 4.0;
 /// Between the first two frames neither tone changes by more than 4 dB: speech glides.
 const STEADY_MAX: f32 = 2.51;
+/// The second frame of a key is filled whole: both together lose at most 1.8 dB, which is what they
+/// may spill into each other; words die away.
+const LASTING_MIN: f32 = 0.66;
+/// And with the measured mistuning put right they hold at least this part of its energy.
+const TUNED_PURITY_MIN: f32 = 0.85;
 
 /// |X|² of a sine `relative` times 0 dBm0 in amplitude: (peak * FRAME / 2)².
 const fn tone_power(relative: f32) -> f32 {
@@ -155,7 +162,7 @@ impl ToneDetector {
         let mut done = None;
         self.state = match (self.state, hit) {
             (State::Quiet, hit) => begin(hit),
-            (State::Begun(first), Some(hit)) if first.is_continued_by(&hit) => {
+            (State::Begun(first), Some(hit)) if first.is_continued_by(&hit, energy) => {
                 State::Pressed { key: hit.key, energy, missed: 0 }
             }
             (State::Begun(_), hit) => begin(hit),
@@ -173,20 +180,32 @@ impl ToneDetector {
 }
 
 impl Hit {
-    fn is_continued_by(&self, next: &Self) -> bool {
-        self.key == next.key && self.low.is_continued_by(&next.low) && self.high.is_continued_by(&next.high)
+    /// True when this frame and the next, of that energy, are the beginning of a key.
+    fn is_continued_by(&self, next: &Self, energy: f32) -> bool {
+        let (before, after) = (self.low.power + self.high.power, next.low.power + next.high.power);
+        let lasting = self.key == next.key && after >= before * LASTING_MIN;
+        let tuned = |a: &Peak, b: &Peak| lasting.then(|| a.tuned_power(b)).flatten();
+        match (tuned(&self.low, &next.low), tuned(&self.high, &next.high)) {
+            (Some(low), Some(high)) => low + high >= TUNED_PURITY_MIN * energy * FRAME_F32 / 2.0,
+            (Some(_) | None, _) => false,
+        }
     }
 }
 
 impl Peak {
-    /// Steady in power, and in tune: the phase turns by the tone's own angle, give or take.
-    fn is_continued_by(&self, next: &Self) -> bool {
+    /// The next frame's power of the tone as it is tuned. `None`: not steady, or out of tune.
+    ///
+    /// Between two frames the phase of a tone in tune turns by the tone's own angle; what it turns
+    /// more or less is the mistuning. Off the centre a frame hears sinc²(mistuning * frame).
+    fn tuned_power(&self, next: &Self) -> Option<f32> {
         let steady = self.power <= next.power * STEADY_MAX && next.power <= self.power * STEADY_MAX;
         let hz = TONES_HZ[self.tone];
-        let turn = std::f32::consts::TAU * FRAME_F32 / 8000.0;
-        let off = (next.phase - self.phase - turn * hz).rem_euclid(std::f32::consts::TAU);
-        let off = off.min(std::f32::consts::TAU - off);
-        steady && off <= turn * (hz * OFF_TUNE_MAX + OFF_TUNE_HZ)
+        let turn = TAU * FRAME_F32 / 8000.0;
+        let off = (next.phase - self.phase - turn * hz).rem_euclid(TAU);
+        let off = off.min(TAU - off);
+        let half = (off / 2.0).max(1e-3);
+        let heard = (half.sin() / half).powi(2);
+        (steady && off <= turn * (hz * OFF_TUNE_MAX + OFF_TUNE_HZ)).then_some(next.power / heard)
     }
 }
 
@@ -237,7 +256,7 @@ impl Spectrum {
         let tone = group.clone().max_by(|a, b| self.power[*a].total_cmp(&self.power[*b]))?;
         let power = self.power[tone];
         let clear = group.into_iter().all(|other| other == tone || self.power[other] * PEAK_MIN <= power);
-        let (sin, cos) = (std::f32::consts::TAU * TONES_HZ[tone] / 8000.0).sin_cos();
+        let (sin, cos) = (TAU * TONES_HZ[tone] / 8000.0).sin_cos();
         let phase = (self.before[tone] * sin).atan2(self.last[tone] - self.before[tone] * cos);
         clear.then_some(Peak { tone, power, phase })
     }
@@ -246,7 +265,7 @@ impl Spectrum {
 /// 2 cos(2π f / 8000) for each tone.
 fn coefficients() -> &'static [f32; 8] {
     static COEFFICIENTS: std::sync::LazyLock<[f32; 8]> =
-        std::sync::LazyLock::new(|| TONES_HZ.map(|hz| 2.0 * (std::f32::consts::TAU * hz / 8000.0).cos()));
+        std::sync::LazyLock::new(|| TONES_HZ.map(|hz| 2.0 * (TAU * hz / 8000.0).cos()));
     &COEFFICIENTS
 }
 
@@ -364,11 +383,8 @@ mod tests {
     #[test]
     fn noise_and_speech_are_no_keys() {
         assert_eq!(heard(Codec::Pcmu, &noise(1, -12.0, 240_000)), "");
-        for seed in 0..200 {
-            let h = heard(Codec::Pcma, &speech(seed, 240_000));
-            if !h.is_empty() {
-                eprintln!("seed {seed} {h}");
-            }
+        for seed in 0..10 {
+            assert_eq!(heard(Codec::Pcma, &speech(seed, 240_000)), "", "seed {seed}");
         }
     }
 

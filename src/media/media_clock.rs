@@ -63,8 +63,8 @@ pub struct MediaClock {
     anchor: Option<(RtpTimestamp, i64)>,
     /// Timestamp after the newest packet.
     expected: RtpTimestamp,
-    /// How far the stream's end lies behind real time when a packet arrives; least seen, rising
-    /// slowly with a slow clock.
+    /// How far the stream's end lies behind real time when a packet arrives, smoothed: follows a
+    /// drifting clock, not the jitter.
     lag: i64,
     /// Since when packets came too late.
     behind: Option<Instant>,
@@ -140,7 +140,7 @@ impl MediaClock {
         }
         self.behind = None;
         let lag = progress.elapsed - (position + len);
-        self.lag = if lag < self.lag { lag } else { self.lag + (lag - self.lag) / 64 };
+        self.lag += (lag - self.lag) / 16;
         Place::At(position)
     }
 
@@ -176,7 +176,7 @@ impl MediaClock {
         let end = progress.end.max(progress.written);
         let position = if by_time < end + JOIN { end } else { by_time };
         self.anchor = Some((timestamp, position));
-        self.lag = progress.elapsed - (position + len);
+        self.lag = (progress.elapsed - (position + len)).max(-AHEAD_MAX);
         position
     }
 }

@@ -25,7 +25,7 @@ pub const STALL: Duration = Duration::from_millis(200);
 /// As samples.
 const STALL_SAMPLES: i64 = 1600;
 /// A key's tone is cut off the end when the recording is stopped this soon after it, samples.
-const TONE_TAIL: u64 = 8_000;
+const TONE_TAIL: u64 = 2_400;
 
 /// A recording under way.
 #[derive(Debug)]
@@ -159,12 +159,12 @@ impl Recorder {
         }
     }
 
-    /// A key's tone began `ago` samples before the newest audio: it is silenced and, when the
-    /// recording ends soon, cut off, as far as its block is not yet handed over.
+    /// A key's tone began `ago` samples before the newest audio. It is silenced as far as its block
+    /// is not yet handed over, and cut off when the recording is stopped soon after it.
     pub fn cut_tone(&mut self, ago: u64) {
-        let from = self.window.end().saturating_sub(ago).max(self.block_start);
+        let from = self.window.end().saturating_sub(ago);
         self.window.silence_from(from);
-        let index = usize::try_from(from - self.block_start).unwrap_or(usize::MAX);
+        let index = usize::try_from(from.saturating_sub(self.block_start)).unwrap_or(usize::MAX);
         if let Some(tail) = self.block.get_mut(index..) {
             tail.fill(0);
         }
