@@ -49,7 +49,7 @@ struct Current {
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Told {
     /// Keys that are now complete: one left over whose end was lost, and this packet's.
-    pub keys: [Option<char>; 2],
+    pub keys: [Option<char>; BLOCKS_MAX + 1],
     /// Where the packet's event lies, if it has a length: timestamp and samples.
     pub span: Option<(RtpTimestamp, u16)>,
 }

@@ -123,7 +123,6 @@ impl ReorderWindow {
 }
 
 /// Where a position lies in the ring.
-#[expect(clippy::cast_possible_truncation, reason = "the remainder is below the window's length")]
 fn slot(position: u64) -> usize {
     (position % SPAN) as usize
 }

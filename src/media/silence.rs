@@ -124,6 +124,8 @@ impl EnergyGate {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::cast_possible_truncation, reason = "samples are in range")]
+
     use super::*;
 
     /// A sine of `dbm0` for `ms`.

@@ -1,5 +1,7 @@
 //! Signals for tests: seeded, the same everywhere.
 
+#![expect(clippy::cast_possible_truncation, reason = "values are in range by construction")]
+
 use std::f64::consts::TAU;
 
 /// Peak of a 0 dBm0 sine in 16 bits.

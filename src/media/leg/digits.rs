@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::Leg;
 use crate::media::dtmf_event::{EventReceiver, Told};
 use crate::media::goertzel::{Tone, ToneDetector};
-use crate::media::order::{DigitSource, Event};
+use crate::media::order::{DigitSource, Event, LegMode};
 
 /// A tone this soon after the same key's event is that event, leaking into the audio.
 const TONE_AFTER_EVENT: Duration = Duration::from_millis(500);
@@ -56,7 +56,8 @@ impl Leg {
 
     /// Ends keys of which nothing is heard any more.
     pub(super) fn handle_digit_timeout(&mut self, now: Instant) {
-        if let Some(key) = self.digits.events.handle_timeout(now) {
+        let watched = self.mode == LegMode::Voice;
+        if let Some(key) = self.digits.events.handle_timeout(now).filter(|_| watched) {
             self.handle_event_key(now, key);
         }
         let silent = |since: Instant| now.saturating_duration_since(since) >= TONE_LOST;

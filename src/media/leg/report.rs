@@ -25,6 +25,8 @@ pub(super) struct Reporter {
     last_sr: Option<(u32, Instant)>,
     /// Our RTP timestamp at an instant.
     anchor: (RtpTimestamp, Instant),
+    /// A report went out.
+    reported: bool,
     bye: Bye,
 }
 
@@ -50,6 +52,7 @@ impl Reporter {
             heard: 0,
             last_sr: None,
             anchor: (RtpTimestamp(0), now),
+            reported: false,
             bye: Bye::No,
         }
     }
@@ -78,10 +81,15 @@ impl Leg {
         if self.reporter.bye == Bye::Sent || !(bye || self.reporter.schedule.poll(now)) {
             return None;
         }
+        let unheard_of = self.stats.tx_packets == 0 && !self.reporter.reported;
         if bye {
             self.reporter.bye = Bye::Sent;
+            if unheard_of {
+                return None; // RFC 3550 §6.3.7: who never sent anything must not say BYE.
+            }
         }
         let to = self.rtcp_destination()?;
+        self.reporter.reported = true;
         let tx_packets = self.stats.tx_packets;
         let sender = (tx_packets != self.reporter.sent[1]).then(|| self.sender_info(now));
         self.reporter.sent = [tx_packets, self.reporter.sent[0]];

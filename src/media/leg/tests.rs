@@ -1,5 +1,11 @@
 //! Whole legs on a fake clock: a phone that sends, a network that loses, and the shard's calls.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::wildcard_enum_match_arm,
+    reason = "numbers wrap as on the wire; tests look for single events"
+)]
+
 use std::time::UNIX_EPOCH;
 
 use proptest::prelude::*;
@@ -412,6 +418,29 @@ fn silence_ends_a_recording_and_is_cut_off() {
         rig.until(ms(9000));
         assert_eq!(rig.recorded(), (ms(2000), ms(2000), RecordEnd::Silence));
         assert_eq!(rig.file, coded(&tone));
+    }
+}
+
+/// Goal: a sender that pauses between words (VAD) with comfort noise, or with nothing, leaves true
+/// silence of the right length, not concealment. Method: speech, pause of 1 s, speech; the clock
+/// runs on, sequence numbers do not (RFC 3551 §4.1, RFC 3389).
+#[test]
+fn pauses_of_the_sender_are_silence_of_their_length() {
+    let words = (speech(20, 8000), speech(21, 8000));
+    for comfort_noise in [true, false] {
+        let mut rig = Rig::recording(media());
+        rig.arrive_all(&stream(&words.0, 1, 0), ms(0));
+        let mut sequence = 51;
+        if comfort_noise {
+            for (at, timestamp) in [(1020, 8000), (1220, 9600)] {
+                rig.arrive(ms(at), &rtp(13, sequence, timestamp, &[60]));
+                sequence += 1;
+            }
+        }
+        rig.arrive_all(&stream(&words.1, sequence, 16_000), ms(2000));
+        rig.stop();
+        let wanted = [coded(&words.0), vec![0; 8000], coded(&words.1)].concat();
+        assert!(rig.file == wanted, "comfort noise: {comfort_noise}");
     }
 }
 
