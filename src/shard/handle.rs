@@ -52,7 +52,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    fn new() -> io::Result<Self> {
+    pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
             orders: ArrayQueue::new(ORDERS_MAX),
             events: Arc::new(ArrayQueue::new(EVENTS_MAX)),
@@ -86,7 +86,7 @@ pub struct ShardHandle {
 /// Starts a shard on its own thread.
 ///
 /// # Errors
-/// io_uring is not to be had ([`crate::uring::probe`] explains), or no thread or descriptor is.
+/// io_uring is not to be had ([`crate::uring::probe()`] explains), or no thread or descriptor is.
 pub fn spawn(config: ShardConfig) -> io::Result<ShardHandle> {
     let shared = Arc::new(Shared::new()?);
     let (ready, started) = mpsc::sync_channel(1);

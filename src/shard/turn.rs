@@ -412,3 +412,6 @@ fn random<const N: usize>() -> io::Result<[u8; N]> {
 fn refused(error: &io::Error) -> OpenError {
     OpenError::Socket(error.raw_os_error().unwrap_or(0))
 }
+
+#[cfg(test)]
+mod tests;

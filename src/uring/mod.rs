@@ -1,6 +1,6 @@
 //! The kernel, made safe: the ring, its provided buffers, tokens, sockets, and a probe.
 //!
-//! The only room with unsafe code; the invariants it rests on are numbered in [`ring`]. Others see
+//! The only room with unsafe code; the invariants it rests on are numbered in `ring.rs`. Others see
 //! [`MediaIo`], behind which another backend can stand.
 
 mod bufring;

@@ -69,7 +69,7 @@ impl PerSocket {
     /// A ring of the calling thread for about `streams_max` streams; `waker` ends a `park`.
     ///
     /// # Errors
-    /// The kernel or its configuration forbids it; [`super::probe`] explains.
+    /// The kernel or its configuration forbids it; [`super::probe()`] explains.
     pub fn new(now: Instant, streams_max: usize, waker: Arc<Waker>) -> io::Result<Self> {
         let buffers = streams_max.max(BUFFERS_MIN).next_power_of_two();
         let buffers = u16::try_from(buffers).unwrap_or(BUFFERS_MAX).min(BUFFERS_MAX);

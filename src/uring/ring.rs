@@ -487,3 +487,29 @@ fn is_passing(error: &io::Error) -> bool {
     let passing = [libc::ETIME, libc::EINTR, libc::EBUSY, libc::EAGAIN];
     error.raw_os_error().is_some_and(|code| passing.contains(&code))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: without absolute deadlines (before Linux 6.12) a wait still ends at its deadline.
+    /// Method: force the fallback, wait 20 ms; then once with a deadline that has passed.
+    #[test]
+    fn relative_waits_end_at_the_same_moment() {
+        let mut ring = Ring::new(256).unwrap();
+        ring.absolute = false;
+        let began = clock::now();
+        ring.wait(1, began + Duration::from_millis(20)).unwrap();
+        let took = clock::now() - began;
+        assert!((20..500).contains(&took.as_millis()), "{took:?}");
+        ring.wait(1, began).unwrap();
+    }
+
+    /// Goal: the constants are the kernel's. Method: the sizes in its headers.
+    #[test]
+    fn structures_shared_with_the_kernel_have_its_sizes() {
+        assert_eq!(size_of::<GetEvents>(), 24);
+        assert_eq!(size_of::<KernelTime>(), 16);
+        assert_eq!(size_of::<RingFd>(), 16);
+    }
+}

@@ -1,0 +1,211 @@
+//! The turn's arithmetic over a kernel that is not there and a clock that jumps.
+
+use super::*;
+
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+
+use socket2::Socket;
+
+use crate::base::config::PortRange;
+use crate::media::order::{Codec, LegStats, MediaPlan};
+use crate::uring::{IoCounters, Receive};
+
+/// Keeps what is sent; hands on what is put in.
+#[derive(Default)]
+struct FakeIo {
+    sent: Vec<(u32, Vec<u8>)>,
+    open: Vec<u32>,
+    closing: Vec<u32>,
+    failing: Vec<u32>,
+    refuse: bool,
+    counters: IoCounters,
+}
+
+impl MediaIo for FakeIo {
+    fn open(&mut self, stream: u32, _: Socket) {
+        assert!(!self.open.contains(&stream));
+        self.open.push(stream);
+    }
+    fn close(&mut self, stream: u32) {
+        self.open.retain(|&open| open != stream);
+        self.closing.push(stream);
+    }
+    fn send(&mut self, stream: u32, fill: &mut dyn FnMut(&mut [u8]) -> Option<(usize, SocketAddr)>) -> bool {
+        let mut out = [0; 960];
+        let Some((length, _)) = fill(&mut out) else { return false };
+        if self.refuse {
+            return false;
+        }
+        self.sent.push((stream, out[..length].to_vec()));
+        true
+    }
+    fn reap(&mut self, _: Instant, receive: &mut dyn Receive) {
+        for stream in self.failing.drain(..) {
+            receive.send_failed(stream);
+        }
+        for stream in self.closing.drain(..) {
+            receive.closed(stream);
+        }
+    }
+    fn wait(&mut self, _: u32, _: Instant) -> io::Result<()> {
+        Ok(())
+    }
+    fn park(&mut self, _: Instant) -> io::Result<()> {
+        Ok(())
+    }
+    fn counters(&self) -> &IoCounters {
+        &self.counters
+    }
+}
+
+fn shard() -> Shard<FakeIo> {
+    let ports = free_pair();
+    let config = ShardConfig {
+        index: 0,
+        cpu: None,
+        address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        ports,
+        quarantine: Duration::ZERO,
+        legs_max: 1,
+    };
+    Shard::new(config, FakeIo::default(), Arc::new(Shared::new().unwrap())).unwrap()
+}
+
+/// One pair that was free a moment ago.
+fn free_pair() -> PortRange {
+    for _ in 0..100 {
+        let probe = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let first = probe.local_addr().unwrap().port() & !1;
+        drop(probe);
+        if bind_pair(Ipv4Addr::LOCALHOST.into(), first).is_ok() {
+            return PortRange { first, last: first + 1 };
+        }
+    }
+    panic!("no free pair");
+}
+
+fn plan() -> Box<LegPlan> {
+    let media = MediaPlan {
+        remote_rtp: Some("127.0.0.1:9".parse().unwrap()),
+        remote_rtcp: None,
+        codec: Codec::Pcmu,
+        payload_type: 0,
+        dtmf_payload_type: None,
+        ptime_ms: 20,
+        send: true,
+        receive: true,
+        nat: false,
+    };
+    Box::new(LegPlan { media: Some(media), cname: "test".to_owned(), media_timeout: Duration::from_secs(60) })
+}
+
+/// One turn as `run` does it, without sleep.
+fn turn(shard: &mut Shard<FakeIo>, now: Instant) {
+    shard.reap(now);
+    shard.take_orders(now);
+    shard.tick(now);
+    shard.close_broken(now);
+}
+
+/// Sequence number and timestamp of the RTP sent since the last call.
+fn rtp(shard: &mut Shard<FakeIo>) -> Vec<(u16, u32)> {
+    let sent = std::mem::take(&mut shard.io.sent);
+    let rtp = sent.iter().filter(|(stream, _)| stream.is_multiple_of(HALVES));
+    rtp.map(|(_, bytes)| {
+        let timestamp = u32::from_be_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
+        (u16::from_be_bytes([bytes[2], bytes[3]]), timestamp)
+    })
+    .collect()
+}
+
+/// Opens leg 1 and runs 100 ms, so that five packets left. Returns the time and the last packet.
+fn running(shard: &mut Shard<FakeIo>) -> (Instant, (u16, u32)) {
+    let start = shard.grid.at(0);
+    assert!(shard.shared.orders.push(Order::Open(LegId(1), plan())).is_ok());
+    let mut now = start;
+    let mut sent = Vec::new();
+    while sent.len() < 5 {
+        turn(shard, now);
+        sent.extend(rtp(shard));
+        now += Duration::from_millis(1);
+    }
+    for pair in sent.windows(2) {
+        assert_eq!(pair[1].0, pair[0].0.wrapping_add(1));
+        assert_eq!(pair[1].1, pair[0].1.wrapping_add(160));
+    }
+    (now - Duration::from_millis(1), sent[4])
+}
+
+fn closed(shard: &Shard<FakeIo>) -> Option<LegStats> {
+    while let Some(event) = shard.shared.events.pop() {
+        if let Event::Closed { stats, .. } = event {
+            return Some(*stats);
+        }
+    }
+    None
+}
+
+/// Goal: a short stall is made up for. Method: 45 ms late: the two missed packets and the one that
+/// was due leave at once, without a gap in sequence or timestamp.
+#[test]
+fn two_missed_packets_are_sent_late() {
+    let mut shard = shard();
+    let (now, (sequence, timestamp)) = running(&mut shard);
+    turn(&mut shard, now + Duration::from_millis(65));
+    let expected: Vec<(u16, u32)> =
+        (1..=3_u16).map(|n| (sequence.wrapping_add(n), timestamp.wrapping_add(160 * u32::from(n)))).collect();
+    assert_eq!(rtp(&mut shard), expected);
+    assert_eq!(shard.snapshot.skipped_packets, 0);
+}
+
+/// Goal: after a long stall no burst leaves, and the timestamp tells the truth.
+/// Method: 203 ms without a turn: ten packets fell due, three leave, the timestamp jumps over
+/// seven, and the next is due 20 ms after the tenth would have been.
+#[test]
+fn a_long_stall_becomes_a_gap_not_a_burst() {
+    let mut shard = shard();
+    let (now, (sequence, timestamp)) = running(&mut shard);
+    turn(&mut shard, now + Duration::from_millis(203));
+    let expected: Vec<(u16, u32)> = (1..=3_u16)
+        .map(|n| (sequence.wrapping_add(n), timestamp.wrapping_add(160 * (7 + u32::from(n)))))
+        .collect();
+    assert_eq!(rtp(&mut shard), expected);
+    assert_eq!(shard.snapshot.skipped_packets, 7);
+    turn(&mut shard, now + Duration::from_millis(219));
+    assert_eq!(rtp(&mut shard), []);
+    turn(&mut shard, now + Duration::from_millis(220));
+    let next = (sequence.wrapping_add(4), timestamp.wrapping_add(160 * 11));
+    assert_eq!(rtp(&mut shard), [next]);
+}
+
+/// Goal: refused packets show in the leg's counters, however the kernel refuses.
+/// Method: one refused at the queue, two by completion.
+#[test]
+fn refused_packets_are_counted_on_their_leg() {
+    let mut shard = shard();
+    let (now, _) = running(&mut shard);
+    shard.io.refuse = true;
+    turn(&mut shard, now + Duration::from_millis(20));
+    shard.io.refuse = false;
+    shard.io.failing = vec![0, 0];
+    assert!(shard.shared.orders.push(Order::Close(LegId(1))).is_ok());
+    turn(&mut shard, now + Duration::from_millis(21));
+    turn(&mut shard, now + Duration::from_millis(22));
+    assert_eq!(closed(&shard).unwrap().tx_errors, 3);
+}
+
+/// Goal: a leg whose code panics is closed and reported, and its ports come back.
+/// Method: work that panics, then two turns.
+#[test]
+fn a_leg_that_panics_is_closed_and_reported() {
+    let mut shard = shard();
+    let (now, _) = running(&mut shard);
+    shard.with(LegId(1), |_| panic!("a test"));
+    turn(&mut shard, now);
+    turn(&mut shard, now);
+    assert!(closed(&shard).is_some());
+    assert!(shard.legs.is_empty() && shard.io.open.is_empty());
+    assert!(shard.shared.orders.push(Order::Open(LegId(2), plan())).is_ok());
+    turn(&mut shard, now);
+    assert!(shard.legs.find(LegId(2)).is_some(), "the only pair is free again");
+}
