@@ -25,6 +25,10 @@ struct SchedAttr {
 
 /// Lets this thread run before ordinary ones, so that packets leave evenly on a busy machine.
 ///
+/// Not a real-time policy, though ticks would be more even still: the queues between threads spin
+/// for the moment another thread is in the middle of a push, and a real-time thread that had
+/// interrupted that very push on its own processor would spin for most of a second.
+///
 /// # Errors
 /// Without `CAP_SYS_NICE`: only the short slice is had; packets are less even under load.
 pub fn prefer() -> io::Result<()> {
