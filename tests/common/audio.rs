@@ -1,0 +1,143 @@
+//! Sound in tests: files, G.711 as the wire changes it, and how alike two recordings are.
+
+use std::path::{Path, PathBuf};
+
+/// A WAV file's samples.
+///
+/// # Panics
+/// The file is no 16-bit PCM WAV of 8000 Hz, one channel.
+pub fn read(path: &Path) -> Vec<i16> {
+    let mut reader =
+        hound::WavReader::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let spec = reader.spec();
+    assert_eq!((spec.sample_rate, spec.channels, spec.bits_per_sample), (8000, 1, 16), "{}", path.display());
+    reader.samples().collect::<Result<_, _>>().unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Writes samples as WAV.
+pub fn write(path: &Path, samples: &[i16]) {
+    let spec = hound::WavSpec {
+        channels: 1,
+        sample_rate: 8000,
+        bits_per_sample: 16,
+        sample_format: hound::SampleFormat::Int,
+    };
+    let mut writer = hound::WavWriter::create(path, spec).expect("the file can be made");
+    samples.iter().for_each(|&sample| writer.write_sample(sample).expect("the disk has room"));
+    writer.finalize().expect("the disk has room");
+}
+
+/// Ten seconds of speech, from the first to the last 50 ms.
+pub fn speech_file() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/audio/speech10.wav")
+}
+
+/// The same as samples.
+pub fn speech() -> Vec<i16> {
+    read(&speech_file())
+}
+
+/// `count` samples of a tone.
+#[expect(clippy::cast_possible_truncation, reason = "amplitudes are those of 16-bit sound")]
+pub fn tone(frequency: f64, amplitude: f64, count: u32) -> Vec<i16> {
+    (0..count)
+        .map(|n| (amplitude * (std::f64::consts::TAU * frequency * f64::from(n) / 8000.0).sin()) as i16)
+        .collect()
+}
+
+/// What is left of samples after a trip through G.711 µ-law (ITU-T G.711), in floating point.
+pub fn through_ulaw(samples: &[i16]) -> Vec<i16> {
+    samples.iter().map(|&sample| ulaw_decode(ulaw_encode(sample))).collect()
+}
+
+/// One sample to µ-law.
+pub fn ulaw_encode(sample: i16) -> u8 {
+    let magnitude = sample.unsigned_abs().min(32_635) + 132;
+    let segment = 8 - magnitude.leading_zeros();
+    let step = (magnitude >> (segment + 3)) & 0x0F;
+    let byte = u8::try_from(segment << 4 | u32::from(step)).expect("three bits and four");
+    !(byte | if sample < 0 { 0x80 } else { 0 })
+}
+
+/// One µ-law byte to a sample.
+pub fn ulaw_decode(byte: u8) -> i16 {
+    let byte = !byte;
+    let magnitude = (((i16::from(byte & 0x0F) << 3) + 132) << ((byte >> 4) & 7)) - 132;
+    if byte & 0x80 == 0 { magnitude } else { -magnitude }
+}
+
+/// How two recordings lie to each other.
+#[derive(Debug, Clone, Copy)]
+pub struct Match {
+    /// Samples the recording lags behind the source; negative when it leads.
+    pub lag: isize,
+    /// Normalised correlation at that lag, 1 for the same sound.
+    pub correlation: f64,
+    /// Samples that were compared.
+    pub compared: usize,
+}
+
+/// Finds the lag at which `recording` is most like `source`, within `lag_max` samples either way.
+pub fn best_match(source: &[i16], recording: &[i16], lag_max: usize) -> Match {
+    let limit = isize::try_from(lag_max).expect("a few seconds");
+    // A second from the middle finds the lag; all that overlaps judges it.
+    let middle = source.len() / 2;
+    let probe = middle.saturating_sub(4000)..(middle + 4000).min(source.len());
+    let lag = (-limit..=limit)
+        .map(|lag| (lag, correlation_at(source, recording, lag, probe.clone()).0))
+        .max_by(|a, b| a.1.total_cmp(&b.1))
+        .map_or(0, |(lag, _)| lag);
+    let (correlation, compared) = correlation_at(source, recording, lag, 0..source.len());
+    Match { lag, correlation, compared }
+}
+
+fn correlation_at(
+    source: &[i16],
+    recording: &[i16],
+    lag: isize,
+    range: std::ops::Range<usize>,
+) -> (f64, usize) {
+    let (mut product, mut left, mut right, mut count) = (0i64, 0i64, 0i64, 0);
+    let start = range.start.max(lag.min(0).unsigned_abs());
+    let Some(first) = start.checked_add_signed(lag) else { return (0.0, 0) };
+    let tail = recording.get(first..).unwrap_or_default();
+    for (&a, &b) in source[start.min(range.end)..range.end].iter().zip(tail) {
+        let (a, b) = (i64::from(a), i64::from(b));
+        product += a * b;
+        left += a * a;
+        right += b * b;
+        count += 1;
+    }
+    if left == 0 || right == 0 {
+        return (0.0, count);
+    }
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "energies of minutes of sound fit a double's 53 bits well enough"
+    )]
+    let (product, energy) = (product as f64, (left as f64).sqrt() * (right as f64).sqrt());
+    (product / energy, count)
+}
+
+/// Asserts that `recording` is `source` after G.711: as long within 100 ms, correlation 0.98.
+///
+/// # Panics
+/// It is not.
+pub fn assert_same_speech(source: &[i16], recording: &[i16]) {
+    let difference = recording.len().abs_diff(source.len());
+    assert!(
+        difference <= 800,
+        "the recording has {} samples, the source {}: {} ms apart",
+        recording.len(),
+        source.len(),
+        difference / 8
+    );
+    let found = best_match(&through_ulaw(source), recording, 2400);
+    assert!(found.correlation >= 0.98, "{found:?}");
+    assert!(found.compared + 800 >= source.len(), "{found:?}");
+}
+
+/// Milliseconds of `samples` samples.
+pub fn ms(samples: usize) -> u64 {
+    u64::try_from(samples / 8).expect("a time")
+}

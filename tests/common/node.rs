@@ -1,0 +1,398 @@
+//! A node under test: its configuration, process, clients and end.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use toml::{Table, toml};
+use voxring::mailbox::Store;
+
+use super::{audio, now, wait_for};
+
+/// Blocks of ports below the kernel's ephemeral range.
+const BLOCKS: u16 = 12;
+/// RTP ports of a block: two worker slots, 600 ports each.
+const RTP_PORTS: u16 = 1200;
+/// A debug build starts within this, also on a busy machine.
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// A block of ports nobody else uses while this lives.
+#[derive(Debug)]
+pub struct Ports {
+    /// Bound only to keep others away.
+    _lock: TcpListener,
+    block: u16,
+}
+
+impl Ports {
+    /// Takes a free block, waiting for one if need be.
+    pub fn take() -> Self {
+        wait_for("a free block of ports", Duration::from_secs(600), || {
+            (0..BLOCKS).find_map(|block| {
+                let lock = TcpListener::bind((Ipv4Addr::LOCALHOST, 11_019 + 20 * block)).ok()?;
+                Some(Self { _lock: lock, block })
+            })
+        })
+    }
+
+    /// Call router.
+    pub fn router(&self) -> u16 {
+        11_000 + 20 * self.block
+    }
+
+    /// UM service.
+    pub fn service(&self) -> u16 {
+        self.router() + 2
+    }
+
+    /// Worker slot A.
+    pub fn worker_a(&self) -> u16 {
+        self.router() + 5
+    }
+
+    /// Worker slot B.
+    pub fn worker_b(&self) -> u16 {
+        self.router() + 7
+    }
+
+    /// For a peer's own SIP listener.
+    pub fn peer(&self) -> u16 {
+        self.router() + 11
+    }
+
+    /// For a peer's control connection.
+    pub fn peer_control(&self) -> u16 {
+        self.router() + 13
+    }
+
+    /// First of 200 ports for a peer's media.
+    pub fn peer_media(&self) -> u16 {
+        12_000 + 200 * self.block
+    }
+
+    /// First and last RTP port of the node.
+    pub fn rtp(&self) -> (u16, u16) {
+        let first = 16_384 + RTP_PORTS * self.block;
+        (first, first + RTP_PORTS - 1)
+    }
+}
+
+/// A running node. Ends with its owner.
+#[derive(Debug)]
+pub struct Node {
+    /// Its ports.
+    pub ports: Ports,
+    folder: TempDir,
+    child: Option<Child>,
+    log: Arc<Mutex<String>>,
+}
+
+impl Node {
+    /// Starts a node with the laptop configuration (UDP on, test extensions, mailboxes 1001 and
+    /// 1002) on ports of its own, after `change` had its say.
+    pub fn start(change: impl FnOnce(&mut Table)) -> Self {
+        let ports = Ports::take();
+        let folder = TempDir::with_prefix("voxring-test-").expect("a folder can be made");
+        let mut config = configuration(&ports);
+        change(&mut config);
+        std::fs::write(folder.path().join("voxring.toml"), config.to_string())
+            .expect("the config is written");
+        let mut node = Self { ports, folder, child: None, log: Arc::default() };
+        node.start_again();
+        node
+    }
+
+    /// A node whose mailboxes 1001 and 1002 greet with half a second of tone, then beep.
+    pub fn with_short_greeting(change: impl FnOnce(&mut Table)) -> Self {
+        let node = Self::start(change);
+        let mut store = Store::open(&node.data()).expect("the store opens beside the node");
+        audio::write(&store.greeting_path("short.wav"), &audio::tone(440.0, 4000.0, 4000));
+        for number in ["1001", "1002"] {
+            store.set_greeting(number, Some("short.wav")).expect("the greeting is set");
+        }
+        node
+    }
+
+    /// Starts the process over the same folder and ports, and waits until it is ready.
+    pub fn start_again(&mut self) {
+        assert!(self.child.is_none(), "it runs already");
+        let mut child = self
+            .command()
+            .arg("serve")
+            .env("RUST_BACKTRACE", "1")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .expect("voxring starts");
+        let ready = Arc::new(Mutex::new(false));
+        follow(child.stdout.take().expect("piped"), Arc::clone(&self.log), Some(Arc::clone(&ready)));
+        follow(child.stderr.take().expect("piped"), Arc::clone(&self.log), None);
+        self.child = Some(child);
+        let start = now();
+        while !*ready.lock().unwrap_or_else(PoisonError::into_inner) {
+            let ended = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
+            if ended.is_some() || start.elapsed() > START_LIMIT {
+                std::thread::sleep(Duration::from_millis(200));
+                panic!("voxring did not get ready ({ended:?}); it said:\n{}", self.log());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The data folder.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// A file in the node's temporary folder, for the test's own use.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// What the node wrote so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// `sip:USER@` router, by `tcp` or `udp`.
+    pub fn uri(&self, user: &str, transport: &str) -> String {
+        format!("sip:{user}@127.0.0.1:{};transport={transport}", self.ports.router())
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_voxring"));
+        command.arg("--config").arg(self.file("voxring.toml")).arg("--data").arg(self.data());
+        command
+    }
+
+    /// Runs a client command.
+    pub fn client(&self, args: &[&str]) -> Output {
+        self.command().args(args).output().expect("the client runs")
+    }
+
+    /// Runs a client command with `--json` and reads what it prints.
+    pub fn json(&self, args: &[&str]) -> Value {
+        let output = self.client(&[args, &["--json"]].concat());
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success(),
+            "voxring {args:?} failed: {text}{}\nthe node said:\n{}",
+            String::from_utf8_lossy(&output.stderr),
+            self.log()
+        );
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{args:?}: {error} in {text}"))
+    }
+
+    /// Voice messages of a mailbox, oldest first. Missed calls are left out.
+    pub fn messages(&self, mailbox: &str) -> Vec<Message> {
+        let value = self.json(&["message", "list", "--mailbox", mailbox]);
+        let list = value.get("messages").unwrap_or(&value).as_array().expect("a list of messages").clone();
+        list.iter().filter(|message| message["kind"] == "voice").map(Message::read).collect()
+    }
+
+    /// Waits until a mailbox holds `count` voice messages and gives them.
+    pub fn wait_messages(&self, mailbox: &str, count: usize, limit: Duration) -> Vec<Message> {
+        let start = now();
+        loop {
+            let messages = self.messages(mailbox);
+            if messages.len() >= count {
+                assert_eq!(messages.len(), count, "{messages:?}");
+                return messages;
+            }
+            assert!(
+                start.elapsed() < limit,
+                "{} of {count} messages after {limit:?}; the node said:\n{}",
+                messages.len(),
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// A message's sound, by `voxring message export`.
+    pub fn export(&self, id: &str) -> Vec<i16> {
+        let path = self.file(&format!("{id}.wav"));
+        let output = self.client(&["message", "export", id, &path.to_string_lossy()]);
+        assert!(output.status.success(), "export of {id}: {}", String::from_utf8_lossy(&output.stderr));
+        audio::read(&path)
+    }
+
+    /// The supervisor's process id.
+    pub fn supervisor_pid(&self) -> u32 {
+        self.child.as_ref().expect("the node runs").id()
+    }
+
+    /// Process id of the worker that is ready now, if any.
+    pub fn worker_pid(&self) -> Option<u32> {
+        let status = self.json(&["status"]);
+        let status = status.get("status").unwrap_or(&status);
+        let worker = status["workers"].as_array()?.iter().find(|worker| worker["state"] == "ready")?.clone();
+        u32::try_from(worker["pid"].as_u64()?).ok()
+    }
+
+    /// Calls that are up.
+    pub fn calls(&self) -> usize {
+        let value = self.json(&["calls"]);
+        value.get("calls").unwrap_or(&value).as_array().expect("a list of calls").len()
+    }
+
+    /// Resident memory of supervisor and worker, in KiB.
+    pub fn memory_kib(&self) -> u64 {
+        [Some(self.supervisor_pid()), self.worker_pid()].into_iter().flatten().map(resident_kib).sum()
+    }
+
+    /// `kill -9` of the worker.
+    pub fn kill_worker(&self) -> u32 {
+        let pid = self.worker_pid().expect("a worker is ready");
+        signal("-KILL", &pid.to_string());
+        pid
+    }
+
+    /// `kill -9` of the supervisor, and waits until worker processes noticed.
+    pub fn kill_supervisor(&mut self) {
+        let pid = self.supervisor_pid();
+        signal("-KILL", &pid.to_string());
+        self.child.take().expect("it ran").wait().expect("it ended");
+        wait_for("the worker to end after its supervisor", Duration::from_secs(10), || {
+            group_members(pid).is_empty().then_some(())
+        });
+    }
+
+    /// SIGTERM, and waits for an orderly end.
+    pub fn stop(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        signal("-TERM", &child.id().to_string());
+        let status =
+            wait_for("the node to stop", Duration::from_secs(20), || child.try_wait().ok().flatten());
+        assert!(status.success(), "voxring ended with {status}:\n{}", self.log());
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            signal("-TERM", &child.id().to_string());
+            let start = now();
+            while child.try_wait().ok().flatten().is_none() && start.elapsed() < Duration::from_secs(5) {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            // The whole group, workers included: the group is ours alone.
+            signal("-KILL", &format!("-{}", child.id()));
+            // It is dead either way.
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail: Vec<&str> = log.lines().rev().take(60).collect();
+            eprintln!("the node's last lines:");
+            tail.iter().rev().for_each(|line| eprintln!("  {line}"));
+        }
+    }
+}
+
+/// One line of `voxring message list`.
+#[derive(Debug, Clone)]
+pub struct Message {
+    /// Its id.
+    pub id: String,
+    /// The SIP Call-ID that left it.
+    pub call_id: String,
+    /// The caller's number.
+    pub caller: String,
+    /// When the recording began, Unix milliseconds.
+    pub started_ms: u64,
+    /// Its length in milliseconds.
+    pub duration_ms: u64,
+    /// The diversion's reason.
+    pub diversion_reason: String,
+}
+
+impl Message {
+    fn read(value: &Value) -> Self {
+        let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
+        let number = |key: &str| value[key].as_u64().unwrap_or_else(|| panic!("no {key} in {value}"));
+        Self {
+            id: text("id"),
+            call_id: text("call_id"),
+            caller: text("caller"),
+            started_ms: number("started_ms"),
+            duration_ms: number("duration_ms"),
+            diversion_reason: text("diversion_reason"),
+        }
+    }
+}
+
+fn configuration(ports: &Ports) -> Table {
+    let (first, last) = ports.rtp();
+    let (router, service) = (i64::from(ports.router()), i64::from(ports.service()));
+    let (worker_a, worker_b) = (i64::from(ports.worker_a()), i64::from(ports.worker_b()));
+    let rtp = format!("{first}-{last}");
+    toml! {
+        [node]
+        demo_mailboxes = true
+        [router]
+        port = router
+        udp = true
+        [service]
+        port = service
+        udp = true
+        [worker]
+        port_a = worker_a
+        port_b = worker_b
+        udp = true
+        media_shards = 1
+        [rtp]
+        ports = rtp
+        quarantine_s = 1
+        [test_extensions]
+        enabled = true
+    }
+}
+
+/// Collects a stream's lines; `ready` turns true at the line that says so.
+fn follow(stream: impl Read + Send + 'static, log: Arc<Mutex<String>>, ready: Option<Arc<Mutex<bool>>>) {
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            if let Some(ready) = ready.as_ref().filter(|_| line.trim().ends_with("ready")) {
+                *ready.lock().unwrap_or_else(PoisonError::into_inner) = true;
+            }
+            let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+            log.push_str(&line);
+            log.push('\n');
+        }
+    });
+}
+
+/// Sends a signal to a process, or with a negative number to a process group.
+pub fn signal(name: &str, pid: &str) {
+    // It may have ended already: then there is nobody to tell.
+    let _ = Command::new("kill").args([name, "--", pid]).stderr(Stdio::null()).status();
+}
+
+/// Resident set size of a process in KiB; 0 when it is gone.
+pub fn resident_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.split_ascii_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
+/// Living processes of a process group.
+fn group_members(group: u32) -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc").expect("/proc is mounted");
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| {
+        let stat = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"));
+        let Ok(stat) = stat else { return false };
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_ascii_whitespace().collect();
+        fields.first() != Some(&"Z") && fields.get(2).and_then(|g| g.parse().ok()) == Some(group)
+    })
+    .collect()
+}

@@ -1,0 +1,201 @@
+//! Raw SIP: bytes out, bytes in. For what a well-behaved client would never send.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use super::now;
+
+/// A response, read with as little understanding as possible.
+#[derive(Debug, Clone)]
+pub struct Response {
+    /// Status code.
+    pub status: u16,
+    /// Reason phrase.
+    pub reason: String,
+    /// The whole header part.
+    pub head: String,
+    /// The body.
+    pub body: String,
+}
+
+impl Response {
+    /// First value of a header.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().skip(1).find_map(|line| {
+            let (found, value) = line.split_once(':')?;
+            found.trim().eq_ignore_ascii_case(name).then(|| value.trim())
+        })
+    }
+}
+
+/// A TCP connection to a SIP listener on the loopback.
+pub struct Connection {
+    stream: TcpStream,
+    inbox: Vec<u8>,
+}
+
+impl Connection {
+    /// Connects.
+    pub fn open(port: u16) -> Self {
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("the listener takes connections");
+        stream.set_nodelay(true).expect("a socket option");
+        Self { stream, inbox: Vec::new() }
+    }
+
+    /// Our address, for Via and Contact.
+    pub fn local(&self) -> SocketAddr {
+        self.stream.local_addr().expect("it is connected")
+    }
+
+    /// Sends; a connection the far side closed is noticed when reading.
+    pub fn send(&mut self, bytes: &[u8]) {
+        // The far side may close in the middle of nonsense: that is an allowed answer.
+        let _ = self.stream.write_all(bytes);
+    }
+
+    /// The next response, or `None` when the connection was closed or `limit` passed. Requests from
+    /// the far side are skipped.
+    pub fn response(&mut self, limit: Duration) -> Option<Response> {
+        let start = now();
+        loop {
+            while let Some(message) = self.cut() {
+                if let Some(response) = read_response(&message) {
+                    return Some(response);
+                }
+            }
+            let rest = limit.checked_sub(start.elapsed())?;
+            self.stream.set_read_timeout(Some(rest.max(Duration::from_millis(1)))).expect("a socket option");
+            let mut buffer = [0; 16_384];
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return None,
+                Ok(count) => self.inbox.extend(&buffer[..count]),
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// The next final response.
+    pub fn final_response(&mut self, limit: Duration) -> Option<Response> {
+        let start = now();
+        loop {
+            let response = self.response(limit.checked_sub(start.elapsed())?)?;
+            if response.status >= 200 {
+                return Some(response);
+            }
+        }
+    }
+
+    /// True when the far side closes within `limit`.
+    pub fn is_closed(&mut self, limit: Duration) -> bool {
+        let start = now();
+        while start.elapsed() < limit {
+            self.stream.set_read_timeout(Some(Duration::from_millis(50))).expect("a socket option");
+            let mut buffer = [0; 16_384];
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return true,
+                Ok(count) => self.inbox.extend(&buffer[..count]),
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                Err(_) => return true,
+            }
+        }
+        false
+    }
+
+    fn cut(&mut self) -> Option<Vec<u8>> {
+        let blank = self.inbox.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        self.inbox.drain(..blank);
+        let head = self.inbox.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
+        let text = String::from_utf8_lossy(&self.inbox[..head]).to_ascii_lowercase();
+        let length = text.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
+        let end = head + length.unwrap_or(0usize);
+        (self.inbox.len() >= end).then(|| self.inbox.drain(..end).collect())
+    }
+}
+
+/// Reads a response; `None` for a request.
+pub fn read_response(message: &[u8]) -> Option<Response> {
+    let text = String::from_utf8_lossy(message);
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    let mut line = head.lines().next()?.strip_prefix("SIP/2.0 ")?.splitn(2, ' ');
+    Some(Response {
+        status: line.next()?.parse().ok()?,
+        reason: line.next().unwrap_or_default().to_owned(),
+        head: head.to_owned(),
+        body: body.to_owned(),
+    })
+}
+
+/// A request with ordinary headers; `extra` are whole header lines, `body` is SDP.
+pub struct Request<'a> {
+    /// Method.
+    pub method: &'a str,
+    /// Request-URI.
+    pub uri: &'a str,
+    /// Whole header lines without line ends.
+    pub extra: &'a [&'a str],
+    /// SDP or nothing.
+    pub body: &'a str,
+}
+
+impl Request<'_> {
+    /// As bytes. `tag` makes branch, tag and Call-ID, so that equal tags are retransmissions.
+    pub fn render(&self, transport: &str, local: SocketAddr, tag: &str) -> Vec<u8> {
+        let Self { method, uri, extra, body } = self;
+        let mut text = format!(
+            "{method} {uri} SIP/2.0\r\nVia: SIP/2.0/{transport} {local};branch=z9hG4bK{tag};rport\r\n\
+             Max-Forwards: 70\r\nFrom: <sip:raw@127.0.0.1>;tag={tag}\r\nTo: <{uri}>\r\n\
+             Call-ID: {tag}@raw\r\nCSeq: 1 {method}\r\n\
+             Contact: <sip:raw@{local};transport={}>\r\n",
+            transport.to_ascii_lowercase()
+        );
+        extra.iter().for_each(|line| text.push_str(&format!("{line}\r\n")));
+        if !body.is_empty() && !extra.iter().any(|line| line.to_ascii_lowercase().starts_with("content-type"))
+        {
+            text.push_str("Content-Type: application/sdp\r\n");
+        }
+        text.push_str(&format!("Content-Length: {}\r\n\r\n{body}", body.len()));
+        text.into_bytes()
+    }
+}
+
+/// An ordinary G.711 offer for media at `port`.
+pub fn offer(port: u16) -> String {
+    format!(
+        "v=0\r\no=raw 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n\
+         m=audio {port} RTP/AVP 0 101\r\na=rtpmap:0 PCMU/8000\r\na=rtpmap:101 telephone-event/8000\r\n"
+    )
+}
+
+/// Sends OPTIONS over a fresh connection and gives the final response.
+pub fn options_tcp(port: u16) -> Option<Response> {
+    let mut connection = Connection::open(port);
+    let uri = format!("sip:127.0.0.1:{port};transport=tcp");
+    let request = Request { method: "OPTIONS", uri: &uri, extra: &[], body: "" };
+    let bytes = request.render("TCP", connection.local(), &unique());
+    connection.send(&bytes);
+    connection.final_response(Duration::from_secs(5))
+}
+
+/// Sends OPTIONS over UDP, twice if need be, and gives the response.
+pub fn options_udp(port: u16) -> Option<Response> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+    let uri = format!("sip:127.0.0.1:{port}");
+    let request = Request { method: "OPTIONS", uri: &uri, extra: &[], body: "" };
+    let bytes = request.render("UDP", socket.local_addr().expect("it is bound"), &unique());
+    socket.set_read_timeout(Some(Duration::from_secs(2))).expect("a socket option");
+    (0..3).find_map(|_| {
+        socket.send_to(&bytes, (Ipv4Addr::LOCALHOST, port)).ok()?;
+        let mut buffer = [0; 4096];
+        let count = socket.recv(&mut buffer).ok()?;
+        read_response(&buffer[..count])
+    })
+}
+
+/// A word no other request has.
+pub fn unique() -> String {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("{}x{}x{}", std::process::id(), super::unix_ms(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
