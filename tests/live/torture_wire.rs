@@ -1,13 +1,11 @@
 //! The torture tests of RFC 4475 against a running node, over TCP and UDP.
 
-mod common;
-
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
-use common::node::Node;
-use common::raw::{Connection, options_tcp, options_udp};
+use crate::common::node::Node;
+use crate::common::raw::{Connection, options_tcp, options_udp};
 
 /// What may happen to a message.
 #[derive(Debug, Clone, Copy)]
@@ -161,7 +159,9 @@ fn good_torture_messages_over_udp_are_answered() {
         let mut buffer = [0; 16_384];
         let status = (0..2).find_map(|_| {
             let count = socket.recv(&mut buffer).ok()?;
-            common::raw::read_response(&buffer[..count]).map(|r| r.status).filter(|&status| status >= 200)
+            crate::common::raw::read_response(&buffer[..count])
+                .map(|r| r.status)
+                .filter(|&status| status >= 200)
         });
         if let Err(why) = judge(verdict, status, false) {
             wrong.push(format!("{name}: {why}"));

@@ -1,12 +1,10 @@
 //! A crash in the middle of recordings loses at most their last second.
 
-mod common;
-
 use std::collections::HashSet;
 use std::time::Duration;
 
-use common::node::{Message, Node};
-use common::{audio, peers, unix_ms, wait_for};
+use crate::common::node::{Message, Node};
+use crate::common::{audio, peers, unix_ms, wait_for};
 
 const CALLS: usize = 20;
 
@@ -72,7 +70,7 @@ fn assert_whole(node: &Node, message: &Message, died_ms: u64, source: &[i16]) {
 /// Method: the moment of death against each message's start and length; every message exported.
 #[test]
 fn a_killed_worker_loses_at_most_the_last_second() {
-    let _alone = common::heavy();
+    let _alone = crate::common::heavy();
     let mut node = Node::with_short_greeting(|_| {});
     let old = node.worker_pid();
     let died_ms = crash_in_recordings(&mut node, |node| {
@@ -91,7 +89,7 @@ fn a_killed_worker_loses_at_most_the_last_second() {
 /// Method: as above; `serve` again over the same folder.
 #[test]
 fn a_killed_supervisor_loses_at_most_the_last_second() {
-    let _alone = common::heavy();
+    let _alone = crate::common::heavy();
     let mut node = Node::with_short_greeting(|_| {});
     let died_ms = crash_in_recordings(&mut node, Node::kill_supervisor);
     node.start_again();

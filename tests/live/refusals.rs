@@ -1,12 +1,10 @@
 //! Every refusal has the status RFC 3261 names, and says why.
 
-mod common;
-
 use std::time::Duration;
 
-use common::node::{Node, signal};
-use common::raw::{Connection, Request, Response, offer, options_tcp, options_udp, unique};
-use common::{peers, wait_for};
+use crate::common::node::{Node, signal};
+use crate::common::raw::{Connection, Request, Response, offer, options_tcp, options_udp, unique};
+use crate::common::{peers, wait_for};
 
 /// Sends one request to a TCP listener and gives the final response.
 fn ask(port: u16, request: &Request<'_>) -> Response {

@@ -1,16 +1,14 @@
 //! Streams leave the node whole and evenly.
 
-mod common;
-
-use common::node::Node;
-use common::peers;
+use crate::common::node::Node;
+use crate::common::peers;
 
 /// Goal: no packet of 50 prompts at once is lost. The 500-call figure is measured by hand (README).
 /// Method: `voxperf spacing` for 5 s; only loss is judged, time is not: the machine may be busy.
 #[test]
 fn fifty_prompts_at_once_lose_no_packet() {
-    let _alone = common::heavy();
-    let node = Node::start(|_| {});
+    let _alone = crate::common::heavy();
+    let node = Node::start_for_load();
     let uri = node.uri("9197", "tcp");
     let report =
         peers::voxperf_start(&["spacing", "--to", &uri, "--calls", "50", "--seconds", "5"]).finish().0;

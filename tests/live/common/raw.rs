@@ -4,24 +4,24 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use super::now;
+use crate::common::now;
 
 /// A response, read with as little understanding as possible.
 #[derive(Debug, Clone)]
-pub struct Response {
+pub(crate) struct Response {
     /// Status code.
-    pub status: u16,
+    pub(crate) status: u16,
     /// Reason phrase.
-    pub reason: String,
+    pub(crate) reason: String,
     /// The whole header part.
-    pub head: String,
+    pub(crate) head: String,
     /// The body.
-    pub body: String,
+    pub(crate) body: String,
 }
 
 impl Response {
     /// First value of a header.
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().skip(1).find_map(|line| {
             let (found, value) = line.split_once(':')?;
             found.trim().eq_ignore_ascii_case(name).then(|| value.trim())
@@ -30,33 +30,33 @@ impl Response {
 }
 
 /// A TCP connection to a SIP listener on the loopback.
-pub struct Connection {
+pub(crate) struct Connection {
     stream: TcpStream,
     inbox: Vec<u8>,
 }
 
 impl Connection {
     /// Connects.
-    pub fn open(port: u16) -> Self {
+    pub(crate) fn open(port: u16) -> Self {
         let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("the listener takes connections");
         stream.set_nodelay(true).expect("a socket option");
         Self { stream, inbox: Vec::new() }
     }
 
     /// Our address, for Via and Contact.
-    pub fn local(&self) -> SocketAddr {
+    pub(crate) fn local(&self) -> SocketAddr {
         self.stream.local_addr().expect("it is connected")
     }
 
     /// Sends; a connection the far side closed is noticed when reading.
-    pub fn send(&mut self, bytes: &[u8]) {
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
         // The far side may close in the middle of nonsense: that is an allowed answer.
         let _ = self.stream.write_all(bytes);
     }
 
     /// The next response, or `None` when the connection was closed or `limit` passed. Requests from
     /// the far side are skipped.
-    pub fn response(&mut self, limit: Duration) -> Option<Response> {
+    pub(crate) fn response(&mut self, limit: Duration) -> Option<Response> {
         let start = now();
         loop {
             while let Some(message) = self.cut() {
@@ -77,7 +77,7 @@ impl Connection {
     }
 
     /// The next final response.
-    pub fn final_response(&mut self, limit: Duration) -> Option<Response> {
+    pub(crate) fn final_response(&mut self, limit: Duration) -> Option<Response> {
         let start = now();
         loop {
             let response = self.response(limit.checked_sub(start.elapsed())?)?;
@@ -88,7 +88,7 @@ impl Connection {
     }
 
     /// True when the far side closes within `limit`.
-    pub fn is_closed(&mut self, limit: Duration) -> bool {
+    pub(crate) fn is_closed(&mut self, limit: Duration) -> bool {
         let start = now();
         while start.elapsed() < limit {
             self.stream.set_read_timeout(Some(Duration::from_millis(50))).expect("a socket option");
@@ -115,7 +115,7 @@ impl Connection {
 }
 
 /// Reads a response; `None` for a request.
-pub fn read_response(message: &[u8]) -> Option<Response> {
+pub(crate) fn read_response(message: &[u8]) -> Option<Response> {
     let text = String::from_utf8_lossy(message);
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
     let mut line = head.lines().next()?.strip_prefix("SIP/2.0 ")?.splitn(2, ' ');
@@ -128,20 +128,20 @@ pub fn read_response(message: &[u8]) -> Option<Response> {
 }
 
 /// A request with ordinary headers; `extra` are whole header lines, `body` is SDP.
-pub struct Request<'a> {
+pub(crate) struct Request<'a> {
     /// Method.
-    pub method: &'a str,
+    pub(crate) method: &'a str,
     /// Request-URI.
-    pub uri: &'a str,
+    pub(crate) uri: &'a str,
     /// Whole header lines without line ends.
-    pub extra: &'a [&'a str],
+    pub(crate) extra: &'a [&'a str],
     /// SDP or nothing.
-    pub body: &'a str,
+    pub(crate) body: &'a str,
 }
 
 impl Request<'_> {
     /// As bytes. `tag` makes branch, tag and Call-ID, so that equal tags are retransmissions.
-    pub fn render(&self, transport: &str, local: SocketAddr, tag: &str) -> Vec<u8> {
+    pub(crate) fn render(&self, transport: &str, local: SocketAddr, tag: &str) -> Vec<u8> {
         let Self { method, uri, extra, body } = self;
         let mut text = format!(
             "{method} {uri} SIP/2.0\r\nVia: SIP/2.0/{transport} {local};branch=z9hG4bK{tag};rport\r\n\
@@ -161,7 +161,7 @@ impl Request<'_> {
 }
 
 /// An ordinary G.711 offer for media at `port`.
-pub fn offer(port: u16) -> String {
+pub(crate) fn offer(port: u16) -> String {
     format!(
         "v=0\r\no=raw 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n\
          m=audio {port} RTP/AVP 0 101\r\na=rtpmap:0 PCMU/8000\r\na=rtpmap:101 telephone-event/8000\r\n"
@@ -169,7 +169,7 @@ pub fn offer(port: u16) -> String {
 }
 
 /// Sends OPTIONS over a fresh connection and gives the final response.
-pub fn options_tcp(port: u16) -> Option<Response> {
+pub(crate) fn options_tcp(port: u16) -> Option<Response> {
     let mut connection = Connection::open(port);
     let uri = format!("sip:127.0.0.1:{port};transport=tcp");
     let request = Request { method: "OPTIONS", uri: &uri, extra: &[], body: "" };
@@ -179,7 +179,7 @@ pub fn options_tcp(port: u16) -> Option<Response> {
 }
 
 /// Sends OPTIONS over UDP, twice if need be, and gives the response.
-pub fn options_udp(port: u16) -> Option<Response> {
+pub(crate) fn options_udp(port: u16) -> Option<Response> {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
     let uri = format!("sip:127.0.0.1:{port}");
     let request = Request { method: "OPTIONS", uri: &uri, extra: &[], body: "" };
@@ -194,8 +194,8 @@ pub fn options_udp(port: u16) -> Option<Response> {
 }
 
 /// A word no other request has.
-pub fn unique() -> String {
+pub(crate) fn unique() -> String {
     use std::sync::atomic::{AtomicU64, Ordering};
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    format!("{}x{}x{}", std::process::id(), super::unix_ms(), NEXT.fetch_add(1, Ordering::Relaxed))
+    format!("{}x{}x{}", std::process::id(), crate::common::unix_ms(), NEXT.fetch_add(1, Ordering::Relaxed))
 }

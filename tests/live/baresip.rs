@@ -1,15 +1,13 @@
 //! A real phone leaves a message: Debian's baresip, over TCP and UDP.
 
-mod common;
-
 use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::node::Node;
-use common::peers::{self, Running};
-use common::{audio, now};
+use crate::common::node::Node;
+use crate::common::peers::{self, Running};
+use crate::common::{audio, now};
 
 /// Greeting (0.5 s) and beep (0.4 s): the phone is silent meanwhile.
 const LEAD_SAMPLES: usize = 7200;

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use toml::{Table, toml};
 use voxring::mailbox::Store;
 
-use super::{audio, now, wait_for};
+use crate::common::{audio, now, peers, wait_for};
 
 /// Blocks of ports below the kernel's ephemeral range.
 const BLOCKS: u16 = 12;
@@ -24,7 +24,7 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// A block of ports nobody else uses while this lives.
 #[derive(Debug)]
-pub struct Ports {
+pub(crate) struct Ports {
     /// Bound only to keep others away.
     _lock: TcpListener,
     block: u16,
@@ -32,7 +32,7 @@ pub struct Ports {
 
 impl Ports {
     /// Takes a free block, waiting for one if need be.
-    pub fn take() -> Self {
+    pub(crate) fn take() -> Self {
         wait_for("a free block of ports", Duration::from_secs(600), || {
             (0..BLOCKS).find_map(|block| {
                 let lock = TcpListener::bind((Ipv4Addr::LOCALHOST, 11_019 + 20 * block)).ok()?;
@@ -42,42 +42,42 @@ impl Ports {
     }
 
     /// Call router.
-    pub fn router(&self) -> u16 {
+    pub(crate) fn router(&self) -> u16 {
         11_000 + 20 * self.block
     }
 
     /// UM service.
-    pub fn service(&self) -> u16 {
+    pub(crate) fn service(&self) -> u16 {
         self.router() + 2
     }
 
     /// Worker slot A.
-    pub fn worker_a(&self) -> u16 {
+    pub(crate) fn worker_a(&self) -> u16 {
         self.router() + 5
     }
 
     /// Worker slot B.
-    pub fn worker_b(&self) -> u16 {
+    pub(crate) fn worker_b(&self) -> u16 {
         self.router() + 7
     }
 
     /// For a peer's own SIP listener.
-    pub fn peer(&self) -> u16 {
+    pub(crate) fn peer(&self) -> u16 {
         self.router() + 11
     }
 
     /// For a peer's control connection.
-    pub fn peer_control(&self) -> u16 {
+    pub(crate) fn peer_control(&self) -> u16 {
         self.router() + 13
     }
 
     /// First of 200 ports for a peer's media.
-    pub fn peer_media(&self) -> u16 {
+    pub(crate) fn peer_media(&self) -> u16 {
         12_000 + 200 * self.block
     }
 
     /// First and last RTP port of the node.
-    pub fn rtp(&self) -> (u16, u16) {
+    pub(crate) fn rtp(&self) -> (u16, u16) {
         let first = 16_384 + RTP_PORTS * self.block;
         (first, first + RTP_PORTS - 1)
     }
@@ -85,42 +85,57 @@ impl Ports {
 
 /// A running node. Ends with its owner.
 #[derive(Debug)]
-pub struct Node {
+pub(crate) struct Node {
     /// Its ports.
-    pub ports: Ports,
+    pub(crate) ports: Ports,
     folder: TempDir,
     child: Option<Child>,
     log: Arc<Mutex<String>>,
+    program: PathBuf,
 }
 
 impl Node {
     /// Starts a node with the laptop configuration (UDP on, test extensions, mailboxes 1001 and
     /// 1002) on ports of its own, after `change` had its say.
-    pub fn start(change: impl FnOnce(&mut Table)) -> Self {
+    pub(crate) fn start(change: impl FnOnce(&mut Table)) -> Self {
+        Self::run(env!("CARGO_BIN_EXE_voxring").into(), change)
+    }
+
+    /// The same for tests that load the machine: the release build, if there is one.
+    pub(crate) fn start_for_load() -> Self {
+        let program = peers::release("voxring").unwrap_or_else(|| env!("CARGO_BIN_EXE_voxring").into());
+        Self::run(program, |_| {})
+    }
+
+    fn run(program: PathBuf, change: impl FnOnce(&mut Table)) -> Self {
         let ports = Ports::take();
         let folder = TempDir::with_prefix("voxring-test-").expect("a folder can be made");
         let mut config = configuration(&ports);
         change(&mut config);
         std::fs::write(folder.path().join("voxring.toml"), config.to_string())
             .expect("the config is written");
-        let mut node = Self { ports, folder, child: None, log: Arc::default() };
+        let mut node = Self { ports, folder, child: None, log: Arc::default(), program };
         node.start_again();
         node
     }
 
     /// A node whose mailboxes 1001 and 1002 greet with half a second of tone, then beep.
-    pub fn with_short_greeting(change: impl FnOnce(&mut Table)) -> Self {
-        let node = Self::start(change);
-        let mut store = Store::open(&node.data()).expect("the store opens beside the node");
+    pub(crate) fn with_short_greeting(change: impl FnOnce(&mut Table)) -> Self {
+        Self::start(change).greeting_shortly()
+    }
+
+    /// Gives mailboxes 1001 and 1002 the short greeting.
+    pub(crate) fn greeting_shortly(self) -> Self {
+        let mut store = Store::open(&self.data()).expect("the store opens beside the node");
         audio::write(&store.greeting_path("short.wav"), &audio::tone(440.0, 4000.0, 4000));
         for number in ["1001", "1002"] {
             store.set_greeting(number, Some("short.wav")).expect("the greeting is set");
         }
-        node
+        self
     }
 
     /// Starts the process over the same folder and ports, and waits until it is ready.
-    pub fn start_again(&mut self) {
+    pub(crate) fn start_again(&mut self) {
         assert!(self.child.is_none(), "it runs already");
         let mut child = self
             .command()
@@ -148,38 +163,38 @@ impl Node {
     }
 
     /// The data folder.
-    pub fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
 
     /// A file in the node's temporary folder, for the test's own use.
-    pub fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// What the node wrote so far.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// `sip:USER@` router, by `tcp` or `udp`.
-    pub fn uri(&self, user: &str, transport: &str) -> String {
+    pub(crate) fn uri(&self, user: &str, transport: &str) -> String {
         format!("sip:{user}@127.0.0.1:{};transport={transport}", self.ports.router())
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_voxring"));
+        let mut command = Command::new(&self.program);
         command.arg("--config").arg(self.file("voxring.toml")).arg("--data").arg(self.data());
         command
     }
 
     /// Runs a client command.
-    pub fn client(&self, args: &[&str]) -> Output {
+    pub(crate) fn client(&self, args: &[&str]) -> Output {
         self.command().args(args).output().expect("the client runs")
     }
 
     /// Runs a client command with `--json` and reads what it prints.
-    pub fn json(&self, args: &[&str]) -> Value {
+    pub(crate) fn json(&self, args: &[&str]) -> Value {
         let output = self.client(&[args, &["--json"]].concat());
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(
@@ -192,14 +207,14 @@ impl Node {
     }
 
     /// Voice messages of a mailbox, oldest first. Missed calls are left out.
-    pub fn messages(&self, mailbox: &str) -> Vec<Message> {
+    pub(crate) fn messages(&self, mailbox: &str) -> Vec<Message> {
         let value = self.json(&["message", "list", "--mailbox", mailbox]);
         let list = value.get("messages").unwrap_or(&value).as_array().expect("a list of messages").clone();
         list.iter().filter(|message| message["kind"] == "voice").map(Message::read).collect()
     }
 
     /// Waits until a mailbox holds `count` voice messages and gives them.
-    pub fn wait_messages(&self, mailbox: &str, count: usize, limit: Duration) -> Vec<Message> {
+    pub(crate) fn wait_messages(&self, mailbox: &str, count: usize, limit: Duration) -> Vec<Message> {
         let start = now();
         loop {
             let messages = self.messages(mailbox);
@@ -218,7 +233,7 @@ impl Node {
     }
 
     /// A message's sound, by `voxring message export`.
-    pub fn export(&self, id: &str) -> Vec<i16> {
+    pub(crate) fn export(&self, id: &str) -> Vec<i16> {
         let path = self.file(&format!("{id}.wav"));
         let output = self.client(&["message", "export", id, &path.to_string_lossy()]);
         assert!(output.status.success(), "export of {id}: {}", String::from_utf8_lossy(&output.stderr));
@@ -226,12 +241,12 @@ impl Node {
     }
 
     /// The supervisor's process id.
-    pub fn supervisor_pid(&self) -> u32 {
+    pub(crate) fn supervisor_pid(&self) -> u32 {
         self.child.as_ref().expect("the node runs").id()
     }
 
     /// Process id of the worker that is ready now, if any.
-    pub fn worker_pid(&self) -> Option<u32> {
+    pub(crate) fn worker_pid(&self) -> Option<u32> {
         let status = self.json(&["status"]);
         let status = status.get("status").unwrap_or(&status);
         let worker = status["workers"].as_array()?.iter().find(|worker| worker["state"] == "ready")?.clone();
@@ -239,25 +254,25 @@ impl Node {
     }
 
     /// Calls that are up.
-    pub fn calls(&self) -> usize {
+    pub(crate) fn calls(&self) -> usize {
         let value = self.json(&["calls"]);
         value.get("calls").unwrap_or(&value).as_array().expect("a list of calls").len()
     }
 
     /// Resident memory of supervisor and worker, in KiB.
-    pub fn memory_kib(&self) -> u64 {
+    pub(crate) fn memory_kib(&self) -> u64 {
         [Some(self.supervisor_pid()), self.worker_pid()].into_iter().flatten().map(resident_kib).sum()
     }
 
     /// `kill -9` of the worker.
-    pub fn kill_worker(&self) -> u32 {
+    pub(crate) fn kill_worker(&self) -> u32 {
         let pid = self.worker_pid().expect("a worker is ready");
         signal("-KILL", &pid.to_string());
         pid
     }
 
     /// `kill -9` of the supervisor, and waits until worker processes noticed.
-    pub fn kill_supervisor(&mut self) {
+    pub(crate) fn kill_supervisor(&mut self) {
         let pid = self.supervisor_pid();
         signal("-KILL", &pid.to_string());
         self.child.take().expect("it ran").wait().expect("it ended");
@@ -267,7 +282,7 @@ impl Node {
     }
 
     /// SIGTERM, and waits for an orderly end.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         let Some(mut child) = self.child.take() else { return };
         signal("-TERM", &child.id().to_string());
         let status =
@@ -300,19 +315,19 @@ impl Drop for Node {
 
 /// One line of `voxring message list`.
 #[derive(Debug, Clone)]
-pub struct Message {
+pub(crate) struct Message {
     /// Its id.
-    pub id: String,
+    pub(crate) id: String,
     /// The SIP Call-ID that left it.
-    pub call_id: String,
+    pub(crate) call_id: String,
     /// The caller's number.
-    pub caller: String,
+    pub(crate) caller: String,
     /// When the recording began, Unix milliseconds.
-    pub started_ms: u64,
+    pub(crate) started_ms: u64,
     /// Its length in milliseconds.
-    pub duration_ms: u64,
+    pub(crate) duration_ms: u64,
     /// The diversion's reason.
-    pub diversion_reason: String,
+    pub(crate) diversion_reason: String,
 }
 
 impl Message {
@@ -372,13 +387,13 @@ fn follow(stream: impl Read + Send + 'static, log: Arc<Mutex<String>>, ready: Op
 }
 
 /// Sends a signal to a process, or with a negative number to a process group.
-pub fn signal(name: &str, pid: &str) {
+pub(crate) fn signal(name: &str, pid: &str) {
     // It may have ended already: then there is nobody to tell.
     let _ = Command::new("kill").args([name, "--", pid]).stderr(Stdio::null()).status();
 }
 
 /// Resident set size of a process in KiB; 0 when it is gone.
-pub fn resident_kib(pid: u32) -> u64 {
+pub(crate) fn resident_kib(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     line.and_then(|line| line.split_ascii_whitespace().next()?.parse().ok()).unwrap_or(0)

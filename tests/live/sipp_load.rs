@@ -1,13 +1,11 @@
 //! SIPp leaves 200 voice mails at 20 calls a second, following both redirects itself.
 
-mod common;
-
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use common::node::Node;
-use common::{audio, peers};
+use crate::common::node::Node;
+use crate::common::{audio, peers};
 
 /// Greeting (0.5 s), beep (0.4 s) and 5 s of speech.
 const CALL_MS: &str = "5900";
@@ -21,8 +19,8 @@ fn sipp_leaves_200_messages_at_20_calls_a_second() {
     if !peers::has_peer("sipp") {
         return;
     }
-    let _alone = common::heavy();
-    let node = Node::with_short_greeting(|_| {});
+    let _alone = crate::common::heavy();
+    let node = Node::start_for_load().greeting_shortly();
     let speech: Vec<u8> = audio::speech().iter().map(|&sample| audio::ulaw_encode(sample)).collect();
     std::fs::write(node.file("speech.ul"), speech).expect("the disk has room");
     let scenario = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sipp/redirect.xml");

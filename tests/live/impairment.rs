@@ -1,11 +1,9 @@
 //! A bad network shortens no message.
 
-mod common;
-
 use std::time::Duration;
 
-use common::node::Node;
-use common::{audio, peers};
+use crate::common::node::Node;
+use crate::common::{audio, peers};
 
 /// Goal: with 5 % of the packets lost, 5 % reordered and 5 % doubled the recording has the right
 /// duration and is still the same speech.

@@ -2,15 +2,13 @@
 //!
 //! Bounded: 10 s a test, or `VOXRING_FUZZ_SECONDS`. The seed is printed; `VOXRING_FUZZ_SEED` repeats it.
 
-mod common;
-
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
-use common::node::Node;
-use common::raw::{Connection, Request, offer, options_tcp, options_udp, unique};
-use common::{now, peers};
+use crate::common::node::Node;
+use crate::common::raw::{Connection, Request, offer, options_tcp, options_udp, unique};
+use crate::common::{now, peers};
 
 /// Memory a node may gain in a run, KiB: buffers and tables that fill once.
 const GROWTH_KIB_MAX: u64 = 48 * 1024;
@@ -26,7 +24,7 @@ struct Noise(u64);
 impl Noise {
     fn new(test: &str) -> Self {
         let seed = std::env::var("VOXRING_FUZZ_SEED").ok().and_then(|seed| seed.parse().ok());
-        let seed = seed.unwrap_or_else(common::unix_ms);
+        let seed = seed.unwrap_or_else(crate::common::unix_ms);
         println!("fuzz_wire {test}: replay with VOXRING_FUZZ_SEED={seed}");
         Self(seed)
     }
@@ -138,7 +136,7 @@ impl Before {
 /// Method: mutated good messages and the RFC 4475 corpus; an echo call beside it loses nothing.
 #[test]
 fn noise_on_sip_ports_harms_nothing() {
-    let _alone = common::heavy();
+    let _alone = crate::common::heavy();
     let node = Node::start(|_| {});
     let mut noise = Noise::new("sip");
     let ports = [node.ports.router(), node.ports.service(), node.ports.worker_a()];
@@ -185,7 +183,7 @@ fn spoil_sip(noise: &mut Noise, seeds: &[Vec<u8>], ports: [u16; 3], length: Dura
 /// ports; an echo call beside it loses nothing.
 #[test]
 fn noise_on_media_ports_harms_nothing() {
-    let _alone = common::heavy();
+    let _alone = crate::common::heavy();
     let node = Node::start(|_| {});
     let mut noise = Noise::new("media");
     let before = Before::of(&node);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 ///
 /// # Panics
 /// The file is no 16-bit PCM WAV of 8000 Hz, one channel.
-pub fn read(path: &Path) -> Vec<i16> {
+pub(crate) fn read(path: &Path) -> Vec<i16> {
     let mut reader =
         hound::WavReader::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let spec = reader.spec();
@@ -15,7 +15,7 @@ pub fn read(path: &Path) -> Vec<i16> {
 }
 
 /// Writes samples as WAV.
-pub fn write(path: &Path, samples: &[i16]) {
+pub(crate) fn write(path: &Path, samples: &[i16]) {
     let spec = hound::WavSpec {
         channels: 1,
         sample_rate: 8000,
@@ -28,30 +28,30 @@ pub fn write(path: &Path, samples: &[i16]) {
 }
 
 /// Ten seconds of speech, from the first to the last 50 ms.
-pub fn speech_file() -> PathBuf {
+pub(crate) fn speech_file() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/audio/speech10.wav")
 }
 
 /// The same as samples.
-pub fn speech() -> Vec<i16> {
+pub(crate) fn speech() -> Vec<i16> {
     read(&speech_file())
 }
 
 /// `count` samples of a tone.
 #[expect(clippy::cast_possible_truncation, reason = "amplitudes are those of 16-bit sound")]
-pub fn tone(frequency: f64, amplitude: f64, count: u32) -> Vec<i16> {
+pub(crate) fn tone(frequency: f64, amplitude: f64, count: u32) -> Vec<i16> {
     (0..count)
         .map(|n| (amplitude * (std::f64::consts::TAU * frequency * f64::from(n) / 8000.0).sin()) as i16)
         .collect()
 }
 
 /// What is left of samples after a trip through G.711 µ-law (ITU-T G.711), in floating point.
-pub fn through_ulaw(samples: &[i16]) -> Vec<i16> {
+pub(crate) fn through_ulaw(samples: &[i16]) -> Vec<i16> {
     samples.iter().map(|&sample| ulaw_decode(ulaw_encode(sample))).collect()
 }
 
 /// One sample to µ-law.
-pub fn ulaw_encode(sample: i16) -> u8 {
+pub(crate) fn ulaw_encode(sample: i16) -> u8 {
     let magnitude = sample.unsigned_abs().min(32_635) + 132;
     let segment = 8 - magnitude.leading_zeros();
     let step = (magnitude >> (segment + 3)) & 0x0F;
@@ -60,7 +60,7 @@ pub fn ulaw_encode(sample: i16) -> u8 {
 }
 
 /// One µ-law byte to a sample.
-pub fn ulaw_decode(byte: u8) -> i16 {
+pub(crate) fn ulaw_decode(byte: u8) -> i16 {
     let byte = !byte;
     let magnitude = (((i16::from(byte & 0x0F) << 3) + 132) << ((byte >> 4) & 7)) - 132;
     if byte & 0x80 == 0 { magnitude } else { -magnitude }
@@ -68,17 +68,17 @@ pub fn ulaw_decode(byte: u8) -> i16 {
 
 /// How two recordings lie to each other.
 #[derive(Debug, Clone, Copy)]
-pub struct Match {
+pub(crate) struct Match {
     /// Samples the recording lags behind the source; negative when it leads.
-    pub lag: isize,
+    pub(crate) lag: isize,
     /// Normalised correlation at that lag, 1 for the same sound.
-    pub correlation: f64,
+    pub(crate) correlation: f64,
     /// Samples that were compared.
-    pub compared: usize,
+    pub(crate) compared: usize,
 }
 
 /// Finds the lag at which `recording` is most like `source`, within `lag_max` samples either way.
-pub fn best_match(source: &[i16], recording: &[i16], lag_max: usize) -> Match {
+pub(crate) fn best_match(source: &[i16], recording: &[i16], lag_max: usize) -> Match {
     let limit = isize::try_from(lag_max).expect("a few seconds");
     // A second from the middle finds the lag; all that overlaps judges it.
     let middle = source.len() / 2;
@@ -123,7 +123,7 @@ fn correlation_at(
 ///
 /// # Panics
 /// It is not.
-pub fn assert_same_speech(source: &[i16], recording: &[i16]) {
+pub(crate) fn assert_same_speech(source: &[i16], recording: &[i16]) {
     let difference = recording.len().abs_diff(source.len());
     assert!(
         difference <= 800,
@@ -138,6 +138,30 @@ pub fn assert_same_speech(source: &[i16], recording: &[i16]) {
 }
 
 /// Milliseconds of `samples` samples.
-pub fn ms(samples: usize) -> u64 {
+pub(crate) fn ms(samples: usize) -> u64 {
     u64::try_from(samples / 8).expect("a time")
+}
+
+/// Goal: the judge of recordings judges rightly: a shifted copy is found, other speech is not.
+/// Method: the speech through G.711, 100 samples late; the same speech backwards.
+#[test]
+fn a_shifted_copy_is_found_and_other_sound_is_not() {
+    let source = speech();
+    let mut late = vec![0; 100];
+    late.extend(through_ulaw(&source));
+    let found = best_match(&source, &late, 400);
+    assert_eq!(found.lag, 100);
+    assert!(found.correlation > 0.999 && found.compared == source.len(), "{found:?}");
+    assert_same_speech(&source, &late);
+    let backwards: Vec<i16> = source.iter().rev().copied().collect();
+    assert!(best_match(&source, &backwards, 400).correlation < 0.5);
+}
+
+/// Goal: the speech file is what its README says. Method: length, and sound in its first and last 50 ms.
+#[test]
+fn the_speech_is_ten_seconds_from_end_to_end() {
+    let speech = speech();
+    assert_eq!(speech.len(), 80_000);
+    let loudest = |samples: &[i16]| samples.iter().map(|sample| sample.unsigned_abs()).max();
+    assert!(loudest(&speech[..400]) > Some(500) && loudest(&speech[79_600..]) > Some(500));
 }

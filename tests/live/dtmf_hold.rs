@@ -1,13 +1,11 @@
 //! Keys end and review a recording; hold and a new port keep the call.
 
-mod common;
-
 use std::path::PathBuf;
 use std::time::Duration;
 
-use common::node::Node;
-use common::peers::Report;
-use common::{audio, peers};
+use crate::common::node::Node;
+use crate::common::peers::Report;
+use crate::common::{audio, peers};
 
 /// The first `seconds` of the speech as a file.
 fn short_speech(node: &Node, seconds: usize) -> (PathBuf, Vec<i16>) {

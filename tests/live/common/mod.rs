@@ -8,21 +8,21 @@
     reason = "each test is a crate of its own and uses its own part of this"
 )]
 
-pub mod audio;
-pub mod node;
-pub mod peers;
-pub mod raw;
+pub(crate) mod audio;
+pub(crate) mod node;
+pub(crate) mod peers;
+pub(crate) mod raw;
 
 use std::fs::File;
 use std::time::{Duration, Instant};
 
 /// Monotonic time.
-pub fn now() -> Instant {
+pub(crate) fn now() -> Instant {
     voxring::base::clock::now()
 }
 
 /// Unix time in milliseconds.
-pub fn unix_ms() -> u64 {
+pub(crate) fn unix_ms() -> u64 {
     let since = voxring::base::clock::calendar().duration_since(std::time::UNIX_EPOCH);
     u64::try_from(since.expect("the clock is past 1970").as_millis())
         .expect("a time before the year 500,000,000")
@@ -32,7 +32,7 @@ pub fn unix_ms() -> u64 {
 ///
 /// # Panics
 /// With `what` when `limit` passes first.
-pub fn wait_for<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_for<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
     let start = now();
     loop {
         if let Some(found) = condition() {
@@ -44,10 +44,10 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> O
 }
 
 /// Held by tests that need the machine for themselves; they run one after the other.
-pub struct Heavy(File);
+pub(crate) struct Heavy(File);
 
 /// Waits until no other heavy test runs, also in other processes.
-pub fn heavy() -> Heavy {
+pub(crate) fn heavy() -> Heavy {
     let path = std::env::temp_dir().join("voxring-heavy-tests.lock");
     let file = File::options().create(true).append(true).open(&path).expect("a lock file can be made");
     file.lock().expect("the lock can be waited for");

@@ -1,11 +1,9 @@
 //! A message left by an ordinary caller is the speech the caller sent.
 
-mod common;
-
 use std::time::Duration;
 
-use common::node::Node;
-use common::{audio, peers};
+use crate::common::node::Node;
+use crate::common::{audio, peers};
 
 const LEAVE: [&str; 3] = ["--play-after-beep", "--hangup-after-play", "0"];
 

@@ -1,0 +1,17 @@
+//! Behaviour of a running node, a file for each: `cargo test --test live crash` runs one of them.
+//!
+//! Every test starts a node of its own and talks to it from outside: by voxperf, by other people's
+//! phones, by raw bytes, and by the command line. One binary, because linking ten takes longer than
+//! running them.
+
+mod baresip;
+mod common;
+mod crash;
+mod dtmf_hold;
+mod fuzz_wire;
+mod impairment;
+mod message;
+mod refusals;
+mod sipp_load;
+mod spacing;
+mod torture_wire;
