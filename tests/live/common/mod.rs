@@ -2,12 +2,6 @@
 //!
 //! Every node has its own block of ports and its own folder, so tests run side by side and twice.
 
-#![allow(
-    dead_code,
-    unreachable_pub,
-    reason = "each test is a crate of its own and uses its own part of this"
-)]
-
 pub(crate) mod audio;
 pub(crate) mod node;
 pub(crate) mod peers;
@@ -44,12 +38,14 @@ pub(crate) fn wait_for<T>(what: &str, limit: Duration, mut condition: impl FnMut
 }
 
 /// Held by tests that need the machine for themselves; they run one after the other.
-pub(crate) struct Heavy(File);
+pub(crate) struct Heavy {
+    _locked: File,
+}
 
 /// Waits until no other heavy test runs, also in other processes.
 pub(crate) fn heavy() -> Heavy {
     let path = std::env::temp_dir().join("voxring-heavy-tests.lock");
     let file = File::options().create(true).append(true).open(&path).expect("a lock file can be made");
     file.lock().expect("the lock can be waited for");
-    Heavy(file)
+    Heavy { _locked: file }
 }

@@ -66,11 +66,6 @@ impl Ports {
         self.router() + 11
     }
 
-    /// For a peer's control connection.
-    pub(crate) fn peer_control(&self) -> u16 {
-        self.router() + 13
-    }
-
     /// First of 200 ports for a peer's media.
     pub(crate) fn peer_media(&self) -> u16 {
         12_000 + 200 * self.block
