@@ -308,7 +308,11 @@ impl InboundCall {
         let (_, request) = self.refresh.take_if(|(refresh, _)| *refresh == client)?;
         self.dialog.handle_response(response);
         match response.status {
-            200..=299 => self.refreshed(now, &request, response),
+            200..=299 => {
+                if let Some(session) = &mut self.session {
+                    session.renew(now, &request, response);
+                }
+            }
             // RFC 3261 §12.2.1.2: the dialog is gone.
             408 | 481 => self.hang_up(now, EndCause::PeerLost),
             // RFC 3261 §14.1: glare and other refusals leave the session as it is; the interval
@@ -498,11 +502,6 @@ impl InboundCall {
             interval.write(response);
         }
         self.session = interval.map(|interval| SessionTimer::uas(now, interval));
-    }
-
-    fn refreshed(&mut self, now: Instant, request: &Request, response: &Response) {
-        let agreed = session_timer::read_answer(request, response);
-        self.session = agreed.map(|agreed| SessionTimer::uac(now, agreed));
     }
 
     fn send_refresh(&mut self, rules: &CallRules) {

@@ -124,7 +124,7 @@ pub fn spawn(config: &Config) -> Result<Front, ServeError> {
     let orders = Arc::new(ArrayQueue::new(64));
     let reports = Arc::new(ArrayQueue::new(4));
     let role = FrontRole::new(config, &listeners, Arc::clone(&orders), Arc::clone(&reports))?;
-    let signal_config = user_agent::signal_config(config, listeners.iter().map(|(_, l)| l.clone()).collect());
+    let signal_config = user_agent::signal_config(config, listeners.iter().map(|(_, l)| *l).collect());
     let (bound, binding) = channel::bounded(1);
     let body = move || {
         let report_bound = move |result| {
@@ -377,7 +377,7 @@ impl Role for FrontRole {
     }
 
     fn handle_send_failed(&mut self, now: Instant, transmit: &Transmit) {
-        self.layer.handle_send_failed(&transmit.destination);
+        self.layer.handle_send_failed(transmit);
         self.handle_events(now);
     }
 

@@ -9,9 +9,9 @@ use crate::base::config::Config;
 use crate::base::id::LegId;
 use crate::call::inbound::CallRules;
 use crate::call::outcome::{End, EndCause, Output as CallOutput};
-use crate::mailbox::service::{MailboxHandle, MailboxReply, MailboxRequest};
-use crate::media::order::{Audio, Event, Order};
-use crate::role::link::{FromWorker, HEARTBEAT_INTERVAL, Heartbeat, Slot, ToWorker, WorkerLink};
+use crate::mailbox::service::{MailboxHandle, MailboxRequest};
+use crate::media::order::{Audio, Order};
+use crate::role::link::{FromWorker, HEARTBEAT_INTERVAL, Heartbeat, Slot, WorkerLink};
 use crate::role::user_agent;
 use crate::role::worker::entry::Entry;
 use crate::role::worker::shards::Shards;
@@ -54,11 +54,11 @@ pub struct Calls {
     by_client: HashMap<ClientId, LegId>,
     timers: BTreeSet<(Instant, LegId)>,
     pub(super) shards: Option<Shards>,
-    mailbox: Option<MailboxHandle>,
+    pub(super) mailbox: Option<MailboxHandle>,
     /// Requests that found the mailbox's queue full. New calls are refused then; these must get
     /// through.
-    waiting: VecDeque<MailboxRequest>,
-    link: Arc<WorkerLink>,
+    pub(super) waiting: VecDeque<MailboxRequest>,
+    pub(super) link: Arc<WorkerLink>,
     pub(super) prompts: Prompts,
     pub(super) demo_loop: Audio,
     pub(super) greetings: HashMap<String, (Arc<[i16]>, Audio)>,
@@ -379,18 +379,6 @@ impl Calls {
         self.flush_mailbox();
     }
 
-    fn flush_mailbox(&mut self) {
-        let Some(mailbox) = &self.mailbox else {
-            return;
-        };
-        while let Some(request) = self.waiting.pop_front() {
-            if let Err(request) = mailbox.request(request) {
-                self.waiting.push_front(request);
-                return;
-            }
-        }
-    }
-
     fn forget(&mut self, now: Instant, leg: LegId, entry: &Entry, end: &End) {
         self.by_dialog.remove(entry.call.dialog_id());
         for id in [Some(entry.server), entry.reinvite].into_iter().flatten() {
@@ -415,108 +403,7 @@ impl Calls {
         );
     }
 
-    fn take_media_events(&mut self, now: Instant) {
-        while let Some(event) = self.shards.as_mut().and_then(Shards::poll) {
-            self.handle_media_event(now, event);
-        }
-    }
-
-    fn handle_media_event(&mut self, now: Instant, event: Event) {
-        let wall = clock::calendar();
-        let input = |entry: &mut Entry, input| {
-            if let Some(flow) = &mut entry.flow {
-                flow.handle_input(now, wall, input);
-            }
-        };
-        match event {
-            Event::Opened { leg, rtp_port } => {
-                self.with(now, leg, |entry| {
-                    entry.call.handle_opened(rtp_port);
-                    entry.ready.opened = true;
-                });
-                self.answer_when_ready(now, leg);
-            }
-            Event::OpenFailed { leg, error } => self.handle_open_failed(now, leg, &error.to_string()),
-            // Flash and fax tones (RFC 4733 events 16 and 36) are no keys.
-            Event::Digit { digit: 'f' | 'c', .. } => {}
-            Event::Digit { leg, digit, .. } => self.with(now, leg, |e| input(e, Input::Digit(digit))),
-            Event::Played { leg, play } => self.with(now, leg, |e| input(e, Input::Played(play))),
-            Event::Recorded { leg, id, voiced, end, .. } => {
-                self.with(now, leg, |e| input(e, Input::Recorded { id, voiced, end }));
-            }
-            Event::Latched { leg, peer } => self.with(now, leg, |entry| entry.latched = Some(peer)),
-            Event::MediaTimeout { leg } => {
-                self.with(now, leg, |entry| entry.call.hang_up(now, EndCause::MediaTimeout));
-            }
-            Event::Closed { leg, stats } => {
-                self.release_leg(leg);
-                self.with(now, leg, |entry| entry.call.handle_closed(Some(stats)));
-            }
-        }
-    }
-
-    fn handle_open_failed(&mut self, now: Instant, leg: LegId, why: &str) {
-        self.release_leg(leg);
-        let Some((flow, invite)) = self.calls.get(&leg).map(|e| (e.sip_flow, e.call.invite().clone())) else {
-            return;
-        };
-        let response = self.unavailable(&invite, why);
-        self.note_refusal("media_ports", &flow, &invite, &response);
-        self.with(now, leg, |entry| entry.call.handle_open_failed(response));
-    }
-
-    fn release_leg(&mut self, leg: LegId) {
-        let shard = self.calls.get_mut(&leg).and_then(|entry| entry.ready.shard.take());
-        if let (Some(shards), Some(shard)) = (&mut self.shards, shard) {
-            shards.release(shard);
-        }
-    }
-
-    fn take_mailbox_replies(&mut self, now: Instant) {
-        self.flush_mailbox();
-        while let Some(reply) = self.mailbox.as_ref().and_then(MailboxHandle::try_reply) {
-            match reply {
-                MailboxReply::Lookup { token, mailbox } => self.handle_lookup(now, LegId(token), mailbox),
-                MailboxReply::Greeting { token, samples } => {
-                    self.handle_greeting(now, LegId(token), samples);
-                }
-                MailboxReply::Review { token, samples, .. } => {
-                    let audio = samples.ok().map(|samples| Audio::from_pcm(&samples));
-                    self.with(now, LegId(token), |entry| {
-                        if let Some(flow) = &mut entry.flow {
-                            flow.handle_input(now, clock::calendar(), Input::Review(audio));
-                        }
-                    });
-                }
-                MailboxReply::Kept { id, duration } => {
-                    tracing::info!(%id, duration_ms = duration.as_millis(), "message stored");
-                }
-                MailboxReply::Missed { id } => tracing::info!(%id, "missed call noted"),
-                MailboxReply::Discarded { id } => tracing::debug!(%id, "recording discarded"),
-                MailboxReply::Failed { id, error } => {
-                    tracing::error!(%id, error, "a recording could not be stored; it stays in the spool");
-                }
-            }
-        }
-    }
-
-    fn take_orders(&mut self, now: Instant) {
-        while let Some(order) = self.link.try_order() {
-            match order {
-                Some(ToWorker::Calls { query }) => {
-                    let mut legs: Vec<_> = self.calls.iter().collect();
-                    legs.sort_by_key(|(leg, _)| **leg);
-                    let calls = legs.into_iter().map(|(_, entry)| entry.info(now, self.slot)).collect();
-                    self.link.report(FromWorker::Calls { query, calls });
-                }
-                Some(ToWorker::Stop) => self.stop(now, "the supervisor says so"),
-                None => self.stop(now, "the supervisor is gone"),
-                Some(ToWorker::Start { .. }) => tracing::error!("told to start while running"),
-            }
-        }
-    }
-
-    fn stop(&mut self, now: Instant, why: &str) {
+    pub(super) fn stop(&mut self, now: Instant, why: &str) {
         if self.phase != Phase::Serving {
             return;
         }
@@ -573,7 +460,7 @@ impl Role for Calls {
     }
 
     fn handle_send_failed(&mut self, now: Instant, transmit: &Transmit) {
-        self.layer.handle_send_failed(&transmit.destination);
+        self.layer.handle_send_failed(transmit);
         self.handle_tu_events(now);
     }
 

@@ -6,5 +6,6 @@
 pub mod calls;
 mod entry;
 mod intake;
+mod queues;
 pub mod shards;
 pub mod start;

@@ -1,0 +1,129 @@
+//! What other threads tell the worker: media events, mailbox replies, the supervisor's orders.
+
+use std::time::Instant;
+
+use crate::base::clock;
+use crate::base::id::LegId;
+use crate::call::outcome::EndCause;
+use crate::mailbox::service::{MailboxHandle, MailboxReply};
+use crate::media::order::{Audio, Event};
+use crate::role::link::{FromWorker, ToWorker};
+use crate::role::worker::calls::Calls;
+use crate::role::worker::entry::Entry;
+use crate::role::worker::shards::Shards;
+use crate::um::flow::Input;
+
+impl Calls {
+    pub(super) fn take_media_events(&mut self, now: Instant) {
+        while let Some(event) = self.shards.as_mut().and_then(Shards::poll) {
+            self.handle_media_event(now, event);
+        }
+    }
+
+    fn handle_media_event(&mut self, now: Instant, event: Event) {
+        let wall = clock::calendar();
+        let input = |entry: &mut Entry, input| {
+            if let Some(flow) = &mut entry.flow {
+                flow.handle_input(now, wall, input);
+            }
+        };
+        match event {
+            Event::Opened { leg, rtp_port } => {
+                self.with(now, leg, |entry| {
+                    entry.call.handle_opened(rtp_port);
+                    entry.ready.opened = true;
+                });
+                self.answer_when_ready(now, leg);
+            }
+            Event::OpenFailed { leg, error } => self.handle_open_failed(now, leg, &error.to_string()),
+            // Flash and fax tones (RFC 4733 events 16 and 36) are no keys.
+            Event::Digit { digit: 'f' | 'c', .. } => {}
+            Event::Digit { leg, digit, .. } => self.with(now, leg, |e| input(e, Input::Digit(digit))),
+            Event::Played { leg, play } => self.with(now, leg, |e| input(e, Input::Played(play))),
+            Event::Recorded { leg, id, voiced, end, .. } => {
+                self.with(now, leg, |e| input(e, Input::Recorded { id, voiced, end }));
+            }
+            Event::Latched { leg, peer } => self.with(now, leg, |entry| entry.latched = Some(peer)),
+            Event::MediaTimeout { leg } => {
+                self.with(now, leg, |entry| entry.call.hang_up(now, EndCause::MediaTimeout));
+            }
+            Event::Closed { leg, stats } => {
+                self.release_leg(leg);
+                self.with(now, leg, |entry| entry.call.handle_closed(Some(stats)));
+            }
+        }
+    }
+
+    fn handle_open_failed(&mut self, now: Instant, leg: LegId, why: &str) {
+        self.release_leg(leg);
+        let Some((flow, invite)) = self.calls.get(&leg).map(|e| (e.sip_flow, e.call.invite().clone())) else {
+            return;
+        };
+        let response = self.unavailable(&invite, why);
+        self.note_refusal("media_ports", &flow, &invite, &response);
+        self.with(now, leg, |entry| entry.call.handle_open_failed(response));
+    }
+
+    fn release_leg(&mut self, leg: LegId) {
+        let shard = self.calls.get_mut(&leg).and_then(|entry| entry.ready.shard.take());
+        if let (Some(shards), Some(shard)) = (&mut self.shards, shard) {
+            shards.release(shard);
+        }
+    }
+
+    pub(super) fn take_mailbox_replies(&mut self, now: Instant) {
+        self.flush_mailbox();
+        while let Some(reply) = self.mailbox.as_ref().and_then(MailboxHandle::try_reply) {
+            match reply {
+                MailboxReply::Lookup { token, mailbox } => self.handle_lookup(now, LegId(token), mailbox),
+                MailboxReply::Greeting { token, samples } => {
+                    self.handle_greeting(now, LegId(token), samples);
+                }
+                MailboxReply::Review { token, samples, .. } => {
+                    let audio = samples.ok().map(|samples| Audio::from_pcm(&samples));
+                    self.with(now, LegId(token), |entry| {
+                        if let Some(flow) = &mut entry.flow {
+                            flow.handle_input(now, clock::calendar(), Input::Review(audio));
+                        }
+                    });
+                }
+                MailboxReply::Kept { id, duration } => {
+                    tracing::info!(%id, duration_ms = duration.as_millis(), "message stored");
+                }
+                MailboxReply::Missed { id } => tracing::info!(%id, "missed call noted"),
+                MailboxReply::Discarded { id } => tracing::debug!(%id, "recording discarded"),
+                MailboxReply::Failed { id, error } => {
+                    tracing::error!(%id, error, "a recording could not be stored; it stays in the spool");
+                }
+            }
+        }
+    }
+
+    pub(super) fn take_orders(&mut self, now: Instant) {
+        while let Some(order) = self.link.try_order() {
+            match order {
+                Some(ToWorker::Calls { query }) => {
+                    let mut legs: Vec<_> = self.calls.iter().collect();
+                    legs.sort_by_key(|(leg, _)| **leg);
+                    let calls = legs.into_iter().map(|(_, entry)| entry.info(now, self.slot)).collect();
+                    self.link.report(FromWorker::Calls { query, calls });
+                }
+                Some(ToWorker::Stop) => self.stop(now, "the supervisor says so"),
+                None => self.stop(now, "the supervisor is gone"),
+                Some(ToWorker::Start { .. }) => tracing::error!("told to start while running"),
+            }
+        }
+    }
+
+    pub(super) fn flush_mailbox(&mut self) {
+        let Some(mailbox) = &self.mailbox else {
+            return;
+        };
+        while let Some(request) = self.waiting.pop_front() {
+            if let Err(request) = mailbox.request(request) {
+                self.waiting.push_front(request);
+                return;
+            }
+        }
+    }
+}
