@@ -117,6 +117,9 @@ impl Params {
     }
 
     /// Reads the parameters of a URI, after its first `;`; escapes stay (RFC 3261 §19.1.1).
+    ///
+    /// A parameter may stand once, but a repetition that says the same is dropped, not refused: real
+    /// phones write `;transport=tcp;transport=tcp` in Request-URI and To (baresip 1.0 does).
     pub(crate) fn parse_in_uri(bytes: &[u8]) -> Result<Self, SyntaxError> {
         let mut params = Self::default();
         for part in bytes.split(|&b| b == b';') {
@@ -124,7 +127,10 @@ impl Params {
             if name.is_empty() || value.is_some_and(<[u8]>::is_empty) {
                 return Err(SyntaxError("URI parameter"));
             }
-            params.add(Param { name: text(name), value: value.map(text), quoted: false })?;
+            let param = Param { name: text(name), value: value.map(text), quoted: false };
+            if params.find(&param.name).is_none_or(|first| first.value != param.value) {
+                params.add(param)?;
+            }
         }
         Ok(params)
     }

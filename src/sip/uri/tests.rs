@@ -88,7 +88,7 @@ fn malformed_uris_are_refused() {
         "sip:a@b;",
         "sip:a@b;;x",
         "sip:a@b;x=",
-        "sip:a@b;x;X",
+        "sip:a@b;x;X=1",
         "sip:%4@b",
         "sip:%zz@b",
         "sip:a@b/c",
@@ -144,6 +144,16 @@ fn a_new_uri_escapes_its_user() {
     let uri = SipUri::new(Some("a b@c:4001"), Host::V4([127, 0, 0, 1].into()), Some(5062));
     assert_eq!(uri.to_string(), "sip:a%20b%40c%3A4001@127.0.0.1:5062");
     assert_eq!(uri.user_text().as_deref(), Some("a b@c:4001"));
+}
+
+/// Goal: a parameter written twice alike is read once, as phones that repeat themselves mean it; two
+/// values for one name have no meaning (RFC 3261 §19.1.1). Method: what baresip 1.0 sends, and a
+/// contradiction.
+#[test]
+fn a_repeated_parameter_is_read_once_and_a_contradiction_is_refused() {
+    let uri = sip("sip:1001@127.0.0.1;transport=tcp;transport=tcp");
+    assert_eq!(uri.to_string(), "sip:1001@127.0.0.1;transport=tcp");
+    assert!(Uri::parse("sip:1001@127.0.0.1;transport=tcp;transport=udp").is_err());
 }
 
 proptest! {
