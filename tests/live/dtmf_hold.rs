@@ -15,6 +15,12 @@ fn short_speech(node: &Node, seconds: usize) -> (PathBuf, Vec<i16>) {
     (path, samples)
 }
 
+/// After 1 the node says goodbye and ends the call.
+fn assert_far_side_hung_up(report: &Report) {
+    let ended = report.call(0)["ended"].as_str().unwrap_or_default();
+    assert!(ended.starts_with("far side hung up"), "{:#}", report.0);
+}
+
 /// `#` ends the message, 2 plays it, 3 takes another, `#` and 1 send that.
 fn review_by_keys(node: &Node, mode: &str) {
     let (path, speech) = short_speech(node, 4);
@@ -39,7 +45,7 @@ fn review_by_keys(node: &Node, mode: &str) {
         ],
     );
     report.assert_complete();
-    assert_eq!(report.call(0)["ended"], "far side hung up", "after 1 the node says goodbye: {:#}", report.0);
+    assert_far_side_hung_up(&report);
     assert_eq!(report.number(0, "played"), 2, "two takes: {:#}", report.0);
     let beeps: Vec<u64> =
         report.call(0)["beeps_ms"].as_array().expect("a list").iter().filter_map(|b| b.as_u64()).collect();
@@ -125,7 +131,7 @@ fn keys_work_without_telephone_event() {
     let keys = ["--no-pt101", "--dtmf", "beep+3.2:#,beep+5:1", "--duration", "20"];
     let report = peers::call(&node, "1001", &[&play[..], &keys].concat());
     report.assert_complete();
-    assert_eq!(report.call(0)["ended"], "far side hung up", "{:#}", report.0);
+    assert_far_side_hung_up(&report);
     let messages = node.wait_messages("1001", 1, Duration::from_secs(5));
     assert!((2900..=3500).contains(&messages[0].duration_ms), "{messages:?}");
 }

@@ -73,7 +73,8 @@ const CORPUS: &[(&str, Verdict)] = &[
     ("cparam02", Refused(SOME)),
     ("regescrt", Refused(SOME)),
     ("sdp01", Refused(&[406, 415, 488, 302, 404])),
-    ("inv2543", Understood),
+    // No Content-Length: right over UDP, not over a stream (RFC 3261 §20.14).
+    ("inv2543", Refused(&[400, 200, 302, 404, 488])),
 ];
 
 fn corpus() -> Vec<(&'static str, Verdict, Vec<u8>)> {
@@ -103,13 +104,16 @@ fn judge(verdict: Verdict, status: Option<u16>, closed: bool) -> Result<(), Stri
 /// Method: a connection a message, to router and worker; half-close is not used.
 #[test]
 fn torture_messages_over_tcp_are_answered_and_survived() {
-    let node = Node::start(|_| {});
+    // Some end in the middle of a message: the node waits this long for the rest.
+    let node = Node::start(|config| {
+        config.insert("sip".into(), toml::Table::from_iter([("message_timeout_s".into(), 1.into())]).into());
+    });
     let mut wrong = Vec::new();
     for (role, port) in [("router", node.ports.router()), ("worker", node.ports.worker_a())] {
         for (name, verdict, bytes) in corpus() {
             let mut connection = Connection::open(port);
             connection.send(&bytes);
-            let limit = Duration::from_millis(if matches!(verdict, Ignored) { 100 } else { 1000 });
+            let limit = Duration::from_millis(if matches!(verdict, Ignored) { 100 } else { 4000 });
             let status = connection.final_response(limit).map(|response| response.status);
             let closed = status.is_none() && connection.is_closed(Duration::from_millis(100));
             if let Err(why) = judge(verdict, status, closed) {
@@ -147,9 +151,10 @@ fn good_torture_messages_over_udp_are_answered() {
     let node = Node::start(|_| {});
     let mut wrong = Vec::new();
     for (name, verdict, bytes) in corpus() {
-        if !matches!(verdict, Understood) {
+        if !matches!(verdict, Understood) && name != "inv2543" {
             continue;
         }
+        let verdict = Understood;
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
         socket.set_read_timeout(Some(Duration::from_secs(2))).expect("a socket option");
         let port = socket.local_addr().expect("it is bound").port();

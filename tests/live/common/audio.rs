@@ -125,14 +125,14 @@ fn correlation_at(
 /// It is not.
 pub(crate) fn assert_same_speech(source: &[i16], recording: &[i16]) {
     let difference = recording.len().abs_diff(source.len());
+    let found = best_match(&through_ulaw(source), recording, 2400);
     assert!(
         difference <= 800,
-        "the recording has {} samples, the source {}: {} ms apart",
+        "the recording has {} samples, the source {}: {} ms apart; {found:?}",
         recording.len(),
         source.len(),
         difference / 8
     );
-    let found = best_match(&through_ulaw(source), recording, 2400);
     assert!(found.correlation >= 0.98, "{found:?}");
     assert!(found.compared + 800 >= source.len(), "{found:?}");
 }

@@ -2,8 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,7 +12,7 @@ use tempfile::TempDir;
 use toml::{Table, toml};
 use voxring::mailbox::Store;
 
-use crate::common::{audio, now, peers, wait_for};
+use crate::common::{audio, now, peers, raw, wait_for};
 
 /// Blocks of ports below the kernel's ephemeral range.
 const BLOCKS: u16 = 12;
@@ -64,6 +63,11 @@ impl Ports {
     /// For a peer's own SIP listener.
     pub(crate) fn peer(&self) -> u16 {
         self.router() + 11
+    }
+
+    /// For a peer's control connection.
+    pub(crate) fn peer_control(&self) -> u16 {
+        self.router() + 13
     }
 
     /// First of 200 ports for a peer's media.
@@ -139,7 +143,6 @@ impl Node {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .process_group(0)
             .spawn()
             .expect("voxring starts");
         let ready = Arc::new(Mutex::new(false));
@@ -229,7 +232,7 @@ impl Node {
 
     /// A message's sound, by `voxring message export`.
     pub(crate) fn export(&self, id: &str) -> Vec<i16> {
-        let path = self.file(&format!("{id}.wav"));
+        let path = self.file(&format!("{id}-{}.wav", raw::unique()));
         let output = self.client(&["message", "export", id, &path.to_string_lossy()]);
         assert!(output.status.success(), "export of {id}: {}", String::from_utf8_lossy(&output.stderr));
         audio::read(&path)
@@ -266,13 +269,13 @@ impl Node {
         pid
     }
 
-    /// `kill -9` of the supervisor, and waits until worker processes noticed.
+    /// `kill -9` of the supervisor, and waits until its worker noticed and ended.
     pub(crate) fn kill_supervisor(&mut self) {
-        let pid = self.supervisor_pid();
-        signal("-KILL", &pid.to_string());
+        let worker = self.worker_pid().expect("a worker is ready");
+        signal("-KILL", &self.supervisor_pid().to_string());
         self.child.take().expect("it ran").wait().expect("it ended");
         wait_for("the worker to end after its supervisor", Duration::from_secs(10), || {
-            group_members(pid).is_empty().then_some(())
+            (!is_alive(worker)).then_some(())
         });
     }
 
@@ -288,16 +291,17 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        let worker = self.child.as_ref().and_then(|child| first_child(child.id()));
         if let Some(mut child) = self.child.take() {
             signal("-TERM", &child.id().to_string());
             let start = now();
             while child.try_wait().ok().flatten().is_none() && start.elapsed() < Duration::from_secs(5) {
                 std::thread::sleep(Duration::from_millis(20));
             }
-            // The whole group, workers included: the group is ours alone.
-            signal("-KILL", &format!("-{}", child.id()));
-            // It is dead either way.
+            // Both are ours; after an orderly end neither is there any more.
+            let _ = child.kill();
             let _ = child.wait();
+            worker.filter(|&pid| is_alive(pid)).iter().for_each(|pid| signal("-KILL", &pid.to_string()));
         }
         if std::thread::panicking() {
             let log = self.log();
@@ -381,10 +385,10 @@ fn follow(stream: impl Read + Send + 'static, log: Arc<Mutex<String>>, ready: Op
     });
 }
 
-/// Sends a signal to a process, or with a negative number to a process group.
+/// Sends a signal to a process.
 pub(crate) fn signal(name: &str, pid: &str) {
     // It may have ended already: then there is nobody to tell.
-    let _ = Command::new("kill").args([name, "--", pid]).stderr(Stdio::null()).status();
+    let _ = Command::new("kill").args([name, pid]).stderr(Stdio::null()).status();
 }
 
 /// Resident set size of a process in KiB; 0 when it is gone.
@@ -394,15 +398,15 @@ pub(crate) fn resident_kib(pid: u32) -> u64 {
     line.and_then(|line| line.split_ascii_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
-/// Living processes of a process group.
-fn group_members(group: u32) -> Vec<u32> {
-    let entries = std::fs::read_dir("/proc").expect("/proc is mounted");
-    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| {
-        let stat = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"));
-        let Ok(stat) = stat else { return false };
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_ascii_whitespace().collect();
-        fields.first() != Some(&"Z") && fields.get(2).and_then(|g| g.parse().ok()) == Some(group)
-    })
-    .collect()
+/// True while a process runs; a zombie does not.
+pub(crate) fn is_alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit(')').next().and_then(|rest| rest.split_ascii_whitespace().next());
+    state.is_some_and(|state| state != "Z")
+}
+
+/// A process's first child.
+fn first_child(pid: u32) -> Option<u32> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    children.split_ascii_whitespace().next()?.parse().ok()
 }
