@@ -42,12 +42,19 @@ pub enum FrontOrder {
 /// Refused calls by reason, since the start.
 type Refused = BTreeMap<String, u64>;
 
+/// Front to supervisor: at once when the worker changes, else every [`REPORT_INTERVAL`].
+#[derive(Debug, Clone, Default)]
+struct FrontReport {
+    refused: Refused,
+    worker_port: Option<u16>,
+}
+
 /// The supervisor's end.
 #[derive(Debug)]
 pub struct Front {
     orders: Arc<ArrayQueue<FrontOrder>>,
-    reports: Arc<ArrayQueue<Refused>>,
-    refused: Refused,
+    reports: Arc<ArrayQueue<FrontReport>>,
+    last: FrontReport,
     listeners: Vec<ListenerStatus>,
     thread: Option<JoinHandle<()>>,
 }
@@ -60,14 +67,19 @@ impl Front {
 
     /// Takes the newest counters over.
     pub fn collect(&mut self) {
-        while let Some(refused) = self.reports.pop() {
-            self.refused = refused;
+        while let Some(report) = self.reports.pop() {
+            self.last = report;
         }
+    }
+
+    /// Where new calls go now; an order takes a moment to get here.
+    pub fn worker_port(&self) -> Option<u16> {
+        self.last.worker_port
     }
 
     /// Refused calls by reason.
     pub fn refused(&self) -> &Refused {
-        &self.refused
+        &self.last.refused
     }
 
     /// Where router and service listen.
@@ -147,7 +159,7 @@ pub fn spawn(config: &Config) -> Result<Front, ServeError> {
         address,
     };
     let listeners = listeners.iter().zip(addresses).map(status).collect();
-    Ok(Front { orders, reports, refused: Refused::new(), listeners, thread: Some(thread) })
+    Ok(Front { orders, reports, last: FrontReport::default(), listeners, thread: Some(thread) })
 }
 
 /// An INVITE on its way to the next hop.
@@ -170,7 +182,7 @@ struct FrontRole {
     forwarded: HashMap<ClientId, Forwarded>,
     forwarding: HashMap<ServerId, ClientId>,
     orders: Arc<ArrayQueue<FrontOrder>>,
-    reports: Arc<ArrayQueue<Refused>>,
+    reports: Arc<ArrayQueue<FrontReport>>,
     refused: Refused,
     next_report: Option<Instant>,
     stopping: bool,
@@ -181,7 +193,7 @@ impl FrontRole {
         config: &Config,
         listeners: &[(Hop, Listener)],
         orders: Arc<ArrayQueue<FrontOrder>>,
-        reports: Arc<ArrayQueue<Refused>>,
+        reports: Arc<ArrayQueue<FrontReport>>,
     ) -> io::Result<Self> {
         Ok(Self {
             layer: user_agent::layer(config)?,
@@ -352,7 +364,10 @@ impl FrontRole {
     fn take_orders(&mut self) {
         while let Some(order) = self.orders.pop() {
             match order {
-                FrontOrder::Worker(port) => self.worker_port = port,
+                FrontOrder::Worker(port) => {
+                    self.worker_port = port;
+                    self.next_report = None;
+                }
                 FrontOrder::Stop => self.stopping = true,
             }
         }
@@ -397,7 +412,8 @@ impl Role for FrontRole {
     fn pump(&mut self, now: Instant) -> Duration {
         self.take_orders();
         if self.next_report.is_none_or(|at| at <= now) {
-            self.reports.force_push(self.refused.clone());
+            let report = FrontReport { refused: self.refused.clone(), worker_port: self.worker_port };
+            self.reports.force_push(report);
             self.next_report = Some(now + REPORT_INTERVAL);
         }
         PUMP_INTERVAL

@@ -28,7 +28,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// An orderly stop takes this long at most, then the worker is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 /// How often deadlines are looked at.
-const TICK: Duration = Duration::from_millis(100);
+const TICK: Duration = Duration::from_millis(50);
 /// Longest pause between two starts of a worker that keeps dying.
 const BACKOFF_MAX: Duration = Duration::from_secs(8);
 /// A worker that lived this long did not die of its start.
@@ -225,6 +225,9 @@ impl Supervisor {
     fn handle_tick(&mut self) -> Result<(), ServeError> {
         let now = clock::now();
         self.front.collect();
+        if !self.was_ready && self.front.worker_port().is_some() {
+            self.announce();
+        }
         let patience = Duration::from_secs(u64::from(self.config.worker.heartbeat_timeout_s));
         let silent = match self.worker.phase {
             WorkerPhase::Down { retry_at } if retry_at <= now && !self.stopping => {
@@ -297,8 +300,11 @@ impl Supervisor {
         }
         if self.was_ready {
             tracing::info!(slot = self.worker.slot.name(), "the new worker takes calls");
-            return;
         }
+    }
+
+    /// Says once that calls are taken: the worker is ready and the front sends them to it.
+    fn announce(&mut self) {
         self.was_ready = true;
         let startup = self.startup();
         print!("{}", startup::render(&startup));
