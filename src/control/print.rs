@@ -8,7 +8,7 @@ use time::macros::format_description;
 
 use super::protocol::{CallInfo, MailboxInfo, Status};
 use crate::mailbox::{Message, MessageKind};
-use crate::media::order::Codec;
+use crate::media::order::{Codec, LegStats};
 
 /// Writes to standard output; a reader that went away (`| head`) is no error.
 ///
@@ -34,7 +34,7 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
             column(index).map(|cell| cell.chars().count()).max().unwrap_or(0).max(name.len())
         })
         .collect();
-    let is_number = |cell: &String| cell.chars().all(|c| c.is_ascii_digit() || c == ':');
+    let is_number = |cell: &String| cell == "-" || cell.chars().all(|c| c.is_ascii_digit() || c == ':');
     let right: Vec<bool> = (0..header.len())
         .map(|index| column(index).next().is_some() && column(index).all(is_number))
         .collect();
@@ -158,7 +158,7 @@ pub fn calls(calls: &[CallInfo]) -> String {
     let rows: Vec<_> = calls
         .iter()
         .map(|call| {
-            let stats = call.stats.clone().unwrap_or_default();
+            let stat = |of: fn(&LegStats) -> String| call.stats.as_ref().map_or_else(|| "-".to_owned(), of);
             vec![
                 call.slot.clone(),
                 clock(call.duration_s),
@@ -173,11 +173,11 @@ pub fn calls(calls: &[CallInfo]) -> String {
                 }
                 .to_owned(),
                 call.remote_media.map_or_else(|| "-".to_owned(), |peer| peer.to_string()),
-                stats.rx_packets.to_string(),
-                stats.tx_packets.to_string(),
-                stats.lost.to_string(),
+                stat(|stats| stats.rx_packets.to_string()),
+                stat(|stats| stats.tx_packets.to_string()),
+                stat(|stats| stats.lost.to_string()),
                 // RTP timestamp units at 8000 Hz.
-                format!("{}.{} ms", stats.jitter / 8, stats.jitter % 8 * 10 / 8),
+                stat(|stats| format!("{}.{} ms", stats.jitter / 8, stats.jitter % 8 * 10 / 8)),
                 call.call_id.clone(),
             ]
         })
