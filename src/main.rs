@@ -34,6 +34,10 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Serve => {
             let (config, source) = place.load()?;
             start_log();
+            // Workers inherit it. Without it the node serves fewer calls, and `check` told so.
+            if let Err(error) = check::raise_descriptor_limit() {
+                tracing::warn!(%error, "cannot raise the limit of open files");
+            }
             supervisor::serve(config, source.file)?;
         }
         Command::Worker { slot: _ } => {

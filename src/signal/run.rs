@@ -14,6 +14,7 @@ use super::datagram::{self, Socket};
 use super::role::Role;
 use super::stream;
 use crate::base::clock;
+use crate::base::limits::SIP_UDP_QUEUE_BYTES;
 use crate::sip::flow::Transport;
 
 /// Entries of the submission queue; one turn rarely starts more operations.
@@ -138,7 +139,7 @@ async fn serve<R: Role + 'static>(
 fn bind(listener: &Listener) -> io::Result<(End, SocketAddr)> {
     let Listener { transport, address } = *listener;
     let result = match transport {
-        Transport::Udp => UdpSocket::bind(address).and_then(|s| Ok((s.local_addr()?, End::Udp(s)))),
+        Transport::Udp => bind_udp(address).and_then(|s| Ok((s.local_addr()?, End::Udp(s)))),
         Transport::Tcp => {
             // Two processes on one port would share its connections without a word.
             let options = ListenerOpts::new().reuse_port(false).reuse_addr(true).backlog(BACKLOG);
@@ -149,6 +150,19 @@ fn bind(listener: &Listener) -> io::Result<(End, SocketAddr)> {
     result.map(|(local, end)| (end, local)).map_err(|error| {
         io::Error::new(error.kind(), format!("cannot listen on {address}/{}: {error}", transport.name()))
     })
+}
+
+/// A socket whose queue holds a burst of calls: all SIP over UDP to this listener waits there.
+fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(address),
+        socket2::Type::DGRAM,
+        Some(socket2::Protocol::UDP),
+    )?;
+    socket.set_recv_buffer_size(SIP_UDP_QUEUE_BYTES as usize)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    UdpSocket::from_std(socket.into())
 }
 
 /// Drives timers and cross-thread queues until the role is finished.
