@@ -12,7 +12,7 @@ use crate::sip::message::{Request, Response};
 pub enum Output {
     /// Answer a request.
     Respond(ServerId, Response),
-    /// Send a request in the dialog; the worker tells its id with [`InboundCall::sent`].
+    /// Send a request in the dialog; the worker tells its id with [`super::inbound::InboundCall::sent`].
     Request(Destination, Request),
     /// For the media shard.
     Order(Order),

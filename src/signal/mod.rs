@@ -1,6 +1,6 @@
 //! The SIP loop: listeners, connections. No media.
 //!
-//! [`run`] turns one thread into a signalling shard: monoio underneath (io_uring, or epoll where
+//! [`run()`] turns one thread into a signalling shard: monoio underneath (io_uring, or epoll where
 //! that is forbidden), a [`Role`] on top that never sees a socket.
 //!
 //! * One task accepts per listener, one reads per connection or UDP socket. What goes out waits in

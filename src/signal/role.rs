@@ -33,6 +33,6 @@ pub trait Role {
     /// kept between 1 and 50 ms.
     fn pump(&mut self, now: Instant) -> Duration;
 
-    /// True when the shard may end: what is queued is still sent, then [`super::run`] returns.
+    /// True when the shard may end: what is queued is still sent, then [`super::run()`] returns.
     fn is_finished(&self) -> bool;
 }
