@@ -126,6 +126,8 @@ pub enum Order {
     StopRecord(LegId),
     /// RTCP BYE, cancel, quarantine the ports; ends a recording first. Answered by `Closed`.
     Close(LegId),
+    /// Tell the leg's counters; answered by `Report`.
+    Report(LegId),
     /// Take no new legs; leave the loop when the last is closed.
     Drain,
 }
@@ -257,6 +259,13 @@ pub enum Event {
     MediaTimeout {
         /// Which leg.
         leg: LegId,
+    },
+    /// The leg's counters now.
+    Report {
+        /// Which leg.
+        leg: LegId,
+        /// Its counters.
+        stats: Box<LegStats>,
     },
     /// The leg is gone and its ports are in quarantine.
     Closed {

@@ -17,7 +17,7 @@ use crate::base::config::{Config, Handoff};
 use crate::control::protocol::ListenerStatus;
 use crate::role::supervisor::ServeError;
 use crate::role::user_agent;
-use crate::signal::{self, Listener, Role};
+use crate::signal::{self, Counters, Listener, Role};
 use crate::sip::flow::{Destination, Flow, FlowId, Transmit, Transport};
 use crate::sip::layer::{ClientId, Layer, ServerId, TuEvent};
 use crate::sip::message::{Message, Method, Name, Request, Response};
@@ -135,24 +135,23 @@ pub fn spawn(config: &Config) -> Result<Front, ServeError> {
     let listeners = listeners(config);
     let orders = Arc::new(ArrayQueue::new(64));
     let reports = Arc::new(ArrayQueue::new(4));
-    let role = FrontRole::new(config, &listeners, Arc::clone(&orders), Arc::clone(&reports))?;
     let signal_config = user_agent::signal_config(config, listeners.iter().map(|(_, l)| *l).collect());
+    let queues = (Arc::clone(&orders), Arc::clone(&reports));
+    let role = FrontRole::new(config, &listeners, queues, Arc::clone(&signal_config.counters))?;
     let (bound, binding) = channel::bounded(1);
     let body = move || {
         let report_bound = move |result| {
             // The spawner waits for exactly this one result.
             let _ = bound.send(result);
         };
+        // A failed bind is the spawner's to tell.
         if let Err(error) = signal::run(signal_config, role, report_bound) {
-            tracing::error!(%error, "the front signalling shard ended");
+            tracing::debug!(%error, "the front signalling shard ended");
         }
     };
     let thread = thread::Builder::new().name("sip-front".into()).spawn(body)?;
     let addresses = binding.recv().unwrap_or_else(|_| Err(io::Error::other("the shard died at its start")));
-    let addresses = addresses.map_err(|error| {
-        let what: Vec<_> = listeners.iter().map(|(hop, l)| format!("{} {}", hop.name(), l.address)).collect();
-        ServeError::Listen { what: what.join(", "), error }
-    })?;
+    let addresses = addresses.map_err(ServeError::Listen)?;
     let status = |((hop, listener), address): (&(Hop, Listener), SocketAddr)| ListenerStatus {
         role: hop.name().to_owned(),
         transport: listener.transport,
@@ -183,6 +182,7 @@ struct FrontRole {
     forwarding: HashMap<ServerId, ClientId>,
     orders: Arc<ArrayQueue<FrontOrder>>,
     reports: Arc<ArrayQueue<FrontReport>>,
+    counters: Arc<Counters>,
     refused: Refused,
     next_report: Option<Instant>,
     stopping: bool,
@@ -192,8 +192,8 @@ impl FrontRole {
     fn new(
         config: &Config,
         listeners: &[(Hop, Listener)],
-        orders: Arc<ArrayQueue<FrontOrder>>,
-        reports: Arc<ArrayQueue<FrontReport>>,
+        (orders, reports): (Arc<ArrayQueue<FrontOrder>>, Arc<ArrayQueue<FrontReport>>),
+        counters: Arc<Counters>,
     ) -> io::Result<Self> {
         Ok(Self {
             layer: user_agent::layer(config)?,
@@ -208,6 +208,7 @@ impl FrontRole {
             forwarding: HashMap::new(),
             orders,
             reports,
+            counters,
             refused: Refused::new(),
             next_report: None,
             stopping: false,
@@ -412,7 +413,9 @@ impl Role for FrontRole {
     fn pump(&mut self, now: Instant) -> Duration {
         self.take_orders();
         if self.next_report.is_none_or(|at| at <= now) {
-            let report = FrontReport { refused: self.refused.clone(), worker_port: self.worker_port };
+            let mut refused = self.refused.clone();
+            user_agent::add_transport_refusals(&mut refused, &self.counters);
+            let report = FrontReport { refused, worker_port: self.worker_port };
             self.reports.force_push(report);
             self.next_report = Some(now + REPORT_INTERVAL);
         }

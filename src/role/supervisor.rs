@@ -2,8 +2,9 @@
 //! and answers the control socket.
 
 use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -51,13 +52,8 @@ pub enum ServeError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A port of router or service is taken, or an address is not ours.
-    #[error("{what}: {error}")]
-    Listen {
-        /// Role and address.
-        what: String,
-        /// What the kernel says.
-        error: io::Error,
-    },
+    #[error("router or service: {0}")]
+    Listen(io::Error),
     /// The control socket cannot be bound.
     #[error("control socket: {0}")]
     Control(io::Error),
@@ -79,6 +75,7 @@ pub fn serve(mut config: Config, source: Option<PathBuf>) -> Result<(), ServeErr
     std::fs::create_dir_all(&data).map_err(|error| ServeError::Data { path: data.clone(), error })?;
     // The worker is told the same folder, whatever its working directory.
     config.node.data = data.canonicalize().map_err(|error| ServeError::Data { path: data, error })?;
+    let _lock = lock(&config.node.data)?;
     let mut store = Store::open(&config.node.data)?;
     let mut demo_pins = Vec::new();
     if config.node.demo_mailboxes {
@@ -89,6 +86,19 @@ pub fn serve(mut config: Config, source: Option<PathBuf>) -> Result<(), ServeErr
         let server = Server::bind(&config.node.data).map_err(ServeError::Control)?;
         Supervisor::new(config, source, store, front, demo_pins).run(server).await
     })
+}
+
+/// Holds the data folder for this process; a second node must not touch it.
+fn lock(data: &Path) -> Result<File, ServeError> {
+    let failed = |error| ServeError::Data { path: data.to_owned(), error };
+    let file = File::create(data.join(".lock")).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            Err(failed(io::Error::new(io::ErrorKind::AddrInUse, "another voxring runs on it")))
+        }
+        Err(TryLockError::Error(error)) => Err(failed(error)),
+    }
 }
 
 /// What the slot's worker is at.

@@ -1,12 +1,13 @@
 //! What router, service and worker have in common as SIP user agents: how they write responses and
 //! how they log refusals.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::config::Config;
-use crate::signal::{Listener, SignalConfig};
+use crate::signal::{Counters, Listener, SignalConfig};
 use crate::sip::flow::Flow;
 use crate::sip::layer::{self, Layer};
 use crate::sip::message::{Method, Name, Request, Response};
@@ -26,6 +27,8 @@ pub fn random() -> io::Result<u64> {
 }
 
 /// The SIP loop's limits for these listeners.
+///
+/// Its counters are shared with the role that reports them.
 pub fn signal_config(config: &Config, listeners: Vec<Listener>) -> SignalConfig {
     SignalConfig {
         listeners,
@@ -34,6 +37,20 @@ pub fn signal_config(config: &Config, listeners: Vec<Listener>) -> SignalConfig 
         message_timeout: Duration::from_secs(u64::from(config.sip.message_timeout_s)),
         cpu: None,
         counters: Arc::default(),
+    }
+}
+
+/// Adds what the SIP loop refused before a role saw it.
+pub fn add_transport_refusals(refused: &mut BTreeMap<String, u64>, counters: &Counters) {
+    let refusals = [
+        ("connections_max", &counters.refused),
+        ("framing", &counters.frame_errors),
+        ("unreadable", &counters.parse_errors),
+    ];
+    for (rule, counter) in refusals {
+        if counter.value() > 0 {
+            refused.insert(rule.to_owned(), counter.value());
+        }
     }
 }
 

@@ -124,6 +124,7 @@ impl Outbox {
             Event::Digit { .. }
             | Event::Played { .. }
             | Event::Latched { .. }
+            | Event::Report { .. }
             | Event::MediaTimeout { .. } => self.dropped += 1,
         }
     }

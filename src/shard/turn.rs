@@ -180,6 +180,13 @@ impl<I: MediaIo> Shard<I> {
                 Some(index) => self.close(now, index),
                 None => self.snapshot.orders_unknown += 1,
             },
+            Order::Report(id) => {
+                let mut stats = None;
+                self.with(id, |leg| stats = Some(leg.stats()));
+                if let Some(stats) = stats {
+                    self.outbox.event(Event::Report { leg: id, stats: Box::new(stats) });
+                }
+            }
             Order::Drain => self.draining = true,
         }
     }

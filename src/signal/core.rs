@@ -100,7 +100,31 @@ pub(super) struct Core<R> {
     pub(super) listening: Canceller,
     pub(super) stopping: bool,
     next_sweep: Option<Instant>,
+    pub(super) log: LogBudget,
     tasks: Rc<Cell<usize>>,
+}
+
+/// Lines a second about peers that send what cannot be read; the rest is counted only.
+const LOG_LINES_PER_S: u32 = 20;
+
+/// Keeps a flood of unreadable messages from becoming a flood of log lines.
+#[derive(Debug, Default)]
+pub(super) struct LogBudget {
+    until: Option<Instant>,
+    left: u32,
+}
+
+impl LogBudget {
+    /// True when a line may be written now.
+    pub(super) fn take(&mut self, now: Instant) -> bool {
+        if self.until.is_none_or(|until| until <= now) {
+            self.until = Some(now + Duration::from_secs(1));
+            self.left = LOG_LINES_PER_S;
+        }
+        let may = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        may
+    }
 }
 
 /// A flow id that no connection of this process had before.
@@ -133,6 +157,7 @@ impl<R: Role + 'static> Core<R> {
                 listening: Canceller::new(),
                 stopping: false,
                 next_sweep: None,
+                log: LogBudget::default(),
                 tasks: Rc::new(Cell::new(0)),
             })
         })

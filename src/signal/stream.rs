@@ -204,7 +204,9 @@ impl<R: Role + 'static> Core<R> {
                 Ok(Some(Frame::Pong)) => any = true,
                 Ok(None) => break,
                 Err(error) => {
-                    tracing::info!(remote = %flow.remote, "framing lost: {error}");
+                    if self.log.take(now) {
+                        tracing::warn!(peer = %flow.remote, rule = "framing", "connection given up: {error}");
+                    }
                     if let Some(response) = error.response() {
                         self.reply(now, flow, response);
                     }
@@ -233,7 +235,10 @@ impl<R: Role + 'static> Core<R> {
             }
             Err(error) => {
                 self.counters.parse_errors.add(1);
-                tracing::debug!(remote = %flow.remote, "message refused: {error}");
+                if self.log.take(now) {
+                    let transport = flow.transport.name();
+                    tracing::warn!(peer = %flow.remote, transport, rule = "unreadable", "refused: {error}");
+                }
                 if let Some(response) = error.response() {
                     self.reply(now, flow, response);
                 }

@@ -15,7 +15,7 @@ use crate::role::link::{FromWorker, HEARTBEAT_INTERVAL, Heartbeat, Slot, WorkerL
 use crate::role::user_agent;
 use crate::role::worker::entry::Entry;
 use crate::role::worker::shards::Shards;
-use crate::signal::Role;
+use crate::signal::{Counters, Role};
 use crate::sip::dialog::DialogId;
 use crate::sip::flow::{Flow as SipFlow, FlowId, Transmit};
 use crate::sip::layer::{ClientId, Layer, ServerId, TuEvent};
@@ -66,6 +66,9 @@ pub struct Calls {
     pub(super) seed: u64,
     answered: u64,
     refused: BTreeMap<String, u64>,
+    counters: Arc<Counters>,
+    /// Queries for calls, each with the moment its answer goes out.
+    pub(super) queries: VecDeque<(Instant, u64)>,
     next_heartbeat: Option<Instant>,
     phase: Phase,
 }
@@ -92,6 +95,8 @@ pub struct Parts {
     pub demo_loop: Audio,
     /// Random.
     pub seed: u64,
+    /// The SIP loop's.
+    pub counters: Arc<Counters>,
 }
 
 impl Calls {
@@ -118,6 +123,8 @@ impl Calls {
             seed: parts.seed,
             answered: 0,
             refused: BTreeMap::new(),
+            counters: parts.counters,
+            queries: VecDeque::new(),
             next_heartbeat: None,
             phase: Phase::Serving,
         }
@@ -435,10 +442,12 @@ impl Calls {
     fn beat(&mut self, now: Instant) {
         if self.next_heartbeat.is_none_or(|at| at <= now) {
             self.next_heartbeat = Some(now + HEARTBEAT_INTERVAL);
+            let mut refused_total = self.refused.clone();
+            user_agent::add_transport_refusals(&mut refused_total, &self.counters);
             self.link.report(FromWorker::Heartbeat(Heartbeat {
                 calls_active: self.calls.len() as u64,
                 calls_total: self.answered,
-                refused_total: self.refused.clone(),
+                refused_total,
                 shards: self.shards.as_ref().map(Shards::status).unwrap_or_default(),
             }));
         }
@@ -495,6 +504,7 @@ impl Role for Calls {
         self.take_orders(now);
         self.take_media_events(now);
         self.take_mailbox_replies(now);
+        self.answer_queries(now);
         self.check_phase(now);
         self.beat(now);
         if self.calls.is_empty() { PUMP_IDLE } else { PUMP_BUSY }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::call::inbound::InboundCall;
 use crate::call::target::{Caller, Target};
 use crate::control::protocol::CallInfo;
-use crate::media::order::Audio;
+use crate::media::order::{Audio, LegStats};
 use crate::role::link::Slot;
 use crate::sip;
 use crate::sip::layer::ServerId;
@@ -46,6 +46,8 @@ pub(super) struct Entry {
     pub(super) ready: Readiness,
     pub(super) started: Instant,
     pub(super) latched: Option<SocketAddr>,
+    /// As of the last report.
+    pub(super) stats: Option<Box<LegStats>>,
     /// Where the call stands in the timer queue.
     pub(super) timer: Option<Instant>,
 }
@@ -79,7 +81,7 @@ impl Entry {
             duration_s: now.saturating_duration_since(self.started).as_secs(),
             codec: plan.map(|plan| plan.codec),
             remote_media: self.latched.or_else(|| plan.and_then(|plan| plan.remote_rtp)),
-            stats: None,
+            stats: self.stats.as_deref().cloned(),
         }
     }
 

@@ -63,6 +63,7 @@ impl Calls {
             ready: Readiness::default(),
             started: now,
             latched: None,
+            stats: None,
             timer: None,
         };
         self.calls.insert(leg, entry);

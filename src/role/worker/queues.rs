@@ -1,17 +1,20 @@
 //! What other threads tell the worker: media events, mailbox replies, the supervisor's orders.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::base::clock;
 use crate::base::id::LegId;
 use crate::call::outcome::EndCause;
 use crate::mailbox::service::{MailboxHandle, MailboxReply};
-use crate::media::order::{Audio, Event};
+use crate::media::order::{Audio, Event, Order};
 use crate::role::link::{FromWorker, ToWorker};
 use crate::role::worker::calls::Calls;
 use crate::role::worker::entry::Entry;
 use crate::role::worker::shards::Shards;
 use crate::um::flow::Input;
+
+/// A shard answers a report within a few of its 1 ms turns.
+const REPORT_WAIT: Duration = Duration::from_millis(20);
 
 impl Calls {
     pub(super) fn take_media_events(&mut self, now: Instant) {
@@ -46,6 +49,11 @@ impl Calls {
             Event::Latched { leg, peer } => self.with(now, leg, |entry| entry.latched = Some(peer)),
             Event::MediaTimeout { leg } => {
                 self.with(now, leg, |entry| entry.call.hang_up(now, EndCause::MediaTimeout));
+            }
+            Event::Report { leg, stats } => {
+                if let Some(entry) = self.calls.get_mut(&leg) {
+                    entry.stats = Some(stats);
+                }
             }
             Event::Closed { leg, stats } => {
                 self.release_leg(leg);
@@ -103,15 +111,30 @@ impl Calls {
         while let Some(order) = self.link.try_order() {
             match order {
                 Some(ToWorker::Calls { query }) => {
-                    let mut legs: Vec<_> = self.calls.iter().collect();
-                    legs.sort_by_key(|(leg, _)| **leg);
-                    let calls = legs.into_iter().map(|(_, entry)| entry.info(now, self.slot)).collect();
-                    self.link.report(FromWorker::Calls { query, calls });
+                    for (leg, entry) in &self.calls {
+                        if let (Some(shards), Some(shard)) = (&mut self.shards, entry.ready.shard) {
+                            shards.send(shard, Order::Report(*leg));
+                        }
+                    }
+                    self.queries.push_back((now + REPORT_WAIT, query));
                 }
                 Some(ToWorker::Stop) => self.stop(now, "the supervisor says so"),
                 None => self.stop(now, "the supervisor is gone"),
                 Some(ToWorker::Start { .. }) => tracing::error!("told to start while running"),
             }
+        }
+    }
+
+    /// Tells the calls there are, once the shards had time to report their counters.
+    pub(super) fn answer_queries(&mut self, now: Instant) {
+        while let Some((at, query)) = self.queries.front().copied()
+            && at <= now
+        {
+            self.queries.pop_front();
+            let mut legs: Vec<_> = self.calls.iter().collect();
+            legs.sort_by_key(|(leg, _)| **leg);
+            let calls = legs.into_iter().map(|(_, entry)| entry.info(now, self.slot)).collect();
+            self.link.report(FromWorker::Calls { query, calls });
         }
     }
 

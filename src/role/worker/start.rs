@@ -95,6 +95,7 @@ fn serve(link: &Arc<WorkerLink>, slot: Slot, config: Box<Config>) -> Result<(), 
         prompts: answering_prompts(&prompts),
         demo_loop: Audio::from_pcm(prompts.get(Prompt::DemoLoop)),
         seed,
+        counters: Arc::clone(&signal_config.counters),
         config,
     });
     let bound_link = Arc::clone(link);
