@@ -22,6 +22,7 @@ use crate::mailbox::store::{Store, StoreError};
 use crate::role::front::{self, Front, FrontOrder};
 use crate::role::link::{FromWorker, Heartbeat, Slot, ToWorker};
 use crate::role::process::{Process, ProcessEvent, ProcessEventKind};
+use crate::uring;
 
 /// A worker must be ready this long after its start; a spool full of an outage's recordings is
 /// finished within it.
@@ -48,6 +49,9 @@ pub enum ServeError {
         /// What the file system says.
         error: io::Error,
     },
+    /// No ring can be made.
+    #[error("io_uring: {0}")]
+    IoUring(#[from] uring::ProbeError),
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -71,6 +75,8 @@ pub enum ServeError {
 /// # Errors
 /// See [`ServeError`]; all of them come before "ready".
 pub fn serve(mut config: Config, source: Option<PathBuf>) -> Result<(), ServeError> {
+    // Media shards and this thread both need it; say so before anything else is started.
+    uring::probe()?;
     let data = config.node.data.clone();
     std::fs::create_dir_all(&data).map_err(|error| ServeError::Data { path: data.clone(), error })?;
     // The worker is told the same folder, whatever its working directory.
