@@ -409,6 +409,11 @@ impl Supervisor {
         }
     }
 
+    /// New calls are taken: a worker is ready and the front sends them to it.
+    fn is_ready(&self) -> bool {
+        matches!(self.worker.phase, WorkerPhase::Ready { .. }) && self.front.worker_port().is_some()
+    }
+
     fn status(&self) -> Status {
         let counts = mailboxes::totals(&self.store).unwrap_or_default();
         let mut refused_total = self.totals.refused.clone();
@@ -424,7 +429,7 @@ impl Supervisor {
             pid: std::process::id(),
             uptime_s: (clock::now() - self.started).as_secs(),
             data: self.config.node.data.clone(),
-            ready: matches!(self.worker.phase, WorkerPhase::Ready { .. }),
+            ready: self.is_ready(),
             listeners,
             workers: vec![self.worker.status()],
             calls_active: self.worker.counters.calls_active,

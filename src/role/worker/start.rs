@@ -1,7 +1,7 @@
 //! Puts a worker's threads together and runs its signalling shard.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -73,7 +73,7 @@ pub fn run() -> Result<(), WorkerError> {
 
 fn serve(link: &Arc<WorkerLink>, slot: Slot, config: Box<Config>) -> Result<(), WorkerError> {
     let address = SocketAddr::new(config.worker.address, slot.port(&config));
-    await_port(slot, address)?;
+    await_port(slot, address, config.worker.udp)?;
     let shards = Shards::spawn(&config, slot)?;
     let shard_status = shards.status();
     let (mailbox, recovered) = service::spawn(ServiceConfig {
@@ -115,13 +115,14 @@ fn serve(link: &Arc<WorkerLink>, slot: Slot, config: Box<Config>) -> Result<(), 
     Ok(ended?)
 }
 
-/// Waits until the slot's port can be bound.
-fn await_port(slot: Slot, address: SocketAddr) -> Result<(), WorkerError> {
+/// Waits until the slot's port can be bound, for UDP too where that is on.
+fn await_port(slot: Slot, address: SocketAddr, udp: bool) -> Result<(), WorkerError> {
     const STEP: Duration = Duration::from_millis(50);
     let mut left = PORT_PATIENCE;
     loop {
-        match TcpListener::bind(address) {
-            Ok(_) => return Ok(()),
+        let tcp = TcpListener::bind(address);
+        match tcp.and_then(|_| if udp { UdpSocket::bind(address).map(drop) } else { Ok(()) }) {
+            Ok(()) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && !left.is_zero() => {
                 thread::sleep(STEP);
                 left = left.saturating_sub(STEP);
