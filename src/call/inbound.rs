@@ -22,6 +22,10 @@ use crate::sip::target;
 use crate::sip::uas::{UasRules, refuse};
 use crate::sip::uri::{Host, SipUri, Uri};
 
+mod renegotiation;
+
+use renegotiation::Reinvite;
+
 /// What every call of a worker has in common.
 #[derive(Debug, Clone)]
 pub struct CallRules {
@@ -48,7 +52,12 @@ enum State {
     /// The leg is open and 180 sent; the worker says when to answer.
     Ringing { rtp_port: u16 },
     /// 200 is sent, ACK awaited.
-    Answered { rtp_port: u16, at: Instant },
+    Answered {
+        rtp_port: u16,
+        at: Instant,
+        /// We want the call over, but a BYE has to wait for the ACK (RFC 3261 §15).
+        ending: Option<EndCause>,
+    },
     /// Both sides agree on a dialog.
     Established { rtp_port: u16, at: Instant },
     /// The dialog is over, the leg is closing.
@@ -57,19 +66,13 @@ enum State {
     Ended,
 }
 
-/// A re-INVITE that was answered but not acknowledged.
-#[derive(Debug)]
-struct Reinvite {
-    cseq: u32,
-    /// We made the offer; the answer comes in the ACK.
-    offered: bool,
-}
-
 /// An inbound call.
 #[derive(Debug)]
 pub struct InboundCall {
     leg: LegId,
     state: State,
+    /// A leg was asked for and is not gone as far as we know.
+    has_leg: bool,
     flow: Flow,
     server: ServerId,
     invite: Request,
@@ -115,6 +118,7 @@ impl InboundCall {
         Ok(Self {
             leg,
             state: State::Routing,
+            has_leg: false,
             flow,
             server,
             dialog,
@@ -152,6 +156,16 @@ impl InboundCall {
         !matches!(self.state, State::Closing { .. } | State::Ended)
     }
 
+    /// True until the INVITE has its final response.
+    pub fn awaits_answer(&self) -> bool {
+        matches!(self.state, State::Routing | State::Opening | State::Ringing { .. })
+    }
+
+    /// The re-INVITE that was accepted and not acknowledged yet.
+    pub fn pending_reinvite(&self) -> Option<ServerId> {
+        self.reinvite.as_ref().map(|reinvite| reinvite.server)
+    }
+
     /// The next thing to do.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
@@ -159,10 +173,18 @@ impl InboundCall {
 
     /// When [`InboundCall::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        if !matches!(self.state, State::Established { .. }) {
-            return None;
+        match self.state {
+            State::Answered { .. } => self.ends_at,
+            State::Established { .. } => {
+                let session = self.session.as_ref().and_then(SessionTimer::poll_timeout);
+                self.ends_at.into_iter().chain(session).min()
+            }
+            State::Routing
+            | State::Opening
+            | State::Ringing { .. }
+            | State::Closing { .. }
+            | State::Ended => None,
         }
-        self.ends_at.into_iter().chain(self.session.as_ref().and_then(SessionTimer::poll_timeout)).min()
     }
 
     /// There is a mailbox: ask for a leg and ring.
@@ -178,21 +200,17 @@ impl InboundCall {
             let ringing = self.response(&invite, 180, "Ringing", rules);
             self.outputs.push_back(Output::Respond(self.server, ringing));
             self.state = State::Opening;
+            self.has_leg = true;
         }
     }
 
     /// Refuses the INVITE; without effect once it is answered.
     pub fn refuse(&mut self, response: Response) {
-        let status = response.status;
-        let has_leg = match self.state {
-            State::Routing => false,
-            State::Opening | State::Ringing { .. } => true,
-            State::Answered { .. } | State::Established { .. } | State::Closing { .. } | State::Ended => {
-                return;
-            }
-        };
-        self.outputs.push_back(Output::Respond(self.server, response));
-        self.close(EndCause::Refused(status), None, has_leg);
+        if self.awaits_answer() {
+            let cause = EndCause::Refused(response.status);
+            self.outputs.push_back(Output::Respond(self.server, response));
+            self.close(cause, None);
+        }
     }
 
     /// The shard could not open the leg.
@@ -200,10 +218,11 @@ impl InboundCall {
         if let State::Opening = self.state {
             let cause = EndCause::Refused(response.status);
             self.outputs.push_back(Output::Respond(self.server, response));
-            self.close(cause, None, false);
+            self.has_leg = false;
+            self.close(cause, None);
         } else {
             // Refused or cancelled meanwhile: there is no leg to wait for.
-            self.handle_closed(None);
+            self.end(None);
         }
     }
 
@@ -228,23 +247,25 @@ impl InboundCall {
         describe(&mut response, sdp);
         self.agree_on_interval(now, self.interval, &mut response);
         self.outputs.push_back(Output::Respond(self.server, response));
-        self.state = State::Answered { rtp_port, at: now };
+        self.state = State::Answered { rtp_port, at: now, ending: None };
         self.ends_at = Some(now + rules.duration_max);
     }
 
     /// An ACK of a 2xx in this dialog.
     pub fn handle_ack(&mut self, now: Instant, ack: &Request, rules: &CallRules) {
         match self.state {
-            State::Answered { rtp_port, at } => {
-                if self.offer.is_none() && !self.take_answer(now, ack, rules) {
-                    return;
-                }
+            // RFC 3261 §13.2.2.4: an ACK has its INVITE's CSeq number.
+            State::Answered { rtp_port, at, ending } if cseq_number(ack) == cseq_number(&self.invite) => {
                 self.state = State::Established { rtp_port, at };
-                self.outputs.push_back(Output::Started);
+                if let Some(cause) = ending {
+                    self.hang_up(now, cause);
+                } else if self.offer.is_some() || self.take_answer(now, ack, rules) {
+                    self.outputs.push_back(Output::Started);
+                }
             }
             State::Established { .. } => {
-                let ours = |reinvite: &Reinvite| ack.cseq().is_ok_and(|cseq| cseq.number == reinvite.cseq);
-                if let Some(reinvite) = self.reinvite.take_if(|reinvite| ours(reinvite))
+                let ours = |reinvite: &mut Reinvite| cseq_number(ack) == Some(reinvite.cseq);
+                if let Some(reinvite) = self.reinvite.take_if(ours)
                     && reinvite.offered
                 {
                     self.take_answer(now, ack, rules);
@@ -253,14 +274,17 @@ impl InboundCall {
             State::Routing
             | State::Opening
             | State::Ringing { .. }
+            | State::Answered { .. }
             | State::Closing { .. }
             | State::Ended => {}
         }
     }
 
     /// CANCEL of the INVITE.
-    pub fn handle_cancel(&mut self) {
-        self.terminate_invite(EndCause::Cancelled);
+    pub fn handle_cancel(&mut self, now: Instant) {
+        if self.awaits_answer() {
+            self.part(now, EndCause::Cancelled);
+        }
     }
 
     /// A request inside the dialog, other than ACK and CANCEL.
@@ -270,7 +294,11 @@ impl InboundCall {
             Err(status) => *refusal(request, status, "Server Internal Error", "CSeq out of order", rules),
             Ok(()) => match request.method {
                 Method::Bye => self.handle_bye(now, request),
-                Method::Invite => self.handle_reinvite(now, request, rules),
+                // Only a BYE that crossed ours still finds the dialog (RFC 3261 §15.1.2).
+                _ if !self.is_alive() => {
+                    *refusal(request, 481, "Call Does Not Exist", "the call is over", rules)
+                }
+                Method::Invite => self.handle_reinvite(now, server, request, rules),
                 Method::Update => self.handle_update(now, request, rules),
                 // OPTIONS: `uas::inspect` lets nothing else through.
                 _ => {
@@ -295,34 +323,6 @@ impl InboundCall {
         self.flow_closed |= self.flow.id == flow;
     }
 
-    /// The response to a request of ours in the dialog. Gives the ACK when it is a 2xx to INVITE.
-    pub fn handle_response(
-        &mut self,
-        now: Instant,
-        client: ClientId,
-        response: &Response,
-    ) -> Option<Request> {
-        if response.status < 200 {
-            return None;
-        }
-        let (_, request) = self.refresh.take_if(|(refresh, _)| *refresh == client)?;
-        self.dialog.handle_response(response);
-        match response.status {
-            200..=299 => {
-                if let Some(session) = &mut self.session {
-                    session.renew(now, &request, response);
-                }
-            }
-            // RFC 3261 §12.2.1.2: the dialog is gone.
-            408 | 481 => self.hang_up(now, EndCause::PeerLost),
-            // RFC 3261 §14.1: glare and other refusals leave the session as it is; the interval
-            // runs on.
-            _ => {}
-        }
-        let cseq = response.cseq().ok()?;
-        (cseq.method == Method::Invite && response.status < 300).then(|| self.dialog.ack(cseq.number))
-    }
-
     /// A request of ours was never answered or could not be sent.
     pub fn handle_client_failed(&mut self, now: Instant, client: ClientId) {
         if self.refresh.take_if(|(refresh, _)| *refresh == client).is_some() {
@@ -332,31 +332,31 @@ impl InboundCall {
 
     /// The ACK of our final response never came.
     pub fn handle_no_ack(&mut self, now: Instant, server: ServerId) {
-        if server == self.server || self.reinvite.is_some() {
+        if server == self.server {
+            let ending = if let State::Answered { ending, .. } = self.state { ending } else { None };
+            self.part(now, ending.unwrap_or(EndCause::NoAck));
+        } else if self.pending_reinvite() == Some(server) {
             self.hang_up(now, EndCause::NoAck);
         }
     }
 
-    /// Ends the call from our side: BYE, or a refusal while it is not answered.
+    /// Ends the call from our side: a refusal while it is not answered, BYE once it is, and
+    /// between 200 and ACK a BYE that waits for the ACK or its absence (RFC 3261 §15).
     pub fn hang_up(&mut self, now: Instant, cause: EndCause) {
-        match self.state {
-            State::Answered { at, .. } | State::Established { at, .. } => {
-                let mut bye = self.dialog.request(Method::Bye);
-                bye.headers.push(Name::Reason, format!("SIP;cause=200;text=\"{cause}\""));
-                self.outputs.push_back(Output::Request(self.destination(), bye));
-                self.close(cause, Some(now - at), true);
-            }
-            State::Routing | State::Opening | State::Ringing { .. } => self.terminate_invite(cause),
-            State::Closing { .. } | State::Ended => {}
+        if let State::Answered { ending, .. } = &mut self.state {
+            ending.get_or_insert(cause);
+        } else {
+            self.part(now, cause);
         }
     }
 
-    /// The leg is gone.
-    pub fn handle_closed(&mut self, stats: Option<Box<LegStats>>) {
-        if let State::Closing { cause, talked } = self.state {
-            self.outputs.push_back(Output::Ended(End { cause, stats, talked }));
-            self.state = State::Ended;
+    /// The leg is gone: because it was told to, or because its sockets broke.
+    pub fn handle_closed(&mut self, now: Instant, stats: Option<Box<LegStats>>) {
+        if self.is_alive() {
+            self.has_leg = false;
+            self.part(now, EndCause::MediaLost);
         }
+        self.end(stats);
     }
 
     /// Runs what is due: session refresh, session expiry, the longest call.
@@ -366,6 +366,7 @@ impl InboundCall {
             self.hang_up(now, EndCause::DurationLimit);
             return;
         }
+        let State::Established { .. } = self.state else { return };
         match self.session.as_mut().and_then(|session| session.handle_timeout(now)) {
             Some(SessionEvent::Refresh) => self.send_refresh(rules),
             Some(SessionEvent::Expired) => self.hang_up(now, EndCause::SessionExpired),
@@ -376,148 +377,54 @@ impl InboundCall {
     fn handle_bye(&mut self, now: Instant, request: &Request) -> Response {
         match self.state {
             State::Answered { at, .. } | State::Established { at, .. } => {
-                self.close(EndCause::CallerHungUp, Some(now - at), true);
+                self.close(EndCause::CallerHungUp, Some(now - at));
             }
             // RFC 3261 §15.1.2: the INVITE of an early dialog is answered 487.
             State::Routing | State::Opening | State::Ringing { .. } => {
-                self.terminate_invite(EndCause::CallerHungUp);
+                self.part(now, EndCause::CallerHungUp);
             }
             State::Closing { .. } | State::Ended => {}
         }
         Response::for_request(request, 200, "OK")
     }
 
-    fn handle_reinvite(&mut self, now: Instant, request: &Request, rules: &CallRules) -> Response {
-        let State::Established { rtp_port, .. } = self.state else {
-            return self.busy_with_invite(request, rules);
-        };
-        // RFC 3261 §14.2.
-        if self.refresh.is_some() {
-            return *refusal(request, 491, "Request Pending", "a session refresh is under way", rules);
-        }
-        if self.reinvite.is_some() {
-            return self.busy_with_invite(request, rules);
-        }
-        let cseq = request.cseq().map_or(0, |cseq| cseq.number);
-        match self.renegotiate(now, request, rtp_port, rules, true) {
-            Ok((response, offered)) => {
-                self.reinvite = Some(Reinvite { cseq, offered });
-                response
+    /// Tells the caller that it is over, and closes.
+    fn part(&mut self, now: Instant, cause: EndCause) {
+        match self.state {
+            State::Routing | State::Opening | State::Ringing { .. } => {
+                let (status, reason) = match cause {
+                    EndCause::Cancelled | EndCause::CallerHungUp => (487, "Request Terminated"),
+                    _ => (500, "Server Internal Error"),
+                };
+                let response = Response::for_request(&self.invite, status, reason);
+                self.outputs.push_back(Output::Respond(self.server, response));
+                self.close(cause, None);
             }
-            Err(response) => *response,
-        }
-    }
-
-    fn handle_update(&mut self, now: Instant, request: &Request, rules: &CallRules) -> Response {
-        let rtp_port = match self.state {
-            State::Ringing { rtp_port }
-            | State::Answered { rtp_port, .. }
-            | State::Established { rtp_port, .. } => rtp_port,
-            State::Routing | State::Opening | State::Closing { .. } | State::Ended => {
-                return *refusal(request, 481, "Call Does Not Exist", "the call is not up", rules);
+            State::Answered { at, .. } | State::Established { at, .. } => {
+                let mut bye = self.dialog.request(Method::Bye);
+                bye.headers.push(Name::Reason, format!("SIP;cause=200;text=\"{cause}\""));
+                self.outputs.push_back(Output::Request(self.destination(), bye));
+                self.close(cause, Some(now - at));
             }
-        };
-        // RFC 3311 §5.2: an offer has to wait for the one under way.
-        if !request.body.is_empty() && !matches!(self.state, State::Established { .. }) {
-            return self.busy_with_invite(request, rules);
-        }
-        self.renegotiate(now, request, rtp_port, rules, false).map_or_else(|refused| *refused, |(ok, _)| ok)
-    }
-
-    /// Answers a re-INVITE or UPDATE. The flag tells that the answer carries our offer.
-    fn renegotiate(
-        &mut self,
-        now: Instant,
-        request: &Request,
-        rtp_port: u16,
-        rules: &CallRules,
-        must_describe: bool,
-    ) -> Result<(Response, bool), Box<Response>> {
-        let offer = read_offer(request, rules)?;
-        let interval = session_timer::answer(request, &rules.session)?;
-        let mut response = self.response(request, 200, "OK", rules);
-        let offered = offer.is_none() && must_describe;
-        match offer {
-            Some(offer) => {
-                describe(&mut response, self.origin.answer(&offer, rtp_port));
-                self.adopt(offer.plan().clone());
-            }
-            None if must_describe => describe(&mut response, self.origin.offer(&rules.local, rtp_port)),
-            None => {}
-        }
-        self.agree_on_interval(now, interval, &mut response);
-        Ok((response, offered))
-    }
-
-    fn adopt(&mut self, plan: MediaPlan) {
-        self.plan = Some(plan.clone());
-        self.outputs.push_back(Output::Order(Order::Update(self.leg, Box::new(plan))));
-    }
-
-    /// Reads the SDP answer in an ACK; a bad one ends the call.
-    fn take_answer(&mut self, now: Instant, ack: &Request, rules: &CallRules) -> bool {
-        match sdp::read_answer(&rules.local, &ack.body) {
-            Ok(plan) => {
-                self.adopt(plan);
-                true
-            }
-            Err(error) => {
-                tracing::warn!(peer = %self.flow.remote, %error, "the SDP answer in an ACK cannot be used");
-                self.hang_up(now, EndCause::BadAnswer);
-                false
-            }
+            State::Closing { .. } | State::Ended => {}
         }
     }
 
-    fn terminate_invite(&mut self, cause: EndCause) {
-        let has_leg = match self.state {
-            State::Routing => false,
-            State::Opening | State::Ringing { .. } => true,
-            State::Answered { .. } | State::Established { .. } | State::Closing { .. } | State::Ended => {
-                return;
-            }
-        };
-        let response = Response::for_request(&self.invite, 487, "Request Terminated");
-        self.outputs.push_back(Output::Respond(self.server, response));
-        self.close(cause, None, has_leg);
-    }
-
-    fn close(&mut self, cause: EndCause, talked: Option<Duration>, has_leg: bool) {
+    /// The dialog is over; the call is when its leg is.
+    fn close(&mut self, cause: EndCause, talked: Option<Duration>) {
         self.state = State::Closing { cause, talked };
-        if has_leg {
+        if self.has_leg {
             self.outputs.push_back(Output::Order(Order::Close(self.leg)));
         } else {
-            self.handle_closed(None);
+            self.end(None);
         }
     }
 
-    /// RFC 4028 §9: the 2xx says the interval, and the timer starts with it.
-    fn agree_on_interval(
-        &mut self,
-        now: Instant,
-        interval: Option<session_timer::Negotiated>,
-        response: &mut Response,
-    ) {
-        if let Some(interval) = &interval {
-            interval.write(response);
+    fn end(&mut self, stats: Option<Box<LegStats>>) {
+        if let State::Closing { cause, talked } = self.state {
+            self.outputs.push_back(Output::Ended(End { cause, stats, talked }));
+            self.state = State::Ended;
         }
-        self.session = interval.map(|interval| SessionTimer::uas(now, interval));
-    }
-
-    fn send_refresh(&mut self, rules: &CallRules) {
-        let (State::Established { rtp_port, .. }, Some(session)) = (&self.state, &self.session) else {
-            return;
-        };
-        let method = session.refresh_method();
-        let mut request = self.dialog.request(method.clone());
-        session.offer(&mut request);
-        request.headers.push(Name::Supported, rules.uas.supported());
-        request.headers.push(Name::Allow, rules.uas.allow());
-        if method == Method::Invite {
-            request.headers.push(Name::ContentType, "application/sdp");
-            request.body = self.origin.offer(&rules.local, *rtp_port);
-        }
-        self.outputs.push_back(Output::Request(self.destination(), request));
     }
 
     /// Where our requests go: back where the INVITE came from while that stands, for behind a NAT
@@ -533,15 +440,6 @@ impl InboundCall {
             }
             None => Destination::Flow(self.flow),
         }
-    }
-
-    /// RFC 3261 §14.2: a second INVITE before the first is done.
-    fn busy_with_invite(&self, request: &Request, rules: &CallRules) -> Response {
-        let why = "an INVITE of this dialog is under way";
-        let mut response = *refusal(request, 500, "Server Internal Error", why, rules);
-        // "A randomly chosen value of between 0 and 10 seconds": the leg's number spreads them.
-        response.headers.push(Name::RetryAfter, (self.leg.0 % 10 + 1).to_string());
-        response
     }
 
     /// A response in the dialog that tells what we serve.
@@ -578,6 +476,10 @@ fn read_offer(request: &Request, rules: &CallRules) -> Result<Option<Negotiated>
     })
 }
 
+fn cseq_number(request: &Request) -> Option<u32> {
+    request.cseq().ok().map(|cseq| cseq.number)
+}
+
 fn refusal(request: &Request, status: u16, reason: &str, why: &str, rules: &CallRules) -> Box<Response> {
     Box::new(refuse(request, &rules.uas.agent, status, reason, why))
 }
@@ -586,3 +488,6 @@ fn describe(response: &mut Response, sdp: Bytes) {
     response.headers.push(Name::ContentType, "application/sdp");
     response.body = sdp;
 }
+
+#[cfg(test)]
+mod tests;

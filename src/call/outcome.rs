@@ -55,6 +55,9 @@ pub enum EndCause {
     /// No RTP for the media timeout.
     #[error("no media from the caller")]
     MediaTimeout,
+    /// The media shard lost the leg: its sockets broke.
+    #[error("the media leg broke")]
+    MediaLost,
     /// The session interval ran out (RFC 4028 §10).
     #[error("the session was not refreshed")]
     SessionExpired,

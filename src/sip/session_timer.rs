@@ -179,6 +179,22 @@ impl SessionTimer {
         request.headers.set(Name::MinSe, self.negotiated.min_se_s.to_string());
     }
 
+    /// The refresh was refused: it is due once more at `at`, unless the session is over by then.
+    pub fn retry(&mut self, at: Instant) {
+        if self.we_refresh && self.expiry.is_some_and(|expiry| at < expiry) {
+            self.refresh = Some(at);
+        }
+    }
+
+    /// A 422 asked for at least `min_se_s` (RFC 4028 §7.3). False: the interval was as long already.
+    pub fn raise(&mut self, min_se_s: u32) -> bool {
+        let negotiated = &mut self.negotiated;
+        let raised = min_se_s > negotiated.interval_s;
+        negotiated.min_se_s = negotiated.min_se_s.max(min_se_s);
+        negotiated.interval_s = negotiated.interval_s.max(min_se_s);
+        raised
+    }
+
     /// What is due now; each once.
     pub fn handle_timeout(&mut self, now: Instant) -> Option<SessionEvent> {
         if self.expiry.is_some_and(|at| now >= at) {

@@ -13,7 +13,8 @@ use crate::mailbox::service::{MailboxHandle, MailboxRequest};
 use crate::media::order::{Audio, Order};
 use crate::role::link::{FromWorker, HEARTBEAT_INTERVAL, Heartbeat, Slot, WorkerLink};
 use crate::role::user_agent;
-use crate::role::worker::entry::Entry;
+use crate::role::worker::entry::{Entry, Patience};
+use crate::role::worker::greetings::Greetings;
 use crate::role::worker::shards::Shards;
 use crate::signal::{Counters, Role};
 use crate::sip::dialog::DialogId;
@@ -50,7 +51,7 @@ pub struct Calls {
     pub(super) layer: Layer,
     pub(super) calls: HashMap<LegId, Entry>,
     pub(super) by_dialog: HashMap<DialogId, LegId>,
-    by_invite: HashMap<ServerId, LegId>,
+    pub(super) by_invite: HashMap<ServerId, LegId>,
     by_client: HashMap<ClientId, LegId>,
     timers: BTreeSet<(Instant, LegId)>,
     pub(super) shards: Option<Shards>,
@@ -61,7 +62,7 @@ pub struct Calls {
     pub(super) link: Arc<WorkerLink>,
     pub(super) prompts: Prompts,
     pub(super) demo_loop: Audio,
-    pub(super) greetings: HashMap<String, (Arc<[i16]>, Audio)>,
+    pub(super) greetings: Greetings,
     pub(super) next_leg: u64,
     pub(super) seed: u64,
     answered: u64,
@@ -118,7 +119,7 @@ impl Calls {
             link: parts.link,
             prompts: parts.prompts,
             demo_loop: parts.demo_loop,
-            greetings: HashMap::new(),
+            greetings: Greetings::default(),
             next_leg: 0,
             seed: parts.seed,
             answered: 0,
@@ -140,7 +141,7 @@ impl Calls {
                 TuEvent::Request { id, flow, request } => self.handle_request(now, id, flow, request),
                 TuEvent::Ack { request, .. } => self.handle_ack(now, &request),
                 TuEvent::Cancelled { id } => {
-                    self.with_invite(now, id, |entry| entry.call.handle_cancel());
+                    self.with_invite(now, id, |entry| entry.call.handle_cancel(now));
                 }
                 TuEvent::ServerTimeout { id } => {
                     self.with_invite(now, id, |entry| entry.call.handle_no_ack(now, id));
@@ -171,11 +172,9 @@ impl Calls {
         let Some(leg) = self.by_dialog.get(&dialog).copied() else {
             return self.refuse_no_dialog(now, id, &flow, &request);
         };
-        if request.method == Method::Invite {
-            self.note_invite(id, leg);
-        }
         let rules = self.rules.clone();
         self.with(now, leg, |entry| entry.call.handle_request(now, id, &request, &rules));
+        self.note_reinvite(id, leg);
     }
 
     fn handle_ack(&mut self, now: Instant, ack: &Request) {
@@ -203,8 +202,10 @@ impl Calls {
             self.by_client.remove(&id);
         }
         let mut ack = None;
+        let rules = self.rules.clone();
         self.with(now, leg, |entry| {
-            ack = entry.call.handle_response(now, id, response).map(|ack| (entry.call.destination(), ack));
+            let call = &mut entry.call;
+            ack = call.handle_response(now, id, response, &rules).map(|ack| (call.destination(), ack));
         });
         if let Some((destination, ack)) = ack
             && let Some(entry) = self.calls.get(&leg)
@@ -250,13 +251,15 @@ impl Calls {
         user_agent::unavailable(request, &self.rules.uas, self.config.calls.retry_after_s, why)
     }
 
-    /// Remembers which call an INVITE transaction belongs to.
-    pub(super) fn note_invite(&mut self, id: ServerId, leg: LegId) {
-        self.by_invite.insert(id, leg);
-        if let Some(entry) = self.calls.get_mut(&leg)
-            && let Some(earlier) = entry.reinvite.replace(id)
-        {
-            self.by_invite.remove(&earlier);
+    /// Remembers which call a re-INVITE's transaction belongs to, if the call took it and now
+    /// waits for its ACK. One that was refused must not take the place of one that waits.
+    fn note_reinvite(&mut self, id: ServerId, leg: LegId) {
+        let Some(entry) = self.calls.get_mut(&leg) else { return };
+        if entry.call.pending_reinvite() == Some(id) {
+            if let Some(earlier) = entry.reinvite.replace(id) {
+                self.by_invite.remove(&earlier);
+            }
+            self.by_invite.insert(id, leg);
         }
     }
 
@@ -301,6 +304,7 @@ impl Calls {
         match end {
             Some(end) => self.forget(now, leg, &entry, &end),
             None => {
+                entry.patience = entry.patience.next(now, &entry.call);
                 entry.timer = entry.poll_timeout();
                 self.timers.extend(entry.timer.map(|at| (at, leg)));
                 self.calls.insert(leg, entry);
@@ -386,6 +390,41 @@ impl Calls {
         self.flush_mailbox();
     }
 
+    /// Another thread does not answer: the call must not wait for ever.
+    fn check_patience(&mut self, now: Instant, leg: LegId) {
+        let Some(entry) = self.calls.get(&leg) else { return };
+        match entry.patience {
+            Patience::ForAnswer(at) if at <= now && entry.ready.lacks_only_greeting() => {
+                tracing::error!(
+                    mailbox = entry.target.number,
+                    "no greeting in time; the built-in one serves"
+                );
+                self.handle_greeting(now, leg, Ok(None));
+            }
+            Patience::ForAnswer(at) if at <= now => {
+                let why = if entry.ready.shard.is_some() {
+                    "the media shard does not answer"
+                } else {
+                    "the mailbox does not answer"
+                };
+                let response = self.unavailable(entry.call.invite(), why);
+                self.note_refusal(
+                    "not_ready",
+                    &entry.sip_flow.clone(),
+                    &entry.call.invite().clone(),
+                    &response,
+                );
+                self.with(now, leg, |entry| entry.call.refuse(response));
+            }
+            Patience::ForClose(at) if at <= now => {
+                // Its shard keeps the leg in its count and so gets fewer new ones.
+                tracing::error!(?leg, "the media shard did not close a leg");
+                self.with(now, leg, |entry| entry.call.handle_closed(now, None));
+            }
+            Patience::ForAnswer(_) | Patience::ForClose(_) | Patience::Endless => {}
+        }
+    }
+
     fn forget(&mut self, now: Instant, leg: LegId, entry: &Entry, end: &End) {
         self.by_dialog.remove(entry.call.dialog_id());
         for id in [Some(entry.server), entry.reinvite].into_iter().flatten() {
@@ -418,7 +457,12 @@ impl Calls {
         self.phase = Phase::Stopping { deadline: now + STOP_TIMEOUT };
         let legs: Vec<_> = self.calls.keys().copied().collect();
         for leg in legs {
-            self.with(now, leg, |entry| entry.call.hang_up(now, EndCause::Shutdown));
+            let Some(entry) = self.calls.get(&leg) else { continue };
+            let response = self.unavailable(entry.call.invite(), "the worker is stopping");
+            self.with(now, leg, |entry| {
+                entry.call.refuse(response);
+                entry.call.hang_up(now, EndCause::Shutdown);
+            });
         }
     }
 
@@ -432,7 +476,9 @@ impl Calls {
                 tracing::error!("a media shard or the mailbox ended; the worker gives up");
                 self.phase = Phase::Over;
             }
-            Phase::Stopping { deadline } if self.calls.is_empty() || deadline <= now => {
+            Phase::Stopping { deadline }
+                if (self.calls.is_empty() && self.waiting.is_empty()) || deadline <= now =>
+            {
                 self.phase = Phase::Over;
             }
             Phase::Serving | Phase::Stopping { .. } | Phase::Over => {}
@@ -488,6 +534,7 @@ impl Role for Calls {
                     flow.handle_timeout(now);
                 }
             });
+            self.check_patience(now, leg);
         }
     }
 

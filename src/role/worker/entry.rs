@@ -29,6 +29,50 @@ impl Readiness {
     pub(super) fn is_complete(&self) -> bool {
         self.opened && (!self.wants_greeting || self.greeting.is_some())
     }
+
+    pub(super) fn lacks_only_greeting(&self) -> bool {
+        self.opened && self.wants_greeting && self.greeting.is_none()
+    }
+}
+
+/// An INVITE is answered or refused within this, well below what a caller's proxy waits.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// A leg is closed within this.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a call waits for other threads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// For mailbox and media shard, to be answered.
+    ForAnswer(Instant),
+    /// It waits for nobody but its caller.
+    Endless,
+    /// For the media shard, to be over.
+    ForClose(Instant),
+}
+
+impl Patience {
+    /// That of a new call.
+    pub(super) fn for_answer(now: Instant) -> Self {
+        Self::ForAnswer(now + ANSWER_TIMEOUT)
+    }
+
+    /// What it is after something happened.
+    pub(super) fn next(self, now: Instant, call: &InboundCall) -> Self {
+        match self {
+            Self::ForAnswer(_) if call.awaits_answer() => self,
+            Self::ForClose(_) => self,
+            Self::ForAnswer(_) | Self::Endless if call.is_alive() => Self::Endless,
+            Self::ForAnswer(_) | Self::Endless => Self::ForClose(now + CLOSE_TIMEOUT),
+        }
+    }
+
+    fn poll_timeout(self) -> Option<Instant> {
+        match self {
+            Self::ForAnswer(at) | Self::ForClose(at) => Some(at),
+            Self::Endless => None,
+        }
+    }
 }
 
 /// One call.
@@ -41,7 +85,7 @@ pub(super) struct Entry {
     pub(super) sip_flow: sip::flow::Flow,
     /// The INVITE's transaction.
     pub(super) server: ServerId,
-    /// The latest INVITE transaction, for its ACK's absence.
+    /// The latest re-INVITE that was accepted, for its ACK's absence.
     pub(super) reinvite: Option<ServerId>,
     pub(super) ready: Readiness,
     pub(super) started: Instant,
@@ -50,13 +94,14 @@ pub(super) struct Entry {
     pub(super) stats: Option<Box<LegStats>>,
     /// Where the call stands in the timer queue.
     pub(super) timer: Option<Instant>,
+    pub(super) patience: Patience,
 }
 
 impl Entry {
     /// When the call or its flow wants to be woken.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let of_flow = self.flow.as_ref().and_then(Flow::poll_timeout);
-        of_flow.into_iter().chain(self.call.poll_timeout()).min()
+        of_flow.into_iter().chain(self.call.poll_timeout()).chain(self.patience.poll_timeout()).min()
     }
 
     /// For `voxring calls`.

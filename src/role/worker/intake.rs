@@ -7,9 +7,9 @@ use crate::base::id::{LegId, MessageId};
 use crate::call::inbound::InboundCall;
 use crate::call::target;
 use crate::mailbox::service::{MailboxInfo, MailboxRequest};
-use crate::media::order::{Audio, RecordingMeta};
+use crate::media::order::RecordingMeta;
 use crate::role::worker::calls::Calls;
-use crate::role::worker::entry::{Entry, Readiness};
+use crate::role::worker::entry::{Entry, Patience, Readiness};
 use crate::sip::flow::Flow as SipFlow;
 use crate::sip::layer::ServerId;
 use crate::sip::message::{Request, Response};
@@ -35,7 +35,8 @@ impl Calls {
     ) -> Result<(), (&'static str, Box<Response>)> {
         let unavailable = |why| Box::new(self.unavailable(invite, why));
         if !self.is_serving() {
-            return Err(("stopping", unavailable("the worker takes no calls now")));
+            let rule = if self.waiting.is_empty() { "stopping" } else { "mailbox_busy" };
+            return Err((rule, unavailable("the worker takes no calls now")));
         }
         if self.calls.len() >= self.config.calls.calls_max as usize {
             return Err(("calls_max", unavailable("calls.calls_max is reached")));
@@ -65,9 +66,10 @@ impl Calls {
             latched: None,
             stats: None,
             timer: None,
+            patience: Patience::for_answer(now),
         };
         self.calls.insert(leg, entry);
-        self.note_invite(id, leg);
+        self.by_invite.insert(id, leg);
         match kind {
             Some(kind) => self.accept_test(now, leg, kind),
             None => {
@@ -140,7 +142,7 @@ impl Calls {
             return;
         };
         let greeting = match samples {
-            Ok(Some(samples)) => self.encoded_greeting(number, samples),
+            Ok(Some(samples)) => self.greetings.audio(&number, samples),
             // The mailbox has logged why.
             Ok(None) | Err(_) => self.prompts.greeting.clone(),
         };
@@ -148,21 +150,10 @@ impl Calls {
         self.answer_when_ready(now, leg);
     }
 
-    /// The wire form of a greeting, made once for as long as the file does not change.
-    fn encoded_greeting(&mut self, number: String, samples: Arc<[i16]>) -> Audio {
-        match self.greetings.get(&number) {
-            Some((known, audio)) if Arc::ptr_eq(known, &samples) => audio.clone(),
-            _ => {
-                let audio = Audio::from_pcm(&samples);
-                self.greetings.insert(number, (samples, audio.clone()));
-                audio
-            }
-        }
-    }
-
     /// Answers once leg and greeting are there.
     pub(super) fn answer_when_ready(&mut self, now: Instant, leg: LegId) {
-        let Some(entry) = self.calls.get(&leg).filter(|entry| entry.ready.is_complete()) else {
+        let is_ready = |entry: &&Entry| entry.ready.is_complete() && entry.call.awaits_answer();
+        let Some(entry) = self.calls.get(&leg).filter(is_ready) else {
             return;
         };
         if entry.flow.is_none() {

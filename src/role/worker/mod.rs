@@ -5,6 +5,7 @@
 
 pub mod calls;
 mod entry;
+mod greetings;
 mod intake;
 mod queues;
 pub mod shards;

@@ -57,7 +57,7 @@ impl Calls {
             }
             Event::Closed { leg, stats } => {
                 self.release_leg(leg);
-                self.with(now, leg, |entry| entry.call.handle_closed(Some(stats)));
+                self.with(now, leg, |entry| entry.call.handle_closed(now, Some(stats)));
             }
         }
     }
