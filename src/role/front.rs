@@ -3,7 +3,7 @@
 //! Both answer OPTIONS and send a mailbox call on, by 302 or by forwarding the INVITE. Neither ever
 //! touches media or mailboxes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -27,6 +27,8 @@ use crate::sip::{proxy, target, uas};
 
 /// How often the front looks for orders.
 const PUMP_INTERVAL: Duration = Duration::from_millis(20);
+/// How long copies of a 2xx may come: timer L, 64*T1.
+const ACCEPTED_LIFE: Duration = Duration::from_secs(32);
 /// How often it reports its counters.
 const REPORT_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -173,13 +175,19 @@ struct FrontRole {
     hops: Vec<Hop>,
     handoff: Handoff,
     service: (IpAddr, u16),
+    service_udp: bool,
     worker_address: IpAddr,
+    worker_udp: bool,
     worker_port: Option<u16>,
     retry_after_s: u16,
     rules: UasRules,
     /// INVITEs that were forwarded: the caller's transaction by ours, and back.
     forwarded: HashMap<ClientId, Forwarded>,
     forwarding: HashMap<ServerId, ClientId>,
+    /// Forwarded INVITEs with a 2xx: its copies are passed on too (RFC 6026 §7.1).
+    accepted: HashMap<ClientId, ServerId>,
+    /// When each of them is forgotten, in order.
+    accepted_until: VecDeque<(Instant, ClientId)>,
     orders: Arc<ArrayQueue<FrontOrder>>,
     reports: Arc<ArrayQueue<FrontReport>>,
     counters: Arc<Counters>,
@@ -200,12 +208,16 @@ impl FrontRole {
             hops: listeners.iter().map(|(hop, _)| *hop).collect(),
             handoff: config.router.handoff,
             service: (config.service.address, config.service.port),
+            service_udp: config.service.udp,
             worker_address: config.worker.address,
+            worker_udp: config.worker.udp,
             worker_port: None,
             retry_after_s: config.calls.retry_after_s,
             rules: user_agent::uas_rules(&FRONT_METHODS),
             forwarded: HashMap::new(),
             forwarding: HashMap::new(),
+            accepted: HashMap::new(),
+            accepted_until: VecDeque::new(),
             orders,
             reports,
             counters,
@@ -229,9 +241,14 @@ impl FrontRole {
                 TuEvent::ClientTransportError { id } => {
                     self.forwarding_failed(now, id, 503, "Service Unavailable");
                 }
-                TuEvent::ServerTimeout { id } | TuEvent::ServerTransportError { id } => {
-                    self.forwarding.remove(&id);
+                // Nobody decided in time (RFC 3261 §16.8), and the layer has said so.
+                TuEvent::ServerTimeout { id } => {
+                    if let Some(client) = self.forwarding.remove(&id) {
+                        self.layer.cancel(now, client);
+                    }
                 }
+                // The transaction lives on and answers to the Via's address.
+                TuEvent::ServerTransportError { .. } => {}
                 // An ACK to a 2xx is the worker's; one that comes here has lost its way.
                 TuEvent::Ack { .. } => {}
             }
@@ -243,12 +260,25 @@ impl FrontRole {
         let response = match self.route(hop, &flow, &request) {
             Ok(Some(response)) => response,
             Ok(None) => return self.forward(now, hop, id, &flow, &request),
-            Err((rule, response)) => {
-                *self.refused.entry(rule.to_owned()).or_default() += 1;
-                user_agent::log_refusal(hop.name(), rule, &flow, &request, &response);
-                response
-            }
+            Err((rule, response)) => return self.refuse(now, hop, id, rule, &flow, &request, response),
         };
+        self.layer.respond(now, id, response);
+    }
+
+    /// Answers, counts and logs a refusal.
+    #[expect(clippy::too_many_arguments, reason = "what a log line tells")]
+    fn refuse(
+        &mut self,
+        now: Instant,
+        hop: Hop,
+        id: ServerId,
+        rule: &str,
+        flow: &Flow,
+        request: &Request,
+        response: Response,
+    ) {
+        *self.refused.entry(rule.to_owned()).or_default() += 1;
+        user_agent::log_refusal(hop.name(), rule, flow, request, &response);
         self.layer.respond(now, id, response);
     }
 
@@ -291,24 +321,38 @@ impl FrontRole {
         SocketAddr::new(address, port)
     }
 
-    /// um-behaviour §1.2: the user part and `user=phone` stay, port and transport are the next
+    /// What carried the request, unless the next hop does not listen there.
+    fn next_transport(&self, hop: Hop, flow: &Flow) -> Transport {
+        let has_udp = match hop {
+            Hop::Router => self.service_udp,
+            Hop::Service => self.worker_udp,
+        };
+        if flow.transport == Transport::Udp && !has_udp { Transport::Tcp } else { flow.transport }
+    }
+
+    /// The user part and `user=phone` stay, port and transport are the next
     /// hop's.
     fn next_hop_uri(&self, hop: Hop, flow: &Flow, request: &Request) -> SipUri {
         let next = self.next_hop(hop, flow);
-        let (user, phone) = match request.uri() {
-            Ok(Uri::Sip(uri)) => {
-                let phone = uri.params.value("user").is_some_and(|kind| kind.eq_ignore_ascii_case("phone"));
-                (uri.user, phone)
-            }
-            Ok(Uri::Tel(uri)) => (Some(uri.digits()), true),
-            Ok(Uri::Other { .. }) | Err(_) => (None, false),
-        };
         let mut uri = SipUri::new(None, Host::from(next.ip()), Some(next.port()));
-        uri.user = user;
+        let phone = match request.uri() {
+            Ok(Uri::Sip(called)) => {
+                let phone =
+                    called.params.value("user").is_some_and(|kind| kind.eq_ignore_ascii_case("phone"));
+                uri.user = called.user;
+                phone
+            }
+            Ok(Uri::Tel(called)) => {
+                // A key such as # has to be escaped in a user part.
+                uri = SipUri::new(Some(&called.digits()), uri.host, uri.port);
+                true
+            }
+            Ok(Uri::Other { .. }) | Err(_) => false,
+        };
         if phone {
             uri.params.set("user", Some("phone"));
         }
-        uri.params.set("transport", Some(flow.transport.name()));
+        uri.params.set("transport", Some(self.next_transport(hop, flow).name()));
         uri
     }
 
@@ -317,30 +361,31 @@ impl FrontRole {
         let is_us = |route: &Uri| target::resolve(route).is_some_and(|(_, address)| address == flow.local);
         let forwarded = match proxy::forward(request, uri, &self.rules.agent, is_us) {
             Ok(forwarded) => forwarded,
-            Err(response) => {
-                self.layer.respond(now, id, response);
-                return;
-            }
+            Err(response) => return self.refuse(now, hop, id, "not_forwarded", flow, request, response),
         };
         self.layer.respond(now, id, Response::for_request(request, 100, "Trying"));
         let next = self.next_hop(hop, flow);
-        let destination =
-            Destination::Address { transport: flow.transport, remote: next, listener: flow.listener };
+        let transport = self.next_transport(hop, flow);
+        let destination = Destination::Address { transport, remote: next, listener: flow.listener };
         let client = self.layer.request(now, destination, forwarded, flow.local);
         self.forwarded.insert(client, Forwarded { server: id, request: request.clone() });
         self.forwarding.insert(id, client);
     }
 
     fn handle_response(&mut self, now: Instant, id: ClientId, response: &Response) {
-        let Some(server) = self.forwarded.get(&id).map(|forwarded| forwarded.server) else {
+        let forwarded = self.forwarded.get(&id).map(|forwarded| forwarded.server);
+        let Some(server) = forwarded.or_else(|| self.accepted.get(&id).copied()) else {
             return;
         };
         if let Some(backward) = proxy::backward(response) {
             self.layer.forward_response(now, server, backward);
         }
-        if response.status >= 200 {
+        if response.status >= 200 && self.forwarded.remove(&id).is_some() {
             self.forwarding.remove(&server);
-            self.forwarded.remove(&id);
+            if response.status < 300 {
+                self.accepted.insert(id, server);
+                self.accepted_until.push_back((now + ACCEPTED_LIFE, id));
+            }
         }
     }
 
@@ -359,6 +404,12 @@ impl FrontRole {
                 response.headers.push(Name::RetryAfter, self.retry_after_s.to_string());
             }
             self.layer.respond(now, server, response);
+        }
+    }
+
+    fn forget_accepted(&mut self, now: Instant) {
+        while let Some((_, id)) = self.accepted_until.pop_front_if(|(until, _)| *until <= now) {
+            self.accepted.remove(&id);
         }
     }
 
@@ -412,6 +463,7 @@ impl Role for FrontRole {
 
     fn pump(&mut self, now: Instant) -> Duration {
         self.take_orders();
+        self.forget_accepted(now);
         if self.next_report.is_none_or(|at| at <= now) {
             let mut refused = self.refused.clone();
             user_agent::add_transport_refusals(&mut refused, &self.counters);
@@ -426,3 +478,6 @@ impl Role for FrontRole {
         self.stopping
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,429 @@
+//! Router and service on a fake net: one role is both, as in the node.
+
+use bytes::Bytes;
+
+use super::*;
+use crate::sip::header::Via;
+
+const CALLER: FlowId = FlowId(1);
+/// The router's connection to the service, seen from each end.
+const DOWN: FlowId = FlowId(2);
+const UP: FlowId = FlowId(3);
+const WORKER: FlowId = FlowId(4);
+
+/// The role, and what is around it.
+struct Net {
+    now: Instant,
+    role: FrontRole,
+    transport: Transport,
+    /// Listener index of router and service for `transport`.
+    listener: (u16, u16),
+    caller: Vec<Response>,
+    worker: Vec<Request>,
+    /// Start lines between router and service.
+    between: Vec<String>,
+    service_is_up: bool,
+    worker_is_up: bool,
+}
+
+impl Net {
+    fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::default();
+        change(&mut config);
+        let listeners = listeners(&config);
+        let (orders, reports) = (Arc::new(ArrayQueue::new(4)), Arc::new(ArrayQueue::new(4)));
+        let mut role = FrontRole::new(&config, &listeners, Arc::clone(&orders), reports).unwrap();
+        orders.push(FrontOrder::Worker(Some(config.worker.port_a))).unwrap();
+        let now = crate::base::clock::now();
+        role.pump(now);
+        Self {
+            now,
+            role,
+            transport: Transport::Tcp,
+            listener: (0, 1 + u16::from(config.router.udp)),
+            caller: Vec::new(),
+            worker: Vec::new(),
+            between: Vec::new(),
+            service_is_up: true,
+            worker_is_up: true,
+        }
+    }
+
+    fn redirect() -> Self {
+        Self::with(|_| {})
+    }
+
+    fn proxy() -> Self {
+        Self::with(|config| config.router.handoff = Handoff::Proxy)
+    }
+
+    /// `udp`: of router, service, worker.
+    fn over_udp(handoff: Handoff, udp: [bool; 3]) -> Self {
+        let mut net = Self::with(|config| {
+            config.router.handoff = handoff;
+            [config.router.udp, config.service.udp, config.worker.udp] = udp;
+        });
+        net.transport = Transport::Udp;
+        net.listener = (1, 3);
+        net
+    }
+
+    fn flow(&self, id: FlowId) -> Flow {
+        let at = |address: &str| address.parse().unwrap();
+        let (listener, local, remote) = match id {
+            DOWN => (self.listener.0, at("127.0.0.1:41000"), at("127.0.0.1:5062")),
+            UP => (self.listener.1, at("127.0.0.1:5062"), at("127.0.0.1:41000")),
+            WORKER => (self.listener.1, at("127.0.0.1:42000"), at("127.0.0.1:5065")),
+            _ => (self.listener.0, at("127.0.0.1:5060"), at("192.0.2.7:33000")),
+        };
+        Flow { id, listener, transport: self.transport, local, remote }
+    }
+
+    /// The caller sends over its own connection to the router.
+    fn caller_sends(&mut self, text: &str) {
+        self.sends_over(self.flow(CALLER), text);
+    }
+
+    fn sends_over(&mut self, flow: Flow, text: &str) {
+        let message = Message::parse(Bytes::from(text.to_owned())).unwrap();
+        self.role.handle_message(self.now, flow, message);
+        self.carry();
+    }
+
+    fn asks(&mut self, method: &str, uri: &str, extra: &str) -> &Response {
+        self.caller_sends(&request(method, uri, "", extra));
+        self.caller.last().expect("every request is answered")
+    }
+
+    /// Carries all messages to where they go.
+    fn carry(&mut self) {
+        while let Some(transmit) = self.role.poll_transmit() {
+            let message = Message::parse(transmit.bytes.clone()).unwrap();
+            let port = match transmit.destination {
+                Destination::Flow(flow) if flow.id == UP => {
+                    self.note(&message);
+                    self.role.handle_message(self.now, self.flow(DOWN), message);
+                    continue;
+                }
+                Destination::Flow(_) => 0,
+                Destination::Address { remote, .. } => remote.port(),
+            };
+            match (port, message) {
+                (5062, message) if self.service_is_up => {
+                    self.note(&message);
+                    self.role.handle_message(self.now, self.flow(UP), message);
+                }
+                (5065, Message::Request(request)) if self.worker_is_up => self.worker.push(request),
+                (5062 | 5065, _) => self.role.handle_send_failed(self.now, &transmit),
+                (_, Message::Response(response)) => self.caller.push(response),
+                (_, message) => panic!("nobody awaits {message:?}"),
+            }
+        }
+    }
+
+    fn note(&mut self, message: &Message) {
+        self.between.push(match message {
+            Message::Request(request) => request.method.to_string(),
+            Message::Response(response) => response.status.to_string(),
+        });
+    }
+
+    /// The worker answers the last request of this method.
+    fn worker_says(&mut self, method: Method, status: u16) {
+        let request = self.worker.iter().rev().find(|request| request.method == method).unwrap();
+        let mut response = Response::for_request(request, status, "Whatever");
+        if status > 100 {
+            let to = format!("{};tag=worker", request.to().unwrap());
+            response.headers.set(Name::To, to);
+        }
+        self.role.handle_message(self.now, self.flow(WORKER), Message::Response(response));
+        self.carry();
+    }
+
+    /// Runs every timer until `passed`.
+    fn wait(&mut self, passed: Duration) {
+        let end = self.now + passed;
+        while let Some(at) = self.role.poll_timeout().filter(|at| *at <= end) {
+            self.now = at;
+            self.role.handle_timeout(at);
+            self.carry();
+        }
+        self.now = end;
+        self.role.pump(end);
+    }
+
+    /// Statuses the caller got since the last look.
+    fn heard(&mut self) -> Vec<u16> {
+        self.caller.drain(..).map(|response| response.status).collect()
+    }
+
+    fn assert_forgotten(&mut self) {
+        self.wait(Duration::from_secs(300));
+        let left = (self.role.forwarded.len(), self.role.forwarding.len(), self.role.accepted.len());
+        assert_eq!((left, self.role.accepted_until.len(), self.role.layer.len()), ((0, 0, 0), 0, 0));
+    }
+}
+
+fn request(method: &str, uri: &str, to_tag: &str, extra: &str) -> String {
+    let branch = if method == "CANCEL" { "INVITE" } else { method };
+    format!(
+        "{method} {uri} SIP/2.0\r\nVia: SIP/2.0/TCP 192.0.2.7:33000;branch=z9hG4bK{branch}\r\n\
+         From: <sip:2000@pbx>;tag=c\r\nTo: <sip:1001@pbx>{to_tag}\r\nCall-ID: c1\r\nCSeq: 1 {method}\r\n\
+         Max-Forwards: 70\r\nContact: <sip:2000@192.0.2.7>\r\n{extra}Content-Length: 0\r\n\r\n"
+    )
+}
+
+fn contact(response: &Response) -> String {
+    assert_eq!(response.status, 302);
+    String::from_utf8(response.headers.first(&Name::Contact).unwrap().to_vec()).unwrap()
+}
+
+/// Goal: both hops redirect by 302: user part and `user=phone` kept, the next hop's port and the
+/// transport set, a tel: URI made a SIP URI whose keys are escaped (RFC 3261 §19.1.6, §25.1).
+/// Method: one URI a rule at the router, one at the service.
+#[test]
+fn a_redirect_keeps_the_user_and_names_the_next_hop() {
+    let table = [
+        ("sip:1001@pbx.example", "<sip:1001@127.0.0.1:5062;transport=tcp>"),
+        ("sip:101@pbx.local;user=phone", "<sip:101@127.0.0.1:5062;user=phone;transport=tcp>"),
+        ("sip:a%40b:pw@pbx:5060;transport=udp;lr", "<sip:a%40b@127.0.0.1:5062;transport=tcp>"),
+        ("sip:pbx.example", "<sip:127.0.0.1:5062;transport=tcp>"),
+        ("tel:+49-30-1234;ext=5", "<sip:+49301234@127.0.0.1:5062;user=phone;transport=tcp>"),
+        ("tel:*98#;phone-context=pbx", "<sip:*98%23@127.0.0.1:5062;user=phone;transport=tcp>"),
+    ];
+    for (uri, expected) in table {
+        let mut net = Net::redirect();
+        assert_eq!(contact(net.asks("INVITE", uri, "")), expected, "{uri}");
+    }
+    let mut net = Net::redirect();
+    let service = net.flow(UP);
+    net.sends_over(service, &request("INVITE", "sip:1001@x", "", ""));
+    // The caller of the service is the far end of UP.
+    assert_eq!(net.between, ["302"]);
+}
+
+/// Goal: a hop without an address of its own names the one it was reached at, IPv6 in brackets;
+/// a next hop without UDP is named with TCP.
+/// Method: unspecified addresses over an IPv6 flow; UDP at the router alone.
+#[test]
+fn a_redirect_names_an_address_and_transport_the_caller_can_reach() {
+    let mut net = Net::with(|config| config.service.address = "::".parse().unwrap());
+    let flow = Flow {
+        local: "[2001:db8::1]:5060".parse().unwrap(),
+        remote: "[2001:db8::7]:33000".parse().unwrap(),
+        ..net.flow(CALLER)
+    };
+    net.sends_over(flow, &request("INVITE", "sip:1001@[2001:db8::1]", "", ""));
+    assert_eq!(contact(&net.caller[0]), "<sip:1001@[2001:db8::1]:5062;transport=tcp>");
+
+    let mut all = Net::over_udp(Handoff::Redirect, [true; 3]);
+    assert!(contact(all.asks("INVITE", "sip:1001@x", "")).ends_with("transport=udp>"));
+    let mut first = Net::over_udp(Handoff::Redirect, [true, false, false]);
+    assert!(contact(first.asks("INVITE", "sip:1001@x", "")).ends_with("transport=tcp>"));
+}
+
+/// Goal: without a worker every hop refuses calls and OPTIONS with 503 and Retry-After, counted.
+/// Method: the worker goes and comes.
+#[test]
+fn without_a_worker_calls_and_options_get_503() {
+    let mut net = Net::redirect();
+    net.role.orders.push(FrontOrder::Worker(None)).unwrap();
+    net.wait(Duration::from_millis(20));
+    for method in ["INVITE", "OPTIONS"] {
+        let response = net.asks(method, "sip:1001@x", "");
+        assert_eq!(response.status, 503);
+        assert_eq!(response.headers.first(&Name::RetryAfter).unwrap(), "4");
+    }
+    assert_eq!(net.role.refused["no_worker"], 2);
+    net.role.orders.push(FrontOrder::Worker(Some(5067))).unwrap();
+    net.wait(Duration::from_secs(60));
+    let response = net.asks("OPTIONS", "sip:x", "");
+    assert_eq!(response.status, 200);
+    assert_eq!(response.headers.first(&Name::Allow).unwrap(), "INVITE, ACK, CANCEL, OPTIONS");
+}
+
+/// Goal: what cannot be served is refused as RFC 3261 §8.2 orders: 405 with Allow, 501, 416, 420
+/// with Unsupported, 481 for a dialog that is not here.
+/// Method: one request each, in both handoffs.
+#[test]
+fn requests_a_hop_cannot_serve_are_refused() {
+    for new in [Net::redirect, Net::proxy] {
+        let response = new().asks("BYE", "sip:1001@x", "").clone();
+        assert_eq!(response.status, 405);
+        assert!(response.headers.contains(&Name::Allow));
+        assert_eq!(new().asks("FROB", "sip:1001@x", "").status, 501);
+        assert_eq!(new().asks("INVITE", "http://x/", "").status, 416);
+        let response = new().asks("INVITE", "sip:1001@x", "Require: timer, 100rel\r\n").clone();
+        assert_eq!(response.status, 420);
+        assert_eq!(response.headers.first(&Name::Unsupported).unwrap(), "100rel");
+        let mut net = new();
+        net.caller_sends(&request("INVITE", "sip:1001@x", ";tag=gone", ""));
+        assert_eq!(net.heard(), [481]);
+        assert_eq!(net.role.refused["no_dialog"], 1);
+    }
+}
+
+/// Goal: RFC 3261 §16.6, §16.7: each hop answers 100, sets the Request-URI, lowers Max-Forwards, adds
+/// its Via and stays out of the dialog; responses go back without them, each 2xx copy once.
+/// Method: a call through both hops; the worker's view and the caller's.
+#[test]
+fn a_forwarded_call_passes_both_hops() {
+    let mut net = Net::proxy();
+    net.caller_sends(&request("INVITE", "sip:1001@pbx;user=phone", "", "Diversion: <tel:1>\r\n"));
+    assert_eq!(net.heard(), [100]);
+    assert_eq!(net.between, ["INVITE", "100"]);
+    let invite = net.worker.last().unwrap().clone();
+    assert_eq!(invite.uri, "sip:1001@127.0.0.1:5065;user=phone;transport=tcp");
+    assert_eq!(invite.headers.first(&Name::MaxForwards).unwrap(), "68");
+    assert_eq!(invite.headers.first(&Name::Diversion).unwrap(), "<tel:1>");
+    assert!(!invite.headers.contains(&Name::RecordRoute));
+    let sent_by = |via: &Via| via.port.unwrap();
+    let vias: Vec<_> = invite.headers.vias().unwrap().iter().map(sent_by).collect();
+    assert_eq!(vias, [5062, 5060, 33_000]);
+
+    net.worker_says(Method::Invite, 100);
+    assert!(net.heard().is_empty(), "a 100 goes one hop");
+    net.worker_says(Method::Invite, 180);
+    net.worker_says(Method::Invite, 200);
+    let answer = net.caller.last().unwrap().clone();
+    assert_eq!(answer.headers.vias().unwrap().len(), 1);
+    assert_eq!(answer.to().unwrap().tag(), Some("worker"));
+    assert_eq!(net.heard(), [180, 200]);
+    net.wait(Duration::from_secs(10));
+    assert!(net.heard().is_empty(), "the worker resends its 2xx, we do not");
+    net.worker_says(Method::Invite, 200);
+    assert_eq!(net.heard(), [200], "RFC 6026 §7.1: each copy passes, once");
+    net.assert_forgotten();
+    assert!(net.heard().is_empty());
+}
+
+/// Goal: over UDP the same, and copies of the INVITE are absorbed. Method: INVITE twice.
+#[test]
+fn a_forwarded_call_over_udp_is_forwarded_once() {
+    let mut net = Net::over_udp(Handoff::Proxy, [true; 3]);
+    let invite = request("INVITE", "sip:1001@pbx", "", "").replace("/TCP ", "/UDP ");
+    net.caller_sends(&invite);
+    net.caller_sends(&invite);
+    assert_eq!(net.heard(), [100, 100]);
+    assert_eq!(net.worker.len(), 1);
+    assert!(net.worker[0].uri.ends_with(b";transport=udp"));
+    net.worker_says(Method::Invite, 200);
+    assert_eq!(net.heard(), [200]);
+    net.assert_forgotten();
+}
+
+/// Goal: RFC 3261 §9.1, §16.10: CANCEL is answered by each hop and passed on once the next hop gave
+/// a provisional response; the 487 comes back and is acknowledged hop by hop.
+/// Method: CANCEL before the worker said anything.
+#[test]
+fn a_cancel_follows_the_call() {
+    let mut net = Net::proxy();
+    net.caller_sends(&request("INVITE", "sip:1001@pbx", "", ""));
+    net.heard();
+    net.caller_sends(&request("CANCEL", "sip:1001@pbx", "", ""));
+    assert_eq!(net.heard(), [200]);
+    assert_eq!(net.worker.len(), 1, "no CANCEL before a provisional response");
+    net.worker_says(Method::Invite, 180);
+    let cancel = net.worker.last().unwrap();
+    assert_eq!(cancel.method, Method::Cancel);
+    assert_eq!(cancel.uri, net.worker[0].uri);
+    assert_eq!(cancel.top_via().unwrap(), net.worker[0].top_via().unwrap());
+    net.worker_says(Method::Cancel, 200);
+    net.worker_says(Method::Invite, 487);
+    assert_eq!(net.heard(), [487], "who cancelled need not hear it ring");
+    assert_eq!(net.worker.last().unwrap().method, Method::Ack);
+    net.caller_sends(&request("ACK", "sip:1001@pbx", ";tag=worker", ""));
+    assert!(net.heard().is_empty());
+    net.assert_forgotten();
+}
+
+/// Goal: refusals of the worker come back as they are. Method: 404 and 486.
+#[test]
+fn a_refusal_comes_back_to_the_caller() {
+    for status in [404, 486] {
+        let mut net = Net::proxy();
+        net.caller_sends(&request("INVITE", "sip:4711@pbx", "", ""));
+        net.worker_says(Method::Invite, status);
+        assert_eq!(net.heard(), [100, status]);
+        net.assert_forgotten();
+    }
+}
+
+/// Goal: a next hop that cannot be reached is 503 with Retry-After (RFC 3261 §16.9), one that is
+/// silent 408 after 64*T1 (§16.7 step 6), at either hop.
+/// Method: service or worker down; a worker that takes the INVITE and says nothing.
+#[test]
+fn an_unreachable_next_hop_is_503_and_a_silent_one_408() {
+    for (service_is_up, worker_is_up) in [(false, true), (true, false)] {
+        let mut net = Net::proxy();
+        (net.service_is_up, net.worker_is_up) = (service_is_up, worker_is_up);
+        net.caller_sends(&request("INVITE", "sip:1001@pbx", "", ""));
+        assert_eq!(net.caller.last().unwrap().headers.first(&Name::RetryAfter).unwrap(), "4");
+        assert_eq!(net.heard(), [100, 503]);
+        assert_eq!(net.role.refused["next_hop"], 1);
+        net.assert_forgotten();
+    }
+    let mut silent = Net::proxy();
+    silent.caller_sends(&request("INVITE", "sip:1001@pbx", "", ""));
+    silent.wait(Duration::from_secs(33));
+    assert_eq!(silent.heard(), [100, 408]);
+    silent.assert_forgotten();
+}
+
+/// Goal: a worker that rings for ever is cancelled (RFC 3261 §16.8) and the caller told; nothing is
+/// left. Method: 180, then minutes.
+#[test]
+fn a_call_that_rings_for_ever_is_given_up() {
+    let mut net = Net::proxy();
+    net.caller_sends(&request("INVITE", "sip:1001@pbx", "", ""));
+    net.worker_says(Method::Invite, 180);
+    net.wait(Duration::from_secs(400));
+    let heard = net.heard();
+    assert_eq!(heard[..2], [100, 180]);
+    assert!(heard[2..].iter().all(|status| *status >= 400) && heard.len() > 2, "{heard:?}");
+    assert!(net.worker.iter().any(|request| request.method == Method::Cancel));
+    net.assert_forgotten();
+}
+
+/// Goal: a caller whose connection closes can still cancel over another one, and leaves nothing
+/// behind if it does not.
+/// Method: close, then CANCEL over a new flow; close, then nothing.
+#[test]
+fn a_lost_caller_leaves_nothing_behind() {
+    let mut back = Net::proxy();
+    back.caller_sends(&request("INVITE", "sip:1001@pbx", "", ""));
+    back.worker_says(Method::Invite, 180);
+    back.role.handle_flow_closed(back.now, CALLER);
+    let again = Flow { id: FlowId(9), ..back.flow(CALLER) };
+    back.sends_over(again, &request("CANCEL", "sip:1001@pbx", "", ""));
+    assert_eq!(back.worker.last().unwrap().method, Method::Cancel);
+    back.worker_says(Method::Invite, 487);
+    back.assert_forgotten();
+
+    let mut gone = Net::proxy();
+    gone.caller_sends(&request("INVITE", "sip:1001@pbx", "", ""));
+    gone.role.handle_flow_closed(gone.now, CALLER);
+    gone.role.handle_flow_closed(gone.now, DOWN);
+    gone.role.handle_flow_closed(gone.now, WORKER);
+    gone.assert_forgotten();
+}
+
+/// Goal: RFC 3261 §16.3, §16.4: no hops left is 483 and counted; a Route that names the hop is its own.
+/// Method: Max-Forwards 0 and 1; two Route values.
+#[test]
+fn a_hop_honours_max_forwards_and_route() {
+    let with_hops = |hops: u8| {
+        let mut net = Net::proxy();
+        let invite = request("INVITE", "sip:1001@pbx", "", "");
+        net.caller_sends(&invite.replace("Max-Forwards: 70", &format!("Max-Forwards: {hops}")));
+        assert_eq!(net.role.refused["not_forwarded"], 1);
+        net.heard()
+    };
+    assert_eq!(with_hops(0), [483]);
+    assert_eq!(with_hops(1), [100, 483], "the second hop refuses");
+
+    let mut net = Net::proxy();
+    let route = "Route: <sip:127.0.0.1:5060;lr;transport=tcp>\r\n";
+    net.caller_sends(&request("INVITE", "sip:1001@pbx", "", route));
+    assert!(!net.worker[0].headers.contains(&Name::Route));
+}
