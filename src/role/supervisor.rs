@@ -270,7 +270,16 @@ impl Supervisor {
     fn start_worker(&mut self, now: Instant) -> Result<(), ServeError> {
         let worker = &mut self.worker;
         worker.generation += 1;
-        let process = Process::spawn(now, worker.slot, worker.generation, &self.config, &self.events)?;
+        let process = match Process::spawn(now, worker.slot, worker.generation, &self.config, &self.events) {
+            Ok(process) => process,
+            // The machine may have processes or memory again in a moment; the front refuses calls.
+            Err(error) if self.was_ready => {
+                tracing::error!(slot = worker.slot.name(), %error, "the worker could not be started");
+                worker.phase = WorkerPhase::Down { retry_at: now + BACKOFF_MAX };
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
         tracing::info!(slot = worker.slot.name(), pid = process.pid, "worker started");
         worker.process = Some(process);
         worker.phase = WorkerPhase::Starting { deadline: now + START_TIMEOUT };
@@ -394,6 +403,8 @@ impl Supervisor {
             let _ = reply.send(Reply::Calls { calls: Vec::new() });
             return;
         };
+        // Whoever asked and left makes room: a worker may have dropped the answer.
+        self.queries.retain(|_, asker| !asker.is_closed());
         if self.queries.len() >= QUERIES_MAX {
             let _ = reply.send(Reply::error(ErrorKind::Unavailable, "the worker does not answer"));
             return;
