@@ -82,15 +82,11 @@ pub fn serve(mut config: Config, source: Option<PathBuf>) -> Result<(), ServeErr
     // The worker is told the same folder, whatever its working directory.
     config.node.data = data.canonicalize().map_err(|error| ServeError::Data { path: data, error })?;
     let _lock = lock(&config.node.data)?;
-    let mut store = Store::open(&config.node.data)?;
-    let mut demo_pins = Vec::new();
-    if config.node.demo_mailboxes {
-        demo_pins = store.add_demo_mailboxes(&["1001", "1002"])?;
-    }
+    let store = Store::open(&config.node.data)?;
     let front = front::spawn(&config)?;
     tokio_uring::start(async move {
         let server = Server::bind(&config.node.data).map_err(ServeError::Control)?;
-        Supervisor::new(config, source, store, front, demo_pins).run(server).await
+        Supervisor::new(config, source, store, front).run(server).await
     })
 }
 
@@ -143,7 +139,6 @@ struct Totals {
 struct Supervisor {
     config: Config,
     source: Option<PathBuf>,
-    demo_pins: Vec<(String, String)>,
     store: Store,
     front: Front,
     worker: Worker,
@@ -158,13 +153,7 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn new(
-        config: Config,
-        source: Option<PathBuf>,
-        store: Store,
-        front: Front,
-        demo_pins: Vec<(String, String)>,
-    ) -> Self {
+    fn new(config: Config, source: Option<PathBuf>, store: Store, front: Front) -> Self {
         let now = clock::now();
         let (events, inbox) = mpsc::channel(256);
         let worker = Worker {
@@ -180,7 +169,6 @@ impl Supervisor {
         Self {
             config,
             source,
-            demo_pins,
             store,
             front,
             worker,
@@ -242,7 +230,7 @@ impl Supervisor {
         let now = clock::now();
         self.front.collect();
         if !self.was_ready && self.front.worker_port().is_some() {
-            self.announce();
+            self.announce()?;
         }
         let patience = Duration::from_secs(u64::from(self.config.worker.heartbeat_timeout_s));
         let silent = match self.worker.phase {
@@ -329,17 +317,23 @@ impl Supervisor {
     }
 
     /// Says once that calls are taken: the worker is ready and the front sends them to it.
-    fn announce(&mut self) {
+    fn announce(&mut self) -> Result<(), ServeError> {
         self.was_ready = true;
-        let startup = self.startup();
-        print!("{}", startup::render(&startup));
+        let mut demo_pins = Vec::new();
+        if self.config.node.demo_mailboxes {
+            // Not before everything else is well: a start that fails would create them and never
+            // tell their PINs.
+            demo_pins = self.store.add_demo_mailboxes(&["1001", "1002"])?;
+        }
+        print!("{}", startup::render(&self.startup(demo_pins)));
         println!("ready");
         // Not under systemd: nobody to notify.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        Ok(())
     }
 
     /// What the start-up table tells.
-    fn startup(&mut self) -> Startup {
+    fn startup(&self, demo_pins: Vec<(String, String)>) -> Startup {
         let listeners = self.front.listeners().iter().chain(&self.worker.listeners);
         let shard = |shard: &ShardStatus| StartupShard {
             slot: self.worker.slot.name().to_owned(),
@@ -356,7 +350,7 @@ impl Supervisor {
             listeners: listeners.map(|l| (l.role.clone(), l.transport, l.address)).collect(),
             shards: self.worker.counters.shards.iter().map(shard).collect(),
             // Told once: they are stored as hashes only.
-            demo_pins: std::mem::take(&mut self.demo_pins),
+            demo_pins,
             test_extensions: self.config.test_extensions.enabled,
         }
     }
