@@ -31,6 +31,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 /// How often deadlines are looked at.
 const TICK: Duration = Duration::from_millis(50);
+/// A tick this late is worth a line in the log.
+const PAUSE_TOLD: Duration = Duration::from_secs(1);
 /// Longest pause between two starts of a worker that keeps dying.
 const BACKOFF_MAX: Duration = Duration::from_secs(8);
 /// A worker that lived this long did not die of its start.
@@ -116,6 +118,20 @@ enum WorkerPhase {
     Down { retry_at: Instant },
 }
 
+impl WorkerPhase {
+    /// Gives the worker more time; a restart that is due stays due.
+    fn postpone(&mut self, by: Duration) {
+        match self {
+            Self::Starting { deadline: at }
+            | Self::Ready { heartbeat_at: at }
+            | Self::Stopping { deadline: at } => {
+                *at += by;
+            }
+            Self::Down { .. } => {}
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Worker {
     slot: Slot,
@@ -142,6 +158,8 @@ struct Supervisor {
     store: Store,
     front: Front,
     worker: Worker,
+    /// When deadlines were looked at last.
+    ticked: Instant,
     totals: Totals,
     started: Instant,
     was_ready: bool,
@@ -172,6 +190,7 @@ impl Supervisor {
             store,
             front,
             worker,
+            ticked: now,
             totals: Totals::default(),
             started: now,
             was_ready: false,
@@ -231,6 +250,13 @@ impl Supervisor {
         self.front.collect();
         if !self.was_ready && self.front.worker_port().is_some() {
             self.announce()?;
+        }
+        // Time in which the supervisor itself did not run is nobody's silence: what the worker said
+        // meanwhile is still unread.
+        let pause = (now - std::mem::replace(&mut self.ticked, now)).saturating_sub(TICK);
+        self.worker.phase.postpone(pause);
+        if pause >= PAUSE_TOLD {
+            tracing::warn!(?pause, "the supervisor did not run; the worker gets as much time more");
         }
         let patience = Duration::from_secs(u64::from(self.config.worker.heartbeat_timeout_s));
         let silent = match self.worker.phase {
@@ -474,6 +500,34 @@ impl Totals {
         self.calls += gone.calls_total;
         for (reason, count) in &gone.refused_total {
             *self.refused.entry(reason.clone()).or_default() += count;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: a supervisor that was stopped for a while does not kill a worker whose heartbeats it
+    /// could not read; a restart that is due is not put off. Method: postpone each phase's instant.
+    #[test]
+    fn a_pause_of_the_supervisor_is_not_the_workers_silence() {
+        let now = clock::now();
+        let pause = Duration::from_secs(6);
+        let at = |phase: &WorkerPhase| match phase {
+            WorkerPhase::Starting { deadline: at }
+            | WorkerPhase::Ready { heartbeat_at: at }
+            | WorkerPhase::Stopping { deadline: at }
+            | WorkerPhase::Down { retry_at: at } => *at,
+        };
+        for (mut phase, later) in [
+            (WorkerPhase::Starting { deadline: now }, pause),
+            (WorkerPhase::Ready { heartbeat_at: now }, pause),
+            (WorkerPhase::Stopping { deadline: now }, pause),
+            (WorkerPhase::Down { retry_at: now }, Duration::ZERO),
+        ] {
+            phase.postpone(pause);
+            assert_eq!(at(&phase), now + later, "{phase:?}");
         }
     }
 }
