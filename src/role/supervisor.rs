@@ -388,7 +388,10 @@ impl Supervisor {
         self.totals.add(&worker.counters);
         worker.counters = Heartbeat::default();
         worker.listeners.clear();
-        self.queries.clear();
+        for reply in std::mem::take(&mut self.queries).into_values() {
+            let _ =
+                reply.send(Reply::error(ErrorKind::Unavailable, "the worker ended before it could answer"));
+        }
         if self.stopping {
             return Ok(());
         }
