@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -80,7 +81,10 @@ pub fn serve(mut config: Config, source: Option<PathBuf>) -> Result<(), ServeErr
     // Media shards and this thread both need it; say so before anything else is started.
     uring::probe()?;
     let data = config.node.data.clone();
-    std::fs::create_dir_all(&data).map_err(|error| ServeError::Data { path: data.clone(), error })?;
+    // What callers said is nobody else's: a folder we make is closed to other users.
+    let mut folder = std::fs::DirBuilder::new();
+    folder.recursive(true).mode(0o700);
+    folder.create(&data).map_err(|error| ServeError::Data { path: data.clone(), error })?;
     // The worker is told the same folder, whatever its working directory.
     config.node.data = data.canonicalize().map_err(|error| ServeError::Data { path: data, error })?;
     let _lock = lock(&config.node.data)?;
