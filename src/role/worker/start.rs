@@ -119,11 +119,15 @@ fn serve(link: &Arc<WorkerLink>, slot: Slot, config: Box<Config>) -> Result<(), 
 fn await_port(slot: Slot, address: SocketAddr, udp: bool) -> Result<(), WorkerError> {
     const STEP: Duration = Duration::from_millis(50);
     let mut left = PORT_PATIENCE;
+    let mut is_told = false;
     loop {
         let tcp = TcpListener::bind(address);
         match tcp.and_then(|_| if udp { UdpSocket::bind(address).map(drop) } else { Ok(()) }) {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && !left.is_zero() => {
+                if !std::mem::replace(&mut is_told, true) {
+                    tracing::warn!(slot = slot.name(), %address, patience = ?PORT_PATIENCE, "the port is in use; waiting");
+                }
                 thread::sleep(STEP);
                 left = left.saturating_sub(STEP);
             }
