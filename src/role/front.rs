@@ -17,7 +17,7 @@ use crate::base::config::{Config, Handoff};
 use crate::control::protocol::ListenerStatus;
 use crate::role::supervisor::ServeError;
 use crate::role::user_agent;
-use crate::signal::{self, Counters, Listener, Role};
+use crate::signal::{self, Counters, ListenError, Listener, Role};
 use crate::sip::flow::{Destination, Flow, FlowId, Transmit, Transport};
 use crate::sip::layer::{ClientId, Layer, ServerId, TuEvent};
 use crate::sip::message::{Message, Method, Name, Request, Response};
@@ -153,7 +153,7 @@ pub fn spawn(config: &Config) -> Result<Front, ServeError> {
     };
     let thread = thread::Builder::new().name("sip-front".into()).spawn(body)?;
     let addresses = binding.recv().unwrap_or_else(|_| Err(io::Error::other("the shard died at its start")));
-    let addresses = addresses.map_err(ServeError::Listen)?;
+    let addresses = addresses.map_err(|error| listen_error(&listeners, error))?;
     let status = |((hop, listener), address): (&(Hop, Listener), SocketAddr)| ListenerStatus {
         role: hop.name().to_owned(),
         transport: listener.transport,
@@ -161,6 +161,19 @@ pub fn spawn(config: &Config) -> Result<Front, ServeError> {
     };
     let listeners = listeners.iter().zip(addresses).map(status).collect();
     Ok(Front { orders, reports, last: FrontReport::default(), listeners, thread: Some(thread) })
+}
+
+/// Names the one listener that could not be bound, when it is known.
+fn listen_error(listeners: &[(Hop, Listener)], error: io::Error) -> ServeError {
+    match error.downcast::<ListenError>() {
+        Ok(ListenError { listener, error }) => {
+            let hop =
+                listeners.iter().find(|(_, known)| *known == listener).map_or("", |(hop, _)| hop.name());
+            let what = format!("{hop} {}/{}", listener.address, listener.transport.name());
+            ServeError::Listen { what, error }
+        }
+        Err(error) => ServeError::Listen { what: "router and service".to_owned(), error },
+    }
 }
 
 /// An INVITE on its way to the next hop.

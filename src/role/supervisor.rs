@@ -59,8 +59,13 @@ pub enum ServeError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A port of router or service is taken, or an address is not ours.
-    #[error("router or service: {0}")]
-    Listen(io::Error),
+    #[error("{what}: {error}")]
+    Listen {
+        /// Role, address and transport.
+        what: String,
+        /// What the kernel says.
+        error: io::Error,
+    },
     /// The control socket cannot be bound.
     #[error("control socket: {0}")]
     Control(io::Error),

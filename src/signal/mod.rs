@@ -19,4 +19,4 @@ mod stream;
 
 pub use counters::{Counter, Counters};
 pub use role::Role;
-pub use run::{Listener, SignalConfig, is_on_io_uring, run};
+pub use run::{ListenError, Listener, SignalConfig, is_on_io_uring, run};

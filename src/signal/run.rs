@@ -37,6 +37,16 @@ pub struct Listener {
     pub address: SocketAddr,
 }
 
+/// Which listener could not be bound; inside the [`io::Error`] that [`run`]'s `bound` gets.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {}/{}: {error}", .listener.address, .listener.transport.name())]
+pub struct ListenError {
+    /// As configured.
+    pub listener: Listener,
+    /// What the kernel says.
+    pub error: io::Error,
+}
+
 /// What [`run`] needs to know.
 #[derive(Debug, Clone)]
 pub struct SignalConfig {
@@ -98,8 +108,9 @@ async fn serve<R: Role + 'static>(
     let ends: Vec<_> = match config.listeners.iter().map(bind).collect::<io::Result<_>>() {
         Ok(ends) => ends,
         Err(error) => {
-            bound(Err(io::Error::new(error.kind(), error.to_string())));
-            return Err(error);
+            let told = io::Error::new(error.kind(), error.to_string());
+            bound(Err(error));
+            return Err(told);
         }
     };
     let limits = Limits {
@@ -147,9 +158,9 @@ fn bind(listener: &Listener) -> io::Result<(End, SocketAddr)> {
         }
         Transport::Tls => Err(io::Error::new(io::ErrorKind::Unsupported, "there is no TLS yet")),
     };
-    result.map(|(local, end)| (end, local)).map_err(|error| {
-        io::Error::new(error.kind(), format!("cannot listen on {address}/{}: {error}", transport.name()))
-    })
+    result
+        .map(|(local, end)| (end, local))
+        .map_err(|error| io::Error::new(error.kind(), ListenError { listener: *listener, error }))
 }
 
 /// A socket whose queue holds a burst of calls: all SIP over UDP to this listener waits there.
