@@ -70,6 +70,9 @@ pub enum EndCause {
     /// The SDP answer in the ACK could not be used.
     #[error("the caller's SDP answer could not be used")]
     BadAnswer,
+    /// What the caller says can no longer be stored.
+    #[error("the message cannot be stored")]
+    NotStored,
     /// The node stops.
     #[error("the node is stopping")]
     Shutdown,

@@ -20,6 +20,7 @@ use tokio_uring::fs::File;
 use crate::base::clock;
 use crate::base::id::MessageId;
 use crate::mailbox::audio::{self, HEADER_BYTES};
+use crate::mailbox::disk::{Disk, PROBE_INTERVAL};
 use crate::mailbox::service::{Counters, MailboxReply, MailboxRequest, ServiceConfig, count, send_reply};
 use crate::mailbox::spool::{self, Lane, Mover, Recovered, SpoolError, duration_ms};
 use crate::mailbox::store_thread::{Job, StoreClient};
@@ -45,6 +46,7 @@ pub(super) struct Ends {
     pub(super) replies: Sender<MailboxReply>,
     pub(super) store: StoreClient,
     pub(super) counters: Arc<Counters>,
+    pub(super) disk: Arc<Disk>,
     pub(super) stop: Arc<AtomicBool>,
 }
 
@@ -100,6 +102,7 @@ fn open(ends: Ends) -> Result<Rc<Desk>, SpoolError> {
 /// The loop. Ends when told to and every recording is at its end.
 async fn serve(desk: Rc<Desk>) {
     let mut sweep_at = clock::now() + SWEEP;
+    let mut probe_at = clock::now();
     loop {
         let now = clock::now();
         let is_stopping = desk.ends.stop.load(Ordering::Acquire);
@@ -113,6 +116,12 @@ async fn serve(desk: Rc<Desk>) {
                 }
                 sweeper.is_sweeping.set(false);
             });
+        }
+        if desk.ends.disk.refuses() && now >= probe_at {
+            probe_at = now + PROBE_INTERVAL;
+            let (disk, file) = (Arc::clone(&desk.ends.disk), desk.lane.probe());
+            // It waits for the disk, this thread must not.
+            tokio::task::spawn_blocking(move || disk.probe(&file));
         }
         if is_stopping {
             break;
@@ -427,6 +436,7 @@ impl Recording<'_> {
                 written_ms = duration_ms(self.written), %error, "recording cut short"
             );
             self.error = Some(error.to_string());
+            self.desk.ends.disk.cut_short(self.meta.id.clone());
         }
     }
 
@@ -512,7 +522,10 @@ impl Recording<'_> {
                 let duration = Duration::from_millis(duration_ms(samples));
                 self.desk.reply(MailboxReply::Kept { id: self.meta.id.clone(), duration });
             }
-            Err(error) => self.desk.fail(self.meta.id.clone(), error),
+            Err(error) => {
+                self.desk.ends.disk.refused();
+                self.desk.fail(self.meta.id.clone(), error);
+            }
         }
     }
 

@@ -4,6 +4,7 @@
 //! ever being lost), [`service`] (what a worker's signalling shard talks to).
 
 pub mod audio;
+mod disk;
 mod files;
 pub mod pin;
 pub mod service;

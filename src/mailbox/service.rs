@@ -16,6 +16,7 @@ use crossbeam::queue::ArrayQueue;
 use serde::Serialize;
 
 use crate::base::id::MessageId;
+use crate::mailbox::disk::Disk;
 use crate::mailbox::files;
 use crate::mailbox::spool::Recovered;
 use crate::mailbox::store::StoreError;
@@ -198,6 +199,7 @@ pub struct MailboxHandle {
     replies: Receiver<MailboxReply>,
     outstanding: AtomicUsize,
     counters: Arc<Counters>,
+    disk: Arc<Disk>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -212,6 +214,7 @@ pub fn spawn(config: ServiceConfig) -> Result<(MailboxHandle, Recovered), Servic
     let (store, store_thread) = store_thread::spawn(&config.data, reply_sender.clone())?;
     let requests = Arc::new(ArrayQueue::new(REQUESTS_MAX));
     let counters = Arc::new(Counters::default());
+    let disk = Arc::new(Disk::default());
     let stop = Arc::new(AtomicBool::new(false));
     let ends = files::Ends {
         config,
@@ -219,6 +222,7 @@ pub fn spawn(config: ServiceConfig) -> Result<(MailboxHandle, Recovered), Servic
         replies: reply_sender,
         store: store.clone(),
         counters: Arc::clone(&counters),
+        disk: Arc::clone(&disk),
         stop: Arc::clone(&stop),
     };
     let (ready, started) = bounded(1);
@@ -232,7 +236,8 @@ pub fn spawn(config: ServiceConfig) -> Result<(MailboxHandle, Recovered), Servic
         .map_err(ServiceError::Files)?;
     let threads = vec![files_thread, store_thread];
     let outstanding = AtomicUsize::new(0);
-    Ok((MailboxHandle { requests, store, replies, outstanding, counters, stop, threads }, recovered))
+    let handle = MailboxHandle { requests, store, replies, outstanding, counters, disk, stop, threads };
+    Ok((handle, recovered))
 }
 
 impl MailboxHandle {
@@ -265,6 +270,18 @@ impl MailboxHandle {
         let reply = self.replies.try_recv().ok()?;
         self.outstanding.fetch_sub(1, Ordering::Relaxed);
         Some(reply)
+    }
+
+    /// Messages can be stored. False after a write was refused, until one succeeds again: a caller
+    /// taken now would speak to nobody.
+    pub fn can_store(&self) -> bool {
+        !self.disk.refuses()
+    }
+
+    /// The next recording of which the disk refused a part; its call should end, since what the
+    /// caller says is lost.
+    pub fn try_cut_short(&self) -> Option<MessageId> {
+        self.disk.try_cut_short()
     }
 
     /// What was done so far.

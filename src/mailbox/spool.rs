@@ -142,6 +142,11 @@ impl Lane {
         self.folder.join(format!("{id}.{extension}"))
     }
 
+    /// A file that tells whether this lane can be written; it is no recording's.
+    pub(super) fn probe(&self) -> PathBuf {
+        self.folder.join(".probe")
+    }
+
     /// The ids of everything that lies here. Files of other names are none of ours.
     fn scan(&self) -> io::Result<Vec<MessageId>> {
         let mut ids = Vec::new();

@@ -147,6 +147,17 @@ impl CallAnswering {
         }
     }
 
+    /// The recording under way or under discussion.
+    pub fn recording(&self) -> Option<&MessageId> {
+        match &self.state {
+            State::Recording { id }
+            | State::Stopping { id }
+            | State::Menu { id, .. }
+            | State::Fetching { id } => Some(id),
+            State::Waiting | State::Greeting { .. } | State::Leaving | State::Over => None,
+        }
+    }
+
     fn greet(&mut self) {
         self.play(vec![self.prompts.greeting.clone(), self.prompts.beep.clone()]);
         self.state = State::Greeting { beep_only: false };

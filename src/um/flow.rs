@@ -106,6 +106,16 @@ impl Flow {
     }
 }
 
+impl Flow {
+    /// The recording whose loss the caller must not miss; test extensions keep none.
+    pub fn recording(&self) -> Option<&MessageId> {
+        match self {
+            Self::Answering(flow) => flow.recording(),
+            Self::Test(_) => None,
+        }
+    }
+}
+
 /// What every flow knows of its call.
 #[derive(Debug, Clone)]
 pub struct Party {

@@ -81,6 +81,7 @@ fn live(data: &Path, steps: Option<u32>, items: Vec<FileItem>, requests: Vec<Mai
         replies: reply_sender,
         store,
         counters: Arc::default(),
+        disk: Arc::default(),
         stop: Arc::default(),
     };
     let life = tokio_uring::start(async move {
@@ -397,6 +398,7 @@ fn a_recording_the_disk_refused_is_kept_as_far_as_it_got() {
         replies: reply_sender,
         store,
         counters: Arc::clone(&counters),
+        disk: Arc::default(),
         stop: Arc::default(),
     };
     let reply = tokio_uring::start(async move {

@@ -552,6 +552,7 @@ impl Role for Calls {
         self.take_media_events(now);
         self.take_mailbox_replies(now);
         self.answer_queries(now);
+        self.take_cut_short(now);
         self.check_phase(now);
         self.beat(now);
         if self.calls.is_empty() { PUMP_IDLE } else { PUMP_BUSY }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::base::id::{LegId, MessageId};
 use crate::call::inbound::InboundCall;
 use crate::call::target;
-use crate::mailbox::service::{MailboxInfo, MailboxRequest};
+use crate::mailbox::service::{MailboxHandle, MailboxInfo, MailboxRequest};
 use crate::media::order::RecordingMeta;
 use crate::role::worker::calls::Calls;
 use crate::role::worker::entry::{Entry, Patience, Readiness};
@@ -104,7 +104,11 @@ impl Calls {
             return;
         };
         let (flow, invite) = (entry.sip_flow, entry.call.invite().clone());
+        let can_store = self.mailbox.as_ref().is_some_and(MailboxHandle::can_store);
         let (rule, response) = match mailbox {
+            Ok(Some(_)) if !can_store => {
+                ("storage", self.unavailable(&invite, "messages cannot be stored now"))
+            }
             Ok(Some(mailbox)) => return self.accept(now, leg, &mailbox),
             Ok(None) => {
                 let why = format!("{} names {}, no mailbox here", entry.target.header, entry.target.number);

@@ -11,7 +11,7 @@ use crate::role::link::{FromWorker, ToWorker};
 use crate::role::worker::calls::Calls;
 use crate::role::worker::entry::Entry;
 use crate::role::worker::shards::Shards;
-use crate::um::flow::Input;
+use crate::um::flow::{Flow, Input};
 
 /// A shard answers a report within a few of its 1 ms turns.
 const REPORT_WAIT: Duration = Duration::from_millis(20);
@@ -103,6 +103,18 @@ impl Calls {
                 MailboxReply::Failed { id, error } => {
                     tracing::error!(%id, error, "a recording could not be stored; it stays in the spool");
                 }
+            }
+        }
+    }
+
+    /// Ends the calls whose recordings the disk refused: silence is no answer to somebody who
+    /// believes to leave a message. What was written before is kept.
+    pub(super) fn take_cut_short(&mut self, now: Instant) {
+        while let Some(id) = self.mailbox.as_ref().and_then(MailboxHandle::try_cut_short) {
+            let records = |entry: &Entry| entry.flow.as_ref().and_then(Flow::recording) == Some(&id);
+            let leg = self.calls.iter().find(|(_, entry)| records(entry)).map(|(leg, _)| *leg);
+            if let Some(leg) = leg {
+                self.with(now, leg, |entry| entry.call.hang_up(now, EndCause::NotStored));
             }
         }
     }
