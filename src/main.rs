@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser as _;
+use nix::sys::stat::{Mode, umask};
 use voxring::control::cli::{Cli, Command};
 use voxring::control::{check, commands};
 use voxring::role::supervisor;
@@ -38,6 +39,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
             if let Err(error) = check::raise_descriptor_limit() {
                 tracing::warn!(%error, "cannot raise the limit of open files");
             }
+            // What callers said, and to whom, is for the node's user alone, whatever mode the data
+            // folder has. The worker inherits it.
+            umask(Mode::from_bits_truncate(0o077));
             supervisor::serve(config, source.file)?;
         }
         Command::Worker { slot: _ } => {
