@@ -8,6 +8,8 @@ pub const SIP_HEADERS_MAX: usize = 128;
 pub const RTP_DATAGRAM_BYTES_MAX: usize = 1500;
 /// Samples per second of every codec here.
 pub const SAMPLE_RATE_HZ: u32 = 8_000;
+/// Longest greeting of a mailbox, in seconds.
+pub const GREETING_S_MAX: u32 = 300;
 /// Samples in one recording block. 800 ms, so that a block, the reorder window and the file
 /// thread's poll stay under the one second that a crash may cost.
 pub const RECORD_BLOCK_SAMPLES: usize = 6_400;

@@ -1,10 +1,11 @@
 //! WAV files: 16-bit linear PCM, 8000 Hz, mono, and nothing else.
 
 use std::collections::HashMap;
-use std::io::{Cursor, Write};
+use std::fs::File;
+use std::io::{BufReader, Cursor, Read, Write};
 use std::path::{Path, PathBuf};
 
-use crate::base::limits::SAMPLE_RATE_HZ;
+use crate::base::limits::{GREETING_S_MAX, SAMPLE_RATE_HZ};
 use crate::um::prompts::Prompt;
 
 /// Bytes before the first sample in the WAV files written here.
@@ -41,6 +42,15 @@ pub enum WavError {
     /// More than [`WAV_BYTES_MAX`].
     #[error("{0} bytes, more than 100 MiB")]
     TooLong(u64),
+    /// A greeting of more than [`GREETING_S_MAX`].
+    #[error("longer than {} minutes", GREETING_S_MAX / 60)]
+    LongGreeting,
+    /// A greeting of no samples at all.
+    #[error("empty: it holds no sample")]
+    Empty,
+    /// A folder, a pipe or a device.
+    #[error("not a file")]
+    NotFile,
     /// Could not be read.
     #[error("cannot read: {0}")]
     Io(#[from] std::io::Error),
@@ -51,8 +61,42 @@ pub enum WavError {
 /// # Errors
 /// Says which property is not 16-bit linear PCM, 8000 Hz, mono.
 pub fn parse(wav: &[u8]) -> Result<Vec<i16>, WavError> {
-    let reader =
-        hound::WavReader::new(Cursor::new(wav)).map_err(|error| WavError::NotWav(error.to_string()))?;
+    let reader = open(Cursor::new(wav))?;
+    let promised = reader.len();
+    let samples: Vec<i16> = reader.into_samples::<i16>().map_while(Result::ok).collect();
+    whole(samples, promised)
+}
+
+/// Reads a greeting's WAV file from disk, never more of it than a greeting may be long.
+///
+/// # Errors
+/// As [`read`]; `NotFile`, `Empty`, and `LongGreeting` beyond [`GREETING_S_MAX`].
+pub fn read_greeting(path: &Path) -> Result<Vec<i16>, WavError> {
+    // Looked at before it is opened: opening a pipe would wait for its writer.
+    let metadata = std::fs::metadata(path)?;
+    if !metadata.is_file() {
+        return Err(WavError::NotFile);
+    }
+    if metadata.len() > WAV_BYTES_MAX {
+        return Err(WavError::TooLong(metadata.len()));
+    }
+    let reader = open(BufReader::new(File::open(path)?))?;
+    let promised = reader.len();
+    let samples_max = (GREETING_S_MAX * SAMPLE_RATE_HZ) as usize;
+    let samples: Vec<i16> =
+        reader.into_samples::<i16>().map_while(Result::ok).take(samples_max + 1).collect();
+    if samples.len() > samples_max {
+        return Err(WavError::LongGreeting);
+    }
+    match whole(samples, promised)? {
+        samples if samples.is_empty() => Err(WavError::Empty),
+        samples => Ok(samples),
+    }
+}
+
+/// Reads a header and judges what it says.
+fn open<R: Read>(wav: R) -> Result<hound::WavReader<R>, WavError> {
+    let reader = hound::WavReader::new(wav).map_err(|error| WavError::NotWav(error.to_string()))?;
     let spec = reader.spec();
     if spec.sample_format != hound::SampleFormat::Int {
         return Err(WavError::NotPcm);
@@ -66,8 +110,11 @@ pub fn parse(wav: &[u8]) -> Result<Vec<i16>, WavError> {
     if spec.bits_per_sample != 16 {
         return Err(WavError::Bits(spec.bits_per_sample));
     }
-    let promised = reader.len();
-    let samples: Vec<i16> = reader.into_samples::<i16>().map_while(Result::ok).collect();
+    Ok(reader)
+}
+
+/// The samples, if they are all that were promised.
+fn whole(samples: Vec<i16>, promised: u32) -> Result<Vec<i16>, WavError> {
     if u32::try_from(samples.len()) != Ok(promised) {
         return Err(WavError::Truncated { found: samples.len(), promised });
     }
@@ -196,6 +243,31 @@ mod tests {
         let whole = wav(1, 8000, 16, Int);
         assert_eq!(parse(&whole).unwrap(), vec![7; 10]);
         assert!(error(&whole[..whole.len() - 4]).starts_with("cut short: 8 of 10"));
+    }
+
+    /// Goal: a greeting is as long as the limit at most, not empty, and a file. Method: files of 0, 5 min
+    /// and a sample more, of half what the header promises, a folder and a pipe nobody writes to.
+    #[test]
+    fn a_greeting_is_a_file_of_one_sample_to_five_minutes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.wav");
+        let read_of = |samples: usize| {
+            write(&path, &vec![3; samples]).unwrap();
+            read_greeting(&path).map(|samples| samples.len())
+        };
+        assert_eq!(read_of(1).unwrap(), 1);
+        assert_eq!(read_of(5 * 60 * 8000).unwrap(), 2_400_000);
+        assert_eq!(read_of(5 * 60 * 8000 + 1).unwrap_err().to_string(), "longer than 5 minutes");
+        assert!(matches!(read_of(0), Err(WavError::Empty)));
+        let mut half = header(10).to_vec();
+        half.extend([0; 10]);
+        std::fs::write(&path, half).unwrap();
+        assert!(matches!(read_greeting(&path), Err(WavError::Truncated { found: 5, promised: 10 })));
+        assert!(matches!(read_greeting(folder.path()), Err(WavError::NotFile)));
+        let pipe = folder.path().join("pipe.wav");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(matches!(read_greeting(&pipe), Err(WavError::NotFile)));
+        assert!(matches!(read_greeting(&folder.path().join("none.wav")), Err(WavError::Io(_))));
     }
 
     /// Goal: what is written here is read by an independent reader, and the other way round.

@@ -6,11 +6,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
@@ -170,9 +171,29 @@ struct Desk {
 
 /// A greeting in memory and the file it was read from.
 struct Greeting {
-    modified: SystemTime,
-    bytes: u64,
+    version: FileVersion,
     samples: Arc<[i16]>,
+}
+
+/// Tells a file from what took its place. Times alone do not: two files of one kernel tick share
+/// them; but a file that replaces another by its name has another inode.
+#[derive(PartialEq, Eq)]
+struct FileVersion {
+    inode: u64,
+    bytes: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl From<&std::fs::Metadata> for FileVersion {
+    fn from(file: &std::fs::Metadata) -> Self {
+        Self {
+            inode: file.ino(),
+            bytes: file.len(),
+            modified: (file.mtime(), file.mtime_nsec()),
+            changed: (file.ctime(), file.ctime_nsec()),
+        }
+    }
 }
 
 impl Desk {
@@ -355,11 +376,9 @@ impl Desk {
     /// Reads a greeting, unless it is in memory and its file has not changed.
     async fn read_greeting(&self, path: &Path) -> Result<Arc<[i16]>, String> {
         let metadata = std::fs::metadata(path).map_err(|error| error.to_string())?;
-        let modified = metadata.modified().map_err(|error| error.to_string())?;
-        let bytes = metadata.len();
+        let version = FileVersion::from(&metadata);
         if let Some(known) = self.greetings.borrow().get(path)
-            && known.modified == modified
-            && known.bytes == bytes
+            && known.version == version
         {
             return Ok(Arc::clone(&known.samples));
         }
@@ -371,7 +390,7 @@ impl Desk {
         if greetings.len() >= GREETINGS_MAX {
             greetings.clear();
         }
-        greetings.insert(path.to_owned(), Greeting { modified, bytes, samples: Arc::clone(&samples) });
+        greetings.insert(path.to_owned(), Greeting { version, samples: Arc::clone(&samples) });
         Ok(samples)
     }
 

@@ -19,6 +19,7 @@ use crate::base::clock;
 use crate::base::id::MessageId;
 use crate::mailbox::pin::{self, PinError};
 
+mod greeting;
 mod schema;
 
 /// Days a deleted message's id is remembered.

@@ -183,6 +183,28 @@ fn a_greeting_is_cached_until_its_file_changes() {
     assert!(ask(&rig).unwrap_err().contains("not a WAV file"));
 }
 
+/// Goal: a greeting replaced at once by one as long, of the same time, is noticed.
+/// Method: set, load, set another, give its file the first one's time of change, load.
+#[test]
+fn a_greeting_replaced_within_a_tick_is_noticed() {
+    let mut rig = Rig::new();
+    let ask = |rig: &Rig| {
+        rig.request(MailboxRequest::LoadGreeting { token: 1, number: "1001".into() });
+        let MailboxReply::Greeting { samples: Ok(Some(samples)), .. } = rig.reply() else { panic!() };
+        samples
+    };
+    let path = rig.store.greeting_path("1001.wav");
+    rig.store.replace_greeting("1001", &[1; 100]).unwrap();
+    assert_eq!(ask(&rig)[..], [1; 100]);
+    let modified = std::fs::metadata(&path).unwrap().modified().unwrap();
+    rig.store.replace_greeting("1001", &[2; 100]).unwrap();
+    std::fs::File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+    assert_eq!(ask(&rig)[..], [2; 100]);
+    rig.store.remove_greeting("1001").unwrap();
+    rig.request(MailboxRequest::LoadGreeting { token: 2, number: "1001".into() });
+    assert_eq!(rig.reply(), MailboxReply::Greeting { token: 2, samples: Ok(None) });
+}
+
 /// Goal: recordings of the test extension leave no trace but a count. Method: record and end one.
 #[test]
 fn a_recording_not_to_be_kept_is_counted_and_leaves_no_file() {

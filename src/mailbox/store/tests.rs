@@ -1,6 +1,7 @@
 //! Tests of the store on a real database in a folder of its own.
 
 use super::*;
+use crate::mailbox::audio;
 
 fn id(number: u64) -> MessageId {
     MessageId::new(UNIX_EPOCH + Duration::from_secs(1_800_000_000 + number), number)
@@ -177,6 +178,40 @@ fn demo_mailboxes_are_added_to_an_empty_store_alone() {
         assert!(pin::verify(pin, &store.mailbox(number).unwrap().unwrap().pin_hash));
     }
     assert!(store.add_demo_mailboxes(&["1003"]).unwrap().is_empty());
+}
+
+/// Goal: a greeting replaces the one before, removing it leaves nothing, and no mailbox means no file.
+/// Method: set, set over what a crash left, remove twice; the folder's content after each.
+#[test]
+fn a_greeting_is_replaced_and_removed_without_a_trace() {
+    let (data, mut store) = open_with_mailbox();
+    let folder = data.path().join("greetings");
+    let files = || std::fs::read_dir(&folder).unwrap().count();
+    let greeting = |store: &Store| store.mailbox("1001").unwrap().unwrap().greeting;
+    store.replace_greeting("1001", &[1; 10]).unwrap();
+    assert_eq!(greeting(&store).as_deref(), Some("1001.wav"));
+    std::fs::write(folder.join(".1001.wav.part"), vec![7; 1000]).unwrap();
+    store.replace_greeting("1001", &[2; 20]).unwrap();
+    assert_eq!(audio::read(&store.greeting_path("1001.wav")).unwrap(), [2; 20]);
+    assert_eq!(files(), 1);
+    assert!(matches!(store.replace_greeting("9", &[1]), Err(StoreError::NoMailbox(_))));
+    assert!(matches!(store.remove_greeting("9"), Err(StoreError::NoMailbox(_))));
+    assert_eq!(files(), 1);
+    store.remove_greeting("1001").unwrap();
+    store.remove_greeting("1001").unwrap();
+    assert_eq!((greeting(&store), files()), (None, 0));
+}
+
+/// Goal: a greeting that cannot be written leaves the old one as it was.
+/// Method: a folder stands where the new file is to be written.
+#[test]
+fn a_greeting_that_cannot_be_written_leaves_the_old_one() {
+    let (data, mut store) = open_with_mailbox();
+    store.replace_greeting("1001", &[1; 10]).unwrap();
+    std::fs::create_dir(data.path().join("greetings/.1001.wav.part")).unwrap();
+    assert!(matches!(store.replace_greeting("1001", &[2; 20]), Err(StoreError::Io(_))));
+    assert_eq!(store.mailbox("1001").unwrap().unwrap().greeting.as_deref(), Some("1001.wav"));
+    assert_eq!(audio::read(&store.greeting_path("1001.wav")).unwrap(), [1; 10]);
 }
 
 /// Goal: a greeting names a file of its folder and nothing outside. Method: good and bad names.
