@@ -117,6 +117,32 @@ Example:
         #[command(flatten)]
         output: Output,
     },
+    /// Give a mailbox a greeting of its own, or go back to the built-in one
+    #[command(
+        override_usage = "voxring mailbox greeting [OPTIONS] <NUMBER> <FILE.wav>\n       \
+                          voxring mailbox greeting [OPTIONS] <NUMBER> --remove",
+        after_help = "\
+The next caller hears it, then the beep. The node reads the file itself and keeps a copy: its user
+must be able to read it, and a node under systemd sees neither /home nor your /tmp.
+
+Examples:
+  sox in.mp3 -r 8000 -c 1 -b 16 jo.wav        the format that is needed
+  voxring mailbox greeting 1003 jo.wav
+  voxring mailbox greeting 1003 --remove"
+    )]
+    Greeting {
+        /// The mailbox's number
+        number: String,
+        /// What callers hear: a WAV file, 16-bit PCM, 8000 Hz, mono, at most 5 minutes
+        #[arg(value_name = "FILE.wav", required_unless_present = "remove", conflicts_with = "remove")]
+        file: Option<PathBuf>,
+        /// Back to the built-in greeting
+        #[arg(long)]
+        remove: bool,
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
 }
 
 /// What can be done with messages.
@@ -247,6 +273,16 @@ mod tests {
         assert!(error.contains("28 lower-case hex digits"), "{error}");
     }
 
+    /// Goal: a greeting is a file or --remove, never both or neither. Method: parse all four.
+    #[test]
+    fn a_greeting_is_either_a_file_or_removed() {
+        for (rest, is_right) in
+            [("", false), (" a.wav", true), (" --remove", true), (" a.wav --remove", false)]
+        {
+            assert_eq!(parse(&format!("voxring mailbox greeting 1001{rest}")).is_ok(), is_right, "{rest}");
+        }
+    }
+
     /// Goal: every command that prints has --json. Method: ask clap, serve and worker apart.
     #[test]
     fn every_printing_command_has_json() {
@@ -259,7 +295,7 @@ mod tests {
         }
         let mut found = Vec::new();
         leaves(&Cli::command(), &mut found);
-        assert_eq!(found.len(), 11, "{found:?}");
+        assert_eq!(found.len(), 12, "{found:?}");
         for (name, json) in found {
             assert_eq!(json, !matches!(name.as_str(), "serve" | "worker"), "{name}");
         }

@@ -9,6 +9,7 @@ use super::cli::{MailboxCommand, MessageCommand, Output};
 use super::client::{self, ClientError};
 use super::print;
 use super::protocol::{Reply, Request};
+use crate::mailbox::audio::{self, WavError};
 
 /// Why a client command failed.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +33,14 @@ pub enum CommandError {
         file: PathBuf,
         /// What happened.
         error: io::Error,
+    },
+    /// The file is no greeting.
+    #[error("{}: {error}", .file.display())]
+    Greeting {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        error: WavError,
     },
     /// Standard output cannot be written.
     #[error("standard output: {0}")]
@@ -82,6 +91,21 @@ pub fn mailbox(socket: &Path, command: MailboxCommand) -> Result<(), CommandErro
             let Reply::Mailbox(mailbox) = reply else { return Err(CommandError::Unexpected) };
             show(output, &mailbox, || print::mailboxes(std::slice::from_ref(&mailbox)))
         }
+        // `remove` has no file: the command line allows one of the two.
+        MailboxCommand::Greeting { number, file, remove: _, output } => {
+            let file = file.as_deref().map(greeting_file).transpose()?;
+            let reply = ask(socket, &Request::MailboxGreeting { number, file })?;
+            let Reply::MailboxGreeting { mailbox, duration_ms } = reply else {
+                return Err(CommandError::Unexpected);
+            };
+            show(output, &Greeted { mailbox: &mailbox, duration_ms }, || match duration_ms {
+                Some(ms) => {
+                    let seconds = ms as f64 / 1000.0;
+                    format!("mailbox {} has its own greeting, {seconds:.1} s\n", mailbox.number)
+                }
+                None => format!("mailbox {} has the built-in greeting\n", mailbox.number),
+            })
+        }
     }
 }
 
@@ -124,6 +148,12 @@ struct Added<'a> {
 }
 
 #[derive(Serialize)]
+struct Greeted<'a> {
+    mailbox: &'a super::protocol::MailboxInfo,
+    duration_ms: Option<u64>,
+}
+
+#[derive(Serialize)]
 struct Exported<'a> {
     message: &'a crate::mailbox::Message,
     file: &'a Path,
@@ -133,6 +163,15 @@ struct Exported<'a> {
 #[derive(Serialize)]
 struct Deleted<'a> {
     id: &'a str,
+}
+
+/// The absolute path of a file that is a greeting; one that is none never reaches the node.
+fn greeting_file(file: &Path) -> Result<String, CommandError> {
+    let wrong = |error| CommandError::Greeting { file: file.into(), error };
+    audio::read_greeting(file).map_err(wrong)?;
+    let path = std::fs::canonicalize(file).map_err(|error| wrong(error.into()))?;
+    let not_text = || wrong(io::Error::other("its path is not UTF-8; rename it").into());
+    Ok(path.to_str().ok_or_else(not_text)?.to_owned())
 }
 
 /// Asks; a refusal becomes an error.

@@ -1,10 +1,13 @@
 //! What the control socket asks about mailboxes and messages, done on the store.
 
 use std::io::Read as _;
+use std::path::Path;
 
 use super::protocol::{ErrorKind, MailboxInfo, Reply, Request};
 use crate::base::id::MessageId;
-use crate::mailbox::store::{Counts, NewMailbox};
+use crate::base::limits::SAMPLE_RATE_HZ;
+use crate::mailbox::audio::{self, WavError};
+use crate::mailbox::store::{Counts, Mailbox, NewMailbox};
 use crate::mailbox::{Store, StoreError, pin};
 
 /// Carries out a request about mailboxes or messages; `None` when it is about something else.
@@ -16,6 +19,7 @@ pub fn execute(store: &mut Store, request: Request) -> Option<Reply> {
         Request::MailboxAdd { number, name, pin } => add(store, number, name, pin),
         Request::MailboxList => list(store),
         Request::MailboxShow { number } => show_mailbox(store, &number),
+        Request::MailboxGreeting { number, file } => greet(store, &number, file.as_deref()),
         Request::MessageList { mailbox } => {
             store.messages(&mailbox).map(|messages| Reply::Messages { messages })
         }
@@ -48,20 +52,69 @@ fn add(store: &mut Store, number: String, name: String, given: Option<String>) -
         }
     };
     let mailbox = store.add_mailbox(&NewMailbox { number, name, pin })?;
-    Ok(Reply::MailboxAdded { mailbox: info(mailbox.number, mailbox.name, Counts::default()), pin: drawn })
+    Ok(Reply::MailboxAdded { mailbox: info(mailbox, Counts::default()), pin: drawn })
 }
 
 fn list(store: &Store) -> Result<Reply, StoreError> {
     let mailboxes = store.mailboxes()?;
-    let mailboxes =
-        mailboxes.into_iter().map(|(mailbox, counts)| info(mailbox.number, mailbox.name, counts)).collect();
+    let mailboxes = mailboxes.into_iter().map(|(mailbox, counts)| info(mailbox, counts)).collect();
     Ok(Reply::Mailboxes { mailboxes })
 }
 
 fn show_mailbox(store: &Store, number: &str) -> Result<Reply, StoreError> {
+    mailbox(store, number).map(Reply::Mailbox)
+}
+
+/// Gives a mailbox the greeting in `file`, or takes its own away.
+fn greet(store: &mut Store, number: &str, file: Option<&str>) -> Result<Reply, StoreError> {
+    let duration_ms = match file {
+        Some(file) => {
+            mailbox(store, number)?;
+            let path = Path::new(file);
+            // Relative to what? The client's folder is not the node's.
+            if !path.is_absolute() {
+                return Ok(Reply::error(ErrorKind::BadRequest, format!("{file}: not an absolute path")));
+            }
+            let samples = match audio::read_greeting(path) {
+                Ok(samples) => samples,
+                Err(error) => return Ok(unusable(file, &error)),
+            };
+            store.replace_greeting(number, &samples)?;
+            Some(samples.len() as u64 * 1000 / u64::from(SAMPLE_RATE_HZ))
+        }
+        None => {
+            store.remove_greeting(number)?;
+            None
+        }
+    };
+    Ok(Reply::MailboxGreeting { mailbox: mailbox(store, number)?, duration_ms })
+}
+
+/// A file that is no greeting, or that the asker can read and the node cannot.
+fn unusable(file: &str, error: &WavError) -> Reply {
+    let hint = match error {
+        WavError::Io(_) => {
+            "; the node runs as another user or in a sandbox: put the file where it can read it, \
+             in its data folder for one"
+        }
+        WavError::NotWav(_)
+        | WavError::NotPcm
+        | WavError::Channels(_)
+        | WavError::Rate(_)
+        | WavError::Bits(_)
+        | WavError::Truncated { .. }
+        | WavError::TooLong(_)
+        | WavError::LongGreeting
+        | WavError::Empty
+        | WavError::NotFile => "",
+    };
+    Reply::error(ErrorKind::BadRequest, format!("{file}: {error}{hint}"))
+}
+
+fn mailbox(store: &Store, number: &str) -> Result<MailboxInfo, StoreError> {
     let mailbox = store.mailbox(number)?.ok_or_else(|| StoreError::NoMailbox(number.to_owned()))?;
     let counts = store.counts(number)?;
-    Ok(Reply::Mailbox(info(mailbox.number, mailbox.name, counts)))
+    Ok(info(mailbox, counts))
 }
 
 fn export(store: &Store, id: &MessageId) -> Result<Reply, StoreError> {
@@ -71,8 +124,15 @@ fn export(store: &Store, id: &MessageId) -> Result<Reply, StoreError> {
     Ok(Reply::Audio { message, bytes: audio.len() as u64, audio: audio.into() })
 }
 
-fn info(number: String, name: String, counts: Counts) -> MailboxInfo {
-    MailboxInfo { number, name, unread: counts.unread, messages: counts.voice, missed: counts.missed }
+fn info(mailbox: Mailbox, counts: Counts) -> MailboxInfo {
+    MailboxInfo {
+        number: mailbox.number,
+        name: mailbox.name,
+        unread: counts.unread,
+        messages: counts.voice,
+        missed: counts.missed,
+        greeting: mailbox.greeting.is_some(),
+    }
 }
 
 /// Whose doing an error of the store is.
@@ -127,6 +187,39 @@ mod tests {
             refusal(execute(&mut store, Request::MailboxShow { number: "9".into() }).unwrap()),
             ErrorKind::NotFound
         );
+    }
+
+    /// Goal: a greeting is set, shown, replaced and removed; what is none is refused by the file's name
+    /// and leaves the old one. Method: good files, each refusal, and the listing after them.
+    #[test]
+    fn a_greeting_is_set_shown_and_removed() {
+        let (data, mut store) = store();
+        add_1003(&mut store, Some("271828"));
+        let file = data.path().join("jo.wav");
+        let mut greet = |number: &str, file: Option<&Path>| {
+            let file = file.map(|file| file.to_str().unwrap().to_owned());
+            execute(&mut store, Request::MailboxGreeting { number: number.into(), file }).unwrap()
+        };
+        audio::write(&file, &[5; 12_000]).unwrap();
+        let Reply::MailboxGreeting { mailbox, duration_ms } = greet("1003", Some(&file)) else { panic!() };
+        assert_eq!((mailbox.greeting, duration_ms), (true, Some(1500)));
+        assert_eq!(refusal(greet("9", Some(&file))), ErrorKind::NotFound);
+        assert_eq!(refusal(greet("9", None)), ErrorKind::NotFound);
+        std::fs::write(&file, b"no audio").unwrap();
+        for (path, what) in [
+            (Path::new("jo.wav"), "not an absolute path"),
+            (&file, "not a WAV file"),
+            (&data.path().join("none.wav"), "put the file where it can read it"),
+        ] {
+            let Reply::Error { kind: ErrorKind::BadRequest, message } = greet("1003", Some(path)) else {
+                panic!("{}", path.display())
+            };
+            assert!(message.starts_with(path.to_str().unwrap()) && message.contains(what), "{message}");
+        }
+        let kept = data.path().join("greetings/1003.wav");
+        assert_eq!(audio::read(&kept).unwrap(), [5; 12_000]);
+        let Reply::MailboxGreeting { mailbox, duration_ms: None } = greet("1003", None) else { panic!() };
+        assert!(!mailbox.greeting && !kept.exists());
     }
 
     /// Goal: a message is listed, exported byte for byte, deleted, and then unknown. Method: put one

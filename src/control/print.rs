@@ -205,10 +205,11 @@ pub fn mailboxes(mailboxes: &[MailboxInfo]) -> String {
                 mailbox.unread.to_string(),
                 mailbox.messages.to_string(),
                 mailbox.missed.to_string(),
+                if mailbox.greeting { "own" } else { "built-in" }.to_owned(),
             ]
         })
         .collect();
-    table(&["NUMBER", "NAME", "UNREAD", "MESSAGES", "MISSED CALLS"], &rows)
+    table(&["NUMBER", "NAME", "UNREAD", "MESSAGES", "MISSED CALLS", "GREETING"], &rows)
 }
 
 /// `voxring message list`.

@@ -46,6 +46,14 @@ pub enum Request {
         /// Its number.
         number: String,
     },
+    /// Give a mailbox a greeting of its own, or take it away; answered by `MailboxGreeting`.
+    MailboxGreeting {
+        /// Its number.
+        number: String,
+        /// Absolute path of a WAV file, which the node reads: 16-bit PCM, 8000 Hz, mono, at most
+        /// [`GREETING_S_MAX`](crate::base::limits::GREETING_S_MAX). `None`: the built-in greeting.
+        file: Option<String>,
+    },
     /// A mailbox's messages, oldest first; answered by `Messages`.
     MessageList {
         /// The mailbox's number.
@@ -88,6 +96,13 @@ pub enum Reply {
     },
     /// To `MailboxShow`.
     Mailbox(MailboxInfo),
+    /// To `MailboxGreeting`.
+    MailboxGreeting {
+        /// As stored.
+        mailbox: MailboxInfo,
+        /// Playing time of the new greeting, milliseconds; `None`: it was taken away.
+        duration_ms: Option<u64>,
+    },
     /// To `MessageList`.
     Messages {
         /// Oldest first.
@@ -284,6 +299,8 @@ pub struct MailboxInfo {
     pub messages: u64,
     /// Missed calls.
     pub missed: u64,
+    /// Callers hear its own greeting, not the built-in one.
+    pub greeting: bool,
 }
 
 #[cfg(test)]

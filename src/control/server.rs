@@ -192,6 +192,7 @@ mod tests {
             unread: 1,
             messages: 2,
             missed: 0,
+            greeting: false,
         })
     }
 
