@@ -88,6 +88,50 @@ fn the_shipped_configurations_pass_the_check() {
     }
 }
 
+/// Goal: a file that is no greeting is told with its name and what is wrong, before any node is asked.
+/// Method: without a node, files wrong in each way; a good one then misses the node.
+#[test]
+fn a_file_that_is_no_greeting_is_told_by_name_and_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let wav = |name: &str, channels, sample_rate, bits_per_sample, samples: usize| {
+        let spec = hound::WavSpec {
+            channels,
+            sample_rate,
+            bits_per_sample,
+            sample_format: hound::SampleFormat::Int,
+        };
+        let mut writer = hound::WavWriter::create(folder.path().join(name), spec).unwrap();
+        (0..samples).for_each(|_| writer.write_sample(7i8).unwrap());
+        writer.finalize().unwrap();
+    };
+    wav("stereo.wav", 2, 8000, 16, 8);
+    wav("fast.wav", 1, 44_100, 16, 8);
+    wav("coarse.wav", 1, 8000, 8, 8);
+    wav("empty.wav", 1, 8000, 16, 0);
+    wav("long.wav", 1, 8000, 16, 5 * 60 * 8000 + 1);
+    wav("good.wav", 1, 8000, 16, 8);
+    std::fs::write(folder.path().join("text.wav"), "hello").unwrap();
+    for (file, what) in [
+        ("stereo.wav", "stereo.wav: 2 channels, not 1"),
+        ("fast.wav", "fast.wav: 44100 samples a second, not 8000"),
+        ("coarse.wav", "coarse.wav: 8 bits a sample, not 16"),
+        ("empty.wav", "empty.wav: empty"),
+        ("long.wav", "long.wav: longer than 5 minutes"),
+        ("text.wav", "text.wav: not a WAV file"),
+        ("none.wav", "none.wav: cannot read"),
+        (".", ".: not a file"),
+        ("good.wav", "voxring serve --data"),
+    ] {
+        let output = voxring(folder.path(), &["mailbox", "greeting", "1001", file]);
+        assert_eq!(output.status.code(), Some(1), "{file}");
+        assert!(text(&output.stderr).contains(what), "{output:?}");
+    }
+    let neither = voxring(folder.path(), &["mailbox", "greeting", "1001"]);
+    assert_eq!(neither.status.code(), Some(2));
+    let help = text(&voxring(folder.path(), &["mailbox", "greeting", "--help"]).stdout);
+    assert!(help.contains("--remove") && help.contains("voxring mailbox greeting 1003 jo.wav"), "{help}");
+}
+
 /// Goal: each command teaches itself. Method: ask all for help.
 #[test]
 fn every_command_has_help() {

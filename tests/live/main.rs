@@ -9,6 +9,7 @@ mod common;
 mod crash;
 mod dtmf_hold;
 mod fuzz_wire;
+mod greeting;
 mod impairment;
 mod message;
 mod refusals;
