@@ -20,6 +20,7 @@ use tokio_uring::fs::File;
 
 use crate::base::clock;
 use crate::base::id::MessageId;
+use crate::base::limits::GREETINGS_SAMPLES_MAX;
 use crate::mailbox::audio::{self, HEADER_BYTES};
 use crate::mailbox::disk::{Disk, PROBE_INTERVAL};
 use crate::mailbox::service::{Counters, MailboxReply, MailboxRequest, ServiceConfig, count, send_reply};
@@ -35,8 +36,6 @@ const BLOCKS_MAX: usize = 8_192;
 const UNKNOWN_MAX: Duration = Duration::from_secs(10);
 /// How often recordings left behind, by us or by a worker that died, are tried again.
 const SWEEP: Duration = Duration::from_secs(30);
-/// Greetings kept in memory.
-const GREETINGS_MAX: usize = 256;
 /// Operations the ring takes at once.
 const RING_ENTRIES: u32 = 1_024;
 
@@ -94,6 +93,7 @@ fn open(ends: Ends) -> Result<Rc<Desk>, SpoolError> {
         open: RefCell::default(),
         unknown: RefCell::default(),
         greetings: RefCell::default(),
+        reading: tokio::sync::Mutex::default(),
         is_sweeping: Cell::new(false),
         blocks_waiting: Cell::new(0),
         tasks: Cell::new(0),
@@ -163,6 +163,8 @@ struct Desk {
     /// Requests for recordings that have not begun: their `Begin` may be held up in a full queue.
     unknown: RefCell<Vec<(Instant, MailboxRequest)>>,
     greetings: RefCell<HashMap<PathBuf, Greeting>>,
+    /// Held while a greeting is read: callers who come together share one reading, and its `Arc`.
+    reading: tokio::sync::Mutex<()>,
     /// One sweep at a time: two would take each other's work for a half-removed recording.
     is_sweeping: Cell<bool>,
     blocks_waiting: Cell<usize>,
@@ -375,6 +377,7 @@ impl Desk {
 
     /// Reads a greeting, unless it is in memory and its file has not changed.
     async fn read_greeting(&self, path: &Path) -> Result<Arc<[i16]>, String> {
+        let _turn = self.reading.lock().await;
         let metadata = std::fs::metadata(path).map_err(|error| error.to_string())?;
         let version = FileVersion::from(&metadata);
         if let Some(known) = self.greetings.borrow().get(path)
@@ -387,7 +390,8 @@ impl Desk {
         let samples = read.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
         let samples: Arc<[i16]> = samples.into();
         let mut greetings = self.greetings.borrow_mut();
-        if greetings.len() >= GREETINGS_MAX {
+        let kept: usize = greetings.values().map(|greeting| greeting.samples.len()).sum();
+        if kept + samples.len() > GREETINGS_SAMPLES_MAX {
             greetings.clear();
         }
         greetings.insert(path.to_owned(), Greeting { version, samples: Arc::clone(&samples) });

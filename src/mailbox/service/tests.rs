@@ -183,6 +183,26 @@ fn a_greeting_is_cached_until_its_file_changes() {
     assert!(ask(&rig).unwrap_err().contains("not a WAV file"));
 }
 
+/// Goal: callers who come together share one reading, so that it is coded for the wire once.
+/// Method: ask five times before the first answer; all give the same `Arc`.
+#[test]
+fn a_greeting_asked_for_by_many_at_once_is_read_once() {
+    let mut rig = Rig::new();
+    rig.store.replace_greeting("1001", &[1; 80_000]).unwrap();
+    for token in 0..5 {
+        rig.request(MailboxRequest::LoadGreeting { token, number: "1001".into() });
+    }
+    let loaded: Vec<_> = rig
+        .replies(5)
+        .into_iter()
+        .map(|reply| match reply {
+            MailboxReply::Greeting { samples: Ok(Some(samples)), .. } => samples,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert!(loaded.iter().all(|samples| Arc::ptr_eq(samples, &loaded[0])));
+}
+
 /// Goal: a greeting replaced at once by one as long, of the same time, is noticed.
 /// Method: set, load, set another, give its file the first one's time of change, load.
 #[test]
