@@ -12,6 +12,7 @@ mod fuzz_wire;
 mod greeting;
 mod impairment;
 mod message;
+mod proxy_handoff;
 mod refusals;
 mod sipp_load;
 mod spacing;
