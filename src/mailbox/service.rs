@@ -319,6 +319,53 @@ impl MailboxHandle {
     }
 }
 
+/// The far end of a mailbox that a test plays itself.
+#[cfg(test)]
+pub(crate) struct FakeMailbox {
+    requests: Arc<ArrayQueue<MailboxRequest>>,
+    jobs: Receiver<Job>,
+    replies: Sender<MailboxReply>,
+}
+
+#[cfg(test)]
+impl FakeMailbox {
+    /// The next request, lookups first.
+    pub(crate) fn request(&self) -> Option<MailboxRequest> {
+        match self.jobs.try_recv() {
+            Ok(Job::Lookup { token, number }) => Some(MailboxRequest::Lookup { token, number }),
+            Ok(_) | Err(_) => self.requests.pop(),
+        }
+    }
+
+    /// Answers one.
+    pub(crate) fn reply(&self, reply: MailboxReply) {
+        self.replies.try_send(reply).expect("there is room");
+    }
+}
+
+#[cfg(test)]
+impl MailboxHandle {
+    /// A handle whose threads do nothing but what the test does at the other end; it takes `room`
+    /// requests of a kind.
+    pub(crate) fn fake(room: usize) -> (Self, FakeMailbox) {
+        let requests = Arc::new(ArrayQueue::new(room));
+        let (job_sender, jobs) = bounded(room);
+        let (reply_sender, replies) = bounded(REQUESTS_MAX);
+        let fake = FakeMailbox { requests: Arc::clone(&requests), jobs, replies: reply_sender };
+        let handle = Self {
+            requests,
+            store: StoreClient::over(job_sender),
+            replies,
+            outstanding: AtomicUsize::new(0),
+            counters: Arc::default(),
+            stop: Arc::default(),
+            disk: Arc::default(),
+            threads: Vec::new(),
+        };
+        (handle, fake)
+    }
+}
+
 impl Drop for MailboxHandle {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);

@@ -38,6 +38,12 @@ pub(super) struct StoreClient {
 }
 
 impl StoreClient {
+    /// A client of a thread that a test plays itself.
+    #[cfg(test)]
+    pub(super) fn over(jobs: Sender<Job>) -> Self {
+        Self { jobs }
+    }
+
     /// Queues a job; gives it back when the queue is full or the thread is gone.
     pub(super) fn try_send(&self, job: Job) -> Result<(), Job> {
         self.jobs.try_send(job).map_err(|error| match error {

@@ -145,6 +145,14 @@ impl WorkerLink {
         Ok((Self { orders, reports }, slot, config))
     }
 
+    /// A line whose other end a test holds: the orders it gives, the reports it gets.
+    #[cfg(test)]
+    pub(crate) fn fake() -> (Self, Arc<ArrayQueue<Option<ToWorker>>>, Receiver<FromWorker>) {
+        let orders = Arc::new(ArrayQueue::new(ORDERS_MAX));
+        let (reports, outbox) = channel::bounded(REPORTS_MAX);
+        (Self { orders: Arc::clone(&orders), reports }, orders, outbox)
+    }
+
     /// The next order; `Some(None)` once the supervisor is gone.
     pub fn try_order(&self) -> Option<Option<ToWorker>> {
         self.orders.pop()
@@ -200,4 +208,92 @@ pub fn encode(object: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(object)?;
     line.push(b'\n');
     Ok(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::media::order::Codec;
+
+    fn read<T: serde::de::DeserializeOwned>(line: &[u8]) -> T {
+        assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1, "one line an object");
+        serde_json::from_slice(line).unwrap()
+    }
+
+    /// Goal: what supervisor and worker say arrives as it was said, in one line each.
+    /// Method: every message with every field set, written and read.
+    #[test]
+    fn every_message_survives_the_line() {
+        let mut config = Config::default();
+        config.node.name = "two\nlines \"quoted\"".into();
+        let orders = [
+            ToWorker::Start { slot: Slot::B, config: Box::new(config) },
+            ToWorker::Calls { query: u64::MAX },
+            ToWorker::Stop,
+        ];
+        for order in orders {
+            assert_eq!(read::<ToWorker>(&encode(&order).unwrap()), order);
+        }
+        let shard = ShardStatus {
+            index: 1,
+            cpu: Some(3),
+            backend: "io_uring".into(),
+            ports: Config::default().rtp.ports,
+            legs: 7,
+            counters: BTreeMap::from([("rx_packets".into(), u64::MAX)]),
+        };
+        let call = CallInfo {
+            call_id: "a@b".into(),
+            slot: "A".into(),
+            from: "sip:a".into(),
+            to: "sip:b".into(),
+            mailbox: Some("1001".into()),
+            state: "recording".into(),
+            duration_s: 5,
+            codec: Some(Codec::Pcma),
+            remote_media: Some("[2001:db8::1]:4000".parse().unwrap()),
+            stats: None,
+        };
+        let heartbeat = Heartbeat {
+            calls_active: 1,
+            calls_total: 2,
+            refused_total: BTreeMap::from([("no_mailbox".into(), 3)]),
+            shards: vec![shard.clone()],
+        };
+        let reports = [
+            FromWorker::Ready { listeners: Vec::new(), shards: vec![shard], recovered: 4 },
+            FromWorker::Failed { reason: "no \u{1F4DE}".into() },
+            FromWorker::Heartbeat(heartbeat),
+            FromWorker::Calls { query: 9, calls: vec![call] },
+        ];
+        for report in reports {
+            assert_eq!(read::<FromWorker>(&encode(&report).unwrap()), report);
+        }
+    }
+
+    /// Goal: orders arrive in order, a line cut short or the end of the line is the supervisor's
+    /// death. Method: a socket pair, with and without the last newline.
+    #[test]
+    fn the_end_of_the_line_is_an_order_too() {
+        for tail in [&b""[..], b"{\"order\":", b"nonsense\n"] {
+            let (mut ours, theirs) = UnixStream::pair().unwrap();
+            let orders = ArrayQueue::new(8);
+            ours.write_all(&encode(&ToWorker::Calls { query: 1 }).unwrap()).unwrap();
+            ours.write_all(tail).unwrap();
+            drop(ours);
+            read_orders(BufReader::new(theirs), &orders);
+            assert_eq!(orders.pop(), Some(Some(ToWorker::Calls { query: 1 })));
+            assert_eq!(orders.pop(), Some(None));
+            assert!(orders.is_empty());
+        }
+    }
+
+    /// Goal: the slots share the RTP range without overlap. Method: both halves of the default.
+    #[test]
+    fn slots_have_ports_of_their_own() {
+        let config = Config::default();
+        let [a, b] = [Slot::A, Slot::B].map(|slot| slot.rtp_ports(&config).unwrap());
+        assert_ne!(a, b);
+        assert_ne!(Slot::A.port(&config), Slot::B.port(&config));
+    }
 }

@@ -171,6 +171,39 @@ impl ShardHandle {
     }
 }
 
+/// The far end of a shard that a test plays itself. Drop it before the handle.
+#[cfg(test)]
+pub(crate) struct FakeShard {
+    shared: Arc<Shared>,
+    /// The thread that stands for the shard ends with this.
+    _life: mpsc::Sender<()>,
+}
+
+#[cfg(test)]
+impl FakeShard {
+    /// The next order.
+    pub(crate) fn order(&self) -> Option<Order> {
+        self.shared.orders.pop()
+    }
+
+    /// Tells signalling something.
+    pub(crate) fn say(&self, event: Event) {
+        self.shared.events.push(event).expect("a test says little");
+    }
+}
+
+#[cfg(test)]
+impl ShardHandle {
+    /// A handle whose shard does nothing but what the test does at the other end.
+    pub(crate) fn fake() -> (Self, FakeShard) {
+        let shared = Arc::new(Shared::new().expect("a waker can be made"));
+        let (life, end) = mpsc::channel::<()>();
+        let thread = thread::spawn(move || end.recv().map_or(Ok(()), Ok));
+        let fake = FakeShard { shared: Arc::clone(&shared), _life: life };
+        (Self { shared, thread: Some(thread) }, fake)
+    }
+}
+
 impl Drop for ShardHandle {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);

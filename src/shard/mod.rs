@@ -11,4 +11,6 @@ mod turn;
 mod wheel;
 
 pub use counters::ShardSnapshot;
+#[cfg(test)]
+pub(crate) use handle::FakeShard;
 pub use handle::{ShardConfig, ShardHandle, spawn};

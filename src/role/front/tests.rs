@@ -32,7 +32,8 @@ impl Net {
         change(&mut config);
         let listeners = listeners(&config);
         let (orders, reports) = (Arc::new(ArrayQueue::new(4)), Arc::new(ArrayQueue::new(4)));
-        let mut role = FrontRole::new(&config, &listeners, (Arc::clone(&orders), reports), Arc::default()).unwrap();
+        let mut role =
+            FrontRole::new(&config, &listeners, (Arc::clone(&orders), reports), Arc::default()).unwrap();
         orders.push(FrontOrder::Worker(Some(config.worker.port_a))).unwrap();
         let now = crate::base::clock::now();
         role.pump(now);

@@ -574,3 +574,6 @@ impl Drop for Calls {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -83,6 +83,15 @@ impl Shards {
         Ok(Self { entries })
     }
 
+    /// Shards whose far ends a test plays itself.
+    #[cfg(test)]
+    pub(crate) fn fake(count: usize) -> (Self, Vec<shard::FakeShard>) {
+        let ports = Config::default().rtp.ports;
+        let (handles, fakes): (Vec<_>, Vec<_>) = (0..count).map(|_| ShardHandle::fake()).unzip();
+        let entry = |handle| Entry { handle, cpu: None, ports, legs: 0, waiting: VecDeque::new() };
+        (Self { entries: handles.into_iter().map(entry).collect() }, fakes)
+    }
+
     /// The recording queue of each shard.
     pub fn files(&self) -> Vec<Arc<ArrayQueue<FileItem>>> {
         self.entries.iter().map(|entry| entry.handle.files()).collect()
@@ -181,4 +190,70 @@ fn counters(snapshot: &ShardSnapshot) -> std::collections::BTreeMap<String, u64>
     let value = serde_json::to_value(snapshot).unwrap_or_default();
     let numbers = value.as_object().into_iter().flatten();
     numbers.filter_map(|(name, value)| Some((name.clone(), value.as_u64()?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::id::LegId;
+    use crate::base::limits::ORDERS_MAX;
+    use crate::media::order::{LegPlan, LegStats};
+
+    fn open(leg: u64) -> Order {
+        let plan = LegPlan { media: None, cname: String::new(), media_timeout: Duration::from_secs(1) };
+        Order::Open(LegId(leg), Box::new(plan))
+    }
+
+    /// Goal: a leg goes to the shard with the fewest. Method: three shards, six legs, two closed.
+    #[test]
+    fn a_leg_goes_to_the_least_loaded_shard() {
+        let (mut shards, fakes) = Shards::fake(3);
+        let given: Vec<_> = (0..6).map(|leg| shards.open(open(leg)).unwrap()).collect();
+        assert_eq!(given, [0, 1, 2, 0, 1, 2]);
+        shards.release(2);
+        shards.release(2);
+        shards.release(1);
+        let given: Vec<_> = (6..9).map(|leg| shards.open(open(leg)).unwrap()).collect();
+        assert_eq!(given, [2, 1, 2]);
+        shards.release(9);
+        assert_eq!(fakes.iter().map(|fake| std::iter::from_fn(|| fake.order()).count()).sum::<usize>(), 9);
+        drop(fakes);
+    }
+
+    /// Goal: a full queue refuses new legs, keeps every order for open ones, in order, and hands them
+    /// on later. Method: fill the queue of a shard that does not read, then read.
+    #[test]
+    fn orders_for_open_legs_are_never_lost() {
+        let (mut shards, fakes) = Shards::fake(1);
+        for leg in 0..ORDERS_MAX as u64 + 3 {
+            shards.send(0, Order::Close(LegId(leg)));
+        }
+        assert!(shards.open(open(99)).is_err(), "the queue is full");
+        assert!(shards.poll().is_none());
+        let mut closed = Vec::new();
+        while let Some(order) = fakes[0].order() {
+            if let Order::Close(leg) = order {
+                closed.push(leg.0);
+            }
+            shards.poll();
+        }
+        assert!(closed.into_iter().eq(0..ORDERS_MAX as u64 + 3));
+        drop(fakes);
+    }
+
+    /// Goal: events of every shard are heard, and a shard that ended is noticed. Method: two.
+    #[test]
+    fn every_shard_is_heard() {
+        let (mut shards, mut fakes) = Shards::fake(2);
+        for (leg, fake) in fakes.iter().enumerate() {
+            fake.say(Event::Closed { leg: LegId(leg as u64), stats: Box::new(LegStats::default()) });
+        }
+        assert_eq!(std::iter::from_fn(|| shards.poll()).count(), 2);
+        assert!(!shards.is_broken());
+        assert_eq!(shards.status().len(), 2);
+        fakes.clear();
+        while !shards.is_broken() {
+            std::thread::yield_now();
+        }
+    }
 }
