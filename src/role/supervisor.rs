@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::base::clock;
 use crate::base::config::Config;
 use crate::control::mailboxes;
+use crate::control::print;
 use crate::control::protocol::{
     CallInfo, ErrorKind, ListenerStatus, Reply, Request, ShardStatus, Status, WorkerState, WorkerStatus,
 };
@@ -360,8 +361,11 @@ impl Supervisor {
             // tell their PINs.
             demo_pins = self.store.add_demo_mailboxes(&["1001", "1002"])?;
         }
-        print!("{}", startup::render(&self.startup(demo_pins)));
-        println!("ready");
+        let table = startup::render(&self.startup(demo_pins));
+        // Nobody there to read it is no reason to end: `voxring serve | head`.
+        if let Err(error) = print::emit(&format!("{table}ready\n")) {
+            tracing::warn!(%error, "the start-up table cannot be printed");
+        }
         // Not under systemd: nobody to notify.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         Ok(())
