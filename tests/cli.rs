@@ -1,7 +1,11 @@
-//! The `voxring` command as an operator meets it, without a running node.
+//! The `voxring` command as an operator meets it, mostly without a running node.
 
+use std::fs::Permissions;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 /// Runs the command in `folder`.
 fn voxring(folder: &Path, arguments: &[&str]) -> Output {
@@ -140,4 +144,49 @@ fn every_command_has_help() {
         let output = voxring(folder.path(), &["help", command]);
         assert!(output.status.success() && text(&output.stdout).contains("Usage:"), "{command}");
     }
+}
+
+/// Goal: a node whose start-up table nobody reads (`voxring serve | head`) serves on, and its files
+/// are its user's alone even in a folder that was open before. Method: close its outputs before it
+/// writes, ask for its status, look at the modes, end it.
+#[test]
+fn a_node_outlives_the_readers_of_its_outputs_and_keeps_its_files_to_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    std::fs::set_permissions(&data, Permissions::from_mode(0o755)).unwrap();
+    let free: Vec<_> = (0..4).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let port = |n: usize| free[n].local_addr().unwrap().port();
+    let config = format!(
+        "[node]\ndata = \"data\"\n[router]\nport = {}\n[service]\nport = {}\n[worker]\nport_a = {}\nport_b = {}\n\
+         [rtp]\nports = \"62000-62199\"\n",
+        port(0),
+        port(1),
+        port(2),
+        port(3)
+    );
+    std::fs::write(folder.path().join("v.toml"), config).unwrap();
+    drop(free);
+    let mut node = Command::new(env!("CARGO_BIN_EXE_voxring"))
+        .args(["serve", "--config", "v.toml"])
+        .current_dir(folder.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop((node.stdout.take(), node.stderr.take()));
+    let ready = || voxring(folder.path(), &["status", "--data", "data"]).status.success();
+    let is_ready = (0..100).any(|_| {
+        std::thread::sleep(Duration::from_millis(100));
+        ready()
+    });
+    // The table comes after the first answers to `status`; give it time to bring the node down.
+    std::thread::sleep(Duration::from_secs(1));
+    let lives = node.try_wait().unwrap().is_none();
+    let mode = |name: &str| std::fs::metadata(data.join(name)).map(|m| m.permissions().mode() & 0o077);
+    let modes = ["voxring.db", "spool", "messages"].map(|name| mode(name).ok());
+    let _ = Command::new("kill").arg(node.id().to_string()).status();
+    assert!(is_ready && lives);
+    assert_eq!(node.wait().unwrap().code(), Some(0));
+    assert_eq!(modes, [Some(0); 3]);
 }
