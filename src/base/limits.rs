@@ -10,7 +10,7 @@ pub const RTP_DATAGRAM_BYTES_MAX: usize = 1500;
 pub const SAMPLE_RATE_HZ: u32 = 8_000;
 /// Longest greeting of a mailbox, in seconds.
 pub const GREETING_S_MAX: u32 = 300;
-/// Samples of greetings a worker keeps in memory: an hour, 60 MB as read and 60 MB as sent.
+/// Samples of greetings a worker's file thread keeps in memory: an hour, 58 MB.
 pub const GREETINGS_SAMPLES_MAX: usize = 3_600 * SAMPLE_RATE_HZ as usize;
 const _: () = assert!(GREETINGS_SAMPLES_MAX >= GREETING_S_MAX as usize * SAMPLE_RATE_HZ as usize);
 /// Samples in one recording block. 800 ms, so that a block, the reorder window and the file
