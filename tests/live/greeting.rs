@@ -17,11 +17,18 @@ fn listen(node: &Node, name: &str, seconds: &str) -> (Vec<i16>, usize) {
     (audio::read(&heard), beep_end)
 }
 
+/// A second of tone that grows louder: a steady one is the same again a few periods later.
+fn swelling_tone(frequency: f64) -> Vec<i16> {
+    let steady = audio::tone(frequency, 8000.0, 8000);
+    let swell = |(n, sample): (i32, &i16)| i16::try_from(i32::from(*sample) * n / 8000);
+    (0..).zip(&steady).map(|pair| swell(pair).expect("it is softer than the steady one")).collect()
+}
+
 /// What was heard must be `greeting`, then a beep of 0.4 s, within 0.3 s: a call does not start at
 /// the same sample for both sides.
 fn assert_greets_with(greeting: &[i16], (heard, beep_end): &(Vec<i16>, usize)) {
     let found = audio::best_match(&audio::through_ulaw(greeting), heard, 4_000);
-    assert!(found.correlation >= 0.98 && found.compared == greeting.len(), "{found:?}");
+    assert!(found.correlation >= 0.98 && found.compared + 800 >= greeting.len(), "{found:?}");
     let expected = greeting.len() + 3_200;
     assert!(beep_end.abs_diff(expected) <= 2_400, "the beep ended at {beep_end}, not {expected}");
 }
@@ -50,7 +57,7 @@ fn callers_hear_the_greeting_that_was_set_last() {
         assert_eq!((&set["mailbox"]["greeting"], &set["duration_ms"]), (&true.into(), &1000.into()));
         std::fs::remove_file(&file).expect("it is there");
     };
-    let [low, high] = [440.0, 620.0].map(|frequency| audio::tone(frequency, 8000.0, 8000));
+    let [low, high] = [440.0, 620.0].map(swelling_tone);
     set(&low);
     assert!(has_greeting(&node));
     assert_greets_with(&low, &listen(&node, "low.wav", "3"));
