@@ -170,7 +170,17 @@ fn against_kernel(
 /// A pair of ports for every call that may be.
 fn enough_pairs(report: &mut Report, config: &Config, source: &Source) {
     let pairs = config.rtp.ports.pairs() / 2;
-    if pairs < config.calls.calls_max {
+    // Each shard of each slot has a slice of its own; there is at least one.
+    let shards = u32::from(config.worker.media_shards.max(1));
+    if pairs < shards {
+        report.error(
+            source.locate("rtp.ports"),
+            format!(
+                "a worker has {pairs} port pairs (half the range) for {shards} media shards: it cannot start"
+            ),
+            format!("widen rtp.ports to {} ports", config.calls.calls_max * 4),
+        );
+    } else if pairs < config.calls.calls_max {
         report.warning(
             source.locate("rtp.ports"),
             format!(
@@ -250,6 +260,20 @@ mod tests {
         assert_eq!(found[0].2, "sysctl -w net.ipv4.ip_local_reserved_ports=8080,32768-60999");
         machine.reserved = vec![Span { first: 32_768, last: 60_999 }];
         assert_eq!(problems(&config, &machine), [], "reserved ports are ours");
+    }
+
+    /// Goal: a range that leaves a media shard without a pair is an error, as the node does not start
+    /// with it. Method: one pair for two slots; three pairs a slot for four shards.
+    #[test]
+    fn fewer_pairs_than_shards_is_an_error() {
+        for (first, last, media_shards) in [(16_384, 16_385, 0), (16_384, 16_395, 4)] {
+            let mut config = Config::default();
+            config.rtp.ports = PortRange { first, last };
+            config.worker.media_shards = media_shards;
+            let mut report = Report::default();
+            enough_pairs(&mut report, &config, &Source::default());
+            assert_eq!(report.errors(), 1, "{first}-{last}");
+        }
     }
 
     /// Goal: too few pairs for the calls is told. Method: 100 ports are 50 pairs, 25 a worker.
