@@ -258,6 +258,9 @@ fn a_keep_alive_gets_its_pong() {
 fn a_slow_sender_is_closed() {
     let shard = Shard::start_with(|config| config.message_timeout = Duration::from_millis(150));
     let mut quick = shard.client();
+    quick.write_all(options(3).as_bytes()).unwrap();
+    assert_eq!(responses(&mut quick, 1), [ok(3)]);
+    assert!(matches!(shard.seen(), Seen::Message(..)));
     let mut slow = shard.client();
     slow.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
     let mut closed = false;
@@ -272,6 +275,16 @@ fn a_slow_sender_is_closed() {
     assert!(matches!(shard.seen(), Seen::Closed(_)));
     quick.write_all(options(2).as_bytes()).unwrap();
     assert_eq!(responses(&mut quick, 1), [ok(2)]);
+}
+
+/// Goal: connections that say nothing cannot fill `connections_max` for the idle timeout's length.
+/// Method: connect, stay silent for longer than the message timeout of 150 ms.
+#[test]
+fn a_connection_that_never_speaks_is_closed_soon() {
+    let shard = Shard::start_with(|config| config.message_timeout = Duration::from_millis(150));
+    let mut silent = shard.client();
+    assert!(is_closed(&mut silent));
+    shard.wait_for("slow_closed", |c| c.slow_closed.value(), 1);
 }
 
 /// Goal: a silent connection is closed after the idle timeout, one with keep-alives is not.

@@ -81,7 +81,8 @@ pub(super) struct Connection {
     canceller: Canceller,
     /// Last message or keep-alive, either way.
     pub(super) active: Instant,
-    /// When the message began that is not complete.
+    /// When the message began that is not complete; on a connection we accepted, when it was
+    /// opened, until the first message or keep-alive is.
     pub(super) partial_since: Option<Instant>,
     /// Set when the end was our decision; logged and counted at the end.
     ending: Option<Cause>,
@@ -194,7 +195,8 @@ impl<R: Role + 'static> Core<R> {
 
     /// Takes a connection up; `writer` is `None` while it is being opened.
     pub(super) fn insert(&mut self, now: Instant, flow: Flow, writer: Option<TcpOwnedWriteHalf>) {
-        let stage = if writer.is_some() { Stage::Open } else { Stage::Connecting };
+        let writer_is_new = writer.is_some();
+        let stage = if writer_is_new { Stage::Open } else { Stage::Connecting };
         let connection = Connection {
             flow,
             stage,
@@ -203,7 +205,8 @@ impl<R: Role + 'static> Core<R> {
             writer,
             canceller: Canceller::new(),
             active: now,
-            partial_since: None,
+            // A peer that connects and says nothing is as slow as one that stops in the middle.
+            partial_since: writer_is_new.then_some(now),
             ending: None,
         };
         self.connections.insert(flow.id, connection);

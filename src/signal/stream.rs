@@ -221,8 +221,6 @@ impl<R: Role + 'static> Core<R> {
         }
         if framer.is_partial() {
             connection.partial_since.get_or_insert(now);
-        } else {
-            connection.partial_since = None;
         }
     }
 

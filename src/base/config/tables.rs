@@ -79,7 +79,8 @@ tables! {
         connections_max: u32 = 4096, 1..=1000000 "connections";
         /// A connection without a message or keep-alive for this long is closed.
         idle_timeout_s: u32 = 600, 1..=86400 "seconds";
-        /// A message must be complete this long after its first byte, or its connection is closed.
+        /// A message must be complete this long after its first byte, and the first one of a
+        /// connection this long after it was opened, or the connection is closed.
         message_timeout_s: u16 = 10, 1..=60 "seconds";
         /// Session interval we ask for (RFC 4028); 0 turns session timers off, else at least
         /// min_se_s.
