@@ -138,7 +138,7 @@ fn info(mailbox: Mailbox, counts: Counts) -> MailboxInfo {
 /// Whose doing an error of the store is.
 fn kind(error: &StoreError) -> ErrorKind {
     match error {
-        StoreError::BadNumber { .. } | StoreError::BadPin { .. } => ErrorKind::BadRequest,
+        StoreError::BadNumber(_) | StoreError::BadName | StoreError::BadPin(_) => ErrorKind::BadRequest,
         StoreError::NoMailbox { .. } | StoreError::NoMessage { .. } | StoreError::NoAudio { .. } => {
             ErrorKind::NotFound
         }

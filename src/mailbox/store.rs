@@ -26,6 +26,8 @@ mod schema;
 pub const TOMBSTONE_DAYS: u64 = 30;
 /// Longest mailbox number, characters.
 pub const NUMBER_CHARS_MAX: usize = 64;
+/// Longest mailbox name, in characters.
+pub const NAME_CHARS_MAX: usize = 100;
 
 /// What went wrong with the store, and whose doing it is.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +49,9 @@ pub enum StoreError {
     /// The asker's: not a mailbox number.
     #[error("{0:?} is no mailbox number: 1 to 64 letters, digits, + - _ or ., the first no .")]
     BadNumber(String),
+    /// The asker's: not a name.
+    #[error("a mailbox name has at most {NAME_CHARS_MAX} characters and no control characters")]
+    BadName,
     /// The asker's: this PIN is not allowed.
     #[error(transparent)]
     BadPin(#[from] PinError),
@@ -179,6 +184,9 @@ impl Store {
     /// `BadNumber`, `BadPin`, `MailboxExists`; `Sqlite`.
     pub fn add_mailbox(&mut self, new: &NewMailbox) -> Result<Mailbox, StoreError> {
         check_number(&new.number)?;
+        if new.name.chars().count() > NAME_CHARS_MAX || new.name.chars().any(char::is_control) {
+            return Err(StoreError::BadName);
+        }
         pin::check(&new.pin, &new.number)?;
         let mailbox = Mailbox {
             number: new.number.clone(),

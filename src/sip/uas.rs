@@ -89,7 +89,9 @@ pub fn refuse(request: &Request, agent: &str, status: u16, reason: &str, why: &s
 pub fn warning(agent: &str, why: &str) -> String {
     let mut quoted = String::with_capacity(why.len() + agent.len() + 8);
     // Writing to a String cannot fail.
-    let _ = super::text::write_quoted(&mut quoted, why);
+    // What a peer put into its URI must not reach a terminal as control characters.
+    let why: String = why.chars().filter(|c| !c.is_control()).collect();
+    let _ = super::text::write_quoted(&mut quoted, &why);
     format!("399 {agent} {quoted}")
 }
 

@@ -89,8 +89,8 @@ fn bodies_that_do_not_matter_are_ignored() {
 }
 
 /// Goal: a Warning stays one quoted string whatever it quotes (RFC 3261 §20.43). Method: quotes,
-/// a backslash and a line end.
+/// a backslash, a line end and other control characters.
 #[test]
 fn a_warning_quotes_its_text() {
-    assert_eq!(warning("voxring", "a \"b\" \\ c\r\n"), r#"399 voxring "a \"b\" \\ c""#);
+    assert_eq!(warning("voxring", "a \"b\" \\ c\0\x1B\r\n"), r#"399 voxring "a \"b\" \\ c""#);
 }
