@@ -109,6 +109,7 @@ pub fn status(status: &Status) -> String {
         .collect();
     text.push_str(&table(&["WORKER", "STATE", "PROCESS", "UP", "RESTARTS", "HEARTBEAT", "CALLS"], &workers));
     text.push_str(&shards(status));
+    text.push_str(&counters(status));
     if !status.refused_total.is_empty() {
         let refused: Vec<_> = status
             .refused_total
@@ -119,6 +120,18 @@ pub fn status(status: &Status) -> String {
         text.push_str(&table(&["REFUSED", "REASON"], &refused));
     }
     text
+}
+
+/// What router, service and workers met, without noughts.
+fn counters(status: &Status) -> String {
+    let front = status.front_counters.iter().map(|counter| ("front", counter));
+    let of_workers = status.workers.iter().flat_map(|w| w.counters.iter().map(|c| (w.slot.as_str(), c)));
+    let rows: Vec<_> = front
+        .chain(of_workers)
+        .filter(|(_, (_, value))| **value > 0)
+        .map(|(whose, (name, value))| vec![whose.to_owned(), value.to_string(), name.clone()])
+        .collect();
+    if rows.is_empty() { String::new() } else { format!("\n{}", table(&["OF", "COUNT", "WHAT"], &rows)) }
 }
 
 /// The shards of all workers and their counters that are not nought.

@@ -180,6 +180,8 @@ pub struct Status {
     pub calls_total: u64,
     /// Calls refused since the start of the node, by reason.
     pub refused_total: BTreeMap<String, u64>,
+    /// What router and service met on the wire, since the start of the node: `sip_…`.
+    pub front_counters: BTreeMap<String, u64>,
     /// Voice messages in the store.
     pub messages_stored: u64,
     /// Missed calls in the store.
@@ -214,6 +216,8 @@ pub struct WorkerStatus {
     pub heartbeat_age_ms: Option<u64>,
     /// Calls now.
     pub calls_active: u64,
+    /// What it met on the wire and on disk, since its start: `sip_…`, `mailbox_…`.
+    pub counters: BTreeMap<String, u64>,
     /// Its media shards.
     pub shards: Vec<ShardStatus>,
 }

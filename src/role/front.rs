@@ -58,6 +58,7 @@ pub struct Front {
     reports: Arc<ArrayQueue<FrontReport>>,
     last: FrontReport,
     listeners: Vec<ListenerStatus>,
+    counters: Arc<Counters>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -82,6 +83,11 @@ impl Front {
     /// Refused calls by reason.
     pub fn refused(&self) -> &Refused {
         &self.last.refused
+    }
+
+    /// What their SIP loop met, by name.
+    pub fn counters(&self) -> BTreeMap<String, u64> {
+        user_agent::counters("sip_", &*self.counters)
     }
 
     /// Where router and service listen.
@@ -140,6 +146,7 @@ pub fn spawn(config: &Config) -> Result<Front, ServeError> {
     let signal_config = user_agent::signal_config(config, listeners.iter().map(|(_, l)| *l).collect());
     let queues = (Arc::clone(&orders), Arc::clone(&reports));
     let role = FrontRole::new(config, &listeners, queues, Arc::clone(&signal_config.counters))?;
+    let counters = Arc::clone(&signal_config.counters);
     let (bound, binding) = channel::bounded(1);
     let body = move || {
         let report_bound = move |result| {
@@ -160,7 +167,7 @@ pub fn spawn(config: &Config) -> Result<Front, ServeError> {
         address,
     };
     let listeners = listeners.iter().zip(addresses).map(status).collect();
-    Ok(Front { orders, reports, last: FrontReport::default(), listeners, thread: Some(thread) })
+    Ok(Front { orders, reports, last: FrontReport::default(), listeners, counters, thread: Some(thread) })
 }
 
 /// Names the one listener that could not be bound, when it is known.

@@ -115,6 +115,8 @@ pub struct Heartbeat {
     pub calls_total: u64,
     /// Calls refused, by reason.
     pub refused_total: BTreeMap<String, u64>,
+    /// Of its SIP loop and its mailbox, by name.
+    pub counters: BTreeMap<String, u64>,
     /// Its media shards.
     pub shards: Vec<ShardStatus>,
 }
@@ -258,6 +260,7 @@ mod tests {
             calls_active: 1,
             calls_total: 2,
             refused_total: BTreeMap::from([("no_mailbox".into(), 3)]),
+            counters: BTreeMap::from([("sip_accepted".into(), 4)]),
             shards: vec![shard.clone()],
         };
         let reports = [

@@ -482,6 +482,7 @@ impl Supervisor {
             calls_active: self.worker.counters.calls_active,
             calls_total: self.totals.calls + self.worker.counters.calls_total,
             refused_total,
+            front_counters: self.front.counters(),
             messages_stored: counts.voice,
             missed_stored: counts.missed,
         }
@@ -506,6 +507,7 @@ impl Worker {
             heartbeat_age_ms: heartbeat_at
                 .map(|at| u64::try_from((now - at).as_millis()).unwrap_or(u64::MAX)),
             calls_active: self.counters.calls_active,
+            counters: self.counters.counters.clone(),
             shards: self.counters.shards.clone(),
         }
     }

@@ -6,12 +6,15 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::base::config::Config;
 use crate::signal::{Counters, Listener, SignalConfig};
 use crate::sip::flow::Flow;
 use crate::sip::layer::{self, Layer};
 use crate::sip::message::{Method, Name, Request, Response};
 use crate::sip::uas::{self, UasRules};
+use crate::sip::uri::Uri;
 
 /// The Server field's value (RFC 3261 §20.35).
 pub fn server_name(config: &Config) -> String {
@@ -54,6 +57,13 @@ pub fn add_transport_refusals(refused: &mut BTreeMap<String, u64>, counters: &Co
     }
 }
 
+/// The numbers of a serialisable set of counters, each name after `room`.
+pub fn counters(room: &str, set: &impl Serialize) -> BTreeMap<String, u64> {
+    let value = serde_json::to_value(set).unwrap_or_default();
+    let numbers = value.as_object().into_iter().flatten();
+    numbers.filter_map(|(name, value)| Some((format!("{room}{name}"), value.as_u64()?))).collect()
+}
+
 /// A transaction layer that names this node.
 ///
 /// # Errors
@@ -88,6 +98,18 @@ pub fn unavailable(request: &Request, rules: &UasRules, retry_after_s: u16, why:
     response
 }
 
+/// The Request-URI for a log: a password in it (RFC 3261 §19.1.1 warns of them) is left out.
+fn uri_without_password(request: &Request) -> String {
+    match request.uri() {
+        Ok(Uri::Sip(mut uri)) => {
+            uri.password = None;
+            uri.to_string()
+        }
+        Ok(uri) => uri.to_string(),
+        Err(_) => String::new(),
+    }
+}
+
 /// One line per refusal: rule, header and peer.
 pub fn log_refusal(role: &str, rule: &str, flow: &Flow, request: &Request, response: &Response) {
     let warning = response.headers.first(&Name::Warning).map(|w| String::from_utf8_lossy(w).into_owned());
@@ -97,7 +119,7 @@ pub fn log_refusal(role: &str, rule: &str, flow: &Flow, request: &Request, respo
         peer = %flow.remote,
         transport = flow.transport.name(),
         method = %request.method,
-        uri = %String::from_utf8_lossy(&request.uri),
+        uri = %uri_without_password(request),
         call_id = request.call_id().unwrap_or_default(),
         status = response.status,
         why = warning.as_deref().unwrap_or(response.reason.as_str()),

@@ -490,10 +490,15 @@ impl Calls {
             self.next_heartbeat = Some(now + HEARTBEAT_INTERVAL);
             let mut refused_total = self.refused.clone();
             user_agent::add_transport_refusals(&mut refused_total, &self.counters);
+            let mut counters = user_agent::counters("sip_", &*self.counters);
+            if let Some(mailbox) = &self.mailbox {
+                counters.extend(user_agent::counters("mailbox_", &mailbox.snapshot()));
+            }
             self.link.report(FromWorker::Heartbeat(Heartbeat {
                 calls_active: self.calls.len() as u64,
                 calls_total: self.answered,
                 refused_total,
+                counters,
                 shards: self.shards.as_ref().map(Shards::status).unwrap_or_default(),
             }));
         }

@@ -11,7 +11,8 @@ use crate::base::config::{Config, PortRange};
 use crate::control::protocol::ShardStatus;
 use crate::media::order::{Event, FileItem, Order};
 use crate::role::link::Slot;
-use crate::shard::{self, ShardConfig, ShardHandle, ShardSnapshot};
+use crate::role::user_agent;
+use crate::shard::{self, ShardConfig, ShardHandle};
 
 /// One media shard and what we know of it.
 struct Entry {
@@ -156,7 +157,7 @@ impl Shards {
                 backend: "io_uring".to_owned(),
                 ports: entry.ports,
                 legs: snapshot.legs,
-                counters: counters(&snapshot),
+                counters: user_agent::counters("", &snapshot),
             }
         };
         self.entries.iter().enumerate().map(one).collect()
@@ -183,13 +184,6 @@ impl Entry {
             }
         }
     }
-}
-
-/// The snapshot's numbers by name, as they are called there.
-fn counters(snapshot: &ShardSnapshot) -> std::collections::BTreeMap<String, u64> {
-    let value = serde_json::to_value(snapshot).unwrap_or_default();
-    let numbers = value.as_object().into_iter().flatten();
-    numbers.filter_map(|(name, value)| Some((name.clone(), value.as_u64()?))).collect()
 }
 
 #[cfg(test)]
