@@ -478,7 +478,7 @@ impl Supervisor {
             data: self.config.node.data.clone(),
             ready: self.is_ready(),
             listeners,
-            workers: vec![self.worker.status()],
+            workers: vec![self.worker.status(self.is_ready())],
             calls_active: self.worker.counters.calls_active,
             calls_total: self.totals.calls + self.worker.counters.calls_total,
             refused_total,
@@ -490,11 +490,13 @@ impl Supervisor {
 }
 
 impl Worker {
-    fn status(&self) -> WorkerStatus {
+    /// `takes_calls`: the front knows of it.
+    fn status(&self, takes_calls: bool) -> WorkerStatus {
         let now = clock::now();
         let (state, heartbeat_at) = match self.phase {
             WorkerPhase::Starting { .. } => (WorkerState::Starting, None),
-            WorkerPhase::Ready { heartbeat_at } => (WorkerState::Ready, Some(heartbeat_at)),
+            WorkerPhase::Ready { heartbeat_at } if takes_calls => (WorkerState::Ready, Some(heartbeat_at)),
+            WorkerPhase::Ready { heartbeat_at } => (WorkerState::Starting, Some(heartbeat_at)),
             WorkerPhase::Stopping { .. } => (WorkerState::Draining, None),
             WorkerPhase::Down { .. } => (WorkerState::Down, None),
         };
