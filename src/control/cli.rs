@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
 
 use super::protocol::SOCKET_NAME;
-use crate::base::config::{Config, ConfigError, Source};
+use crate::base::config::{Config, ConfigError, PortRange, Source};
 use crate::base::id::MessageId;
 
 /// Answers calls, takes voice mail, measures itself.
@@ -191,12 +192,12 @@ pub struct Output {
 }
 
 /// One of a node's two worker slots.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum, Serialize, Deserialize)]
 #[value(rename_all = "upper")]
 pub enum Slot {
-    /// The first.
+    /// Port `worker.port_a`, the lower half of the RTP range.
     A,
-    /// The second.
+    /// Port `worker.port_b`, the upper half.
     B,
 }
 
@@ -207,6 +208,19 @@ impl Slot {
             Self::A => "A",
             Self::B => "B",
         }
+    }
+
+    /// The slot's SIP port.
+    pub fn port(self, config: &Config) -> u16 {
+        match self {
+            Self::A => config.worker.port_a,
+            Self::B => config.worker.port_b,
+        }
+    }
+
+    /// The slot's half of the RTP range; `None` when the range holds fewer than two pairs.
+    pub fn rtp_ports(self, config: &Config) -> Option<PortRange> {
+        config.rtp.ports.slice(if self == Self::A { 0 } else { 1 }, 2)
     }
 }
 

@@ -15,7 +15,8 @@ use crossbeam::channel::{self, Receiver, Sender};
 use crossbeam::queue::ArrayQueue;
 use serde::{Deserialize, Serialize};
 
-use crate::base::config::{Config, PortRange};
+use crate::base::config::Config;
+use crate::control::cli::Slot;
 use crate::control::protocol::{CallInfo, ListenerStatus, ShardStatus};
 
 /// How often a worker says that it lives.
@@ -24,38 +25,6 @@ pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
 const REPORTS_MAX: usize = 256;
 /// Orders that may wait for the worker's signalling shard.
 const ORDERS_MAX: usize = 256;
-
-/// One of the two places a worker can run in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Slot {
-    /// Port `worker.port_a`, the lower half of the RTP range.
-    A,
-    /// Port `worker.port_b`, the upper half.
-    B,
-}
-
-impl Slot {
-    /// `A` or `B`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::A => "A",
-            Self::B => "B",
-        }
-    }
-
-    /// The slot's SIP port.
-    pub fn port(self, config: &Config) -> u16 {
-        match self {
-            Self::A => config.worker.port_a,
-            Self::B => config.worker.port_b,
-        }
-    }
-
-    /// The slot's half of the RTP range; `None` when the range holds fewer than two pairs.
-    pub fn rtp_ports(self, config: &Config) -> Option<PortRange> {
-        config.rtp.ports.slice(if self == Self::A { 0 } else { 1 }, 2)
-    }
-}
 
 /// Supervisor to worker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

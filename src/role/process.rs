@@ -14,7 +14,8 @@ use tokio::process::{Child, Command as TokioCommand};
 use tokio::sync::mpsc;
 
 use crate::base::config::Config;
-use crate::role::link::{FromWorker, Slot, ToWorker, encode};
+use crate::control::cli::Slot;
+use crate::role::link::{FromWorker, ToWorker, encode};
 
 /// Orders that may wait for a worker that does not read.
 const ORDERS_MAX: usize = 64;

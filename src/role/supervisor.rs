@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::base::clock;
 use crate::base::config::Config;
+use crate::control::cli::Slot;
 use crate::control::mailboxes;
 use crate::control::print;
 use crate::control::protocol::{
@@ -22,7 +23,7 @@ use crate::control::server::{Ask, Server};
 use crate::control::startup::{self, Startup, StartupShard};
 use crate::mailbox::store::{Store, StoreError};
 use crate::role::front::{self, Front, FrontOrder};
-use crate::role::link::{FromWorker, Heartbeat, Slot, ToWorker};
+use crate::role::link::{FromWorker, Heartbeat, ToWorker};
 use crate::role::process::{Process, ProcessEvent, ProcessEventKind};
 use crate::uring;
 

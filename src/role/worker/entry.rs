@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use crate::call::inbound::InboundCall;
 use crate::call::target::{Caller, Target};
+use crate::control::cli::Slot;
 use crate::control::protocol::CallInfo;
 use crate::media::order::{Audio, LegStats};
-use crate::role::link::Slot;
 use crate::sip;
 use crate::sip::layer::ServerId;
 use crate::um::flow::Flow;

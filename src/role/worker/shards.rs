@@ -8,9 +8,9 @@ use std::time::Duration;
 use crossbeam::queue::ArrayQueue;
 
 use crate::base::config::{Config, PortRange};
+use crate::control::cli::Slot;
 use crate::control::protocol::ShardStatus;
 use crate::media::order::{Event, FileItem, Order};
-use crate::role::link::Slot;
 use crate::role::user_agent;
 use crate::shard::{self, ShardConfig, ShardHandle};
 

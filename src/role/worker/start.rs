@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use crate::base::config::Config;
 use crate::call::inbound::CallRules;
+use crate::control::cli::Slot;
 use crate::control::protocol::ListenerStatus;
 use crate::mailbox::audio::read_prompts;
 use crate::mailbox::service::{self, ServiceConfig, ServiceError};
 use crate::media::order::{Audio, Codec};
-use crate::role::link::{FromWorker, Slot, WorkerLink};
+use crate::role::link::{FromWorker, WorkerLink};
 use crate::role::user_agent;
 use crate::role::worker::calls::{Calls, Parts};
 use crate::role::worker::shards::{Shards, ShardsError};
