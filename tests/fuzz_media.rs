@@ -6,21 +6,18 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
+use voxring::base::random::SplitMix64;
 use voxring::rtp::packet::{self, RtpTimestamp};
 use voxring::rtp::rtcp;
 use voxring::rtp::sequence::SourceState;
 use voxring::sdp::{self, Codec, LocalMedia};
 
-/// SplitMix64: small, and any seed will do.
-struct Random(u64);
+/// Picks and spoils.
+struct Random(SplitMix64);
 
 impl Random {
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
+        self.0.bits()
     }
 
     fn below(&mut self, bound: usize) -> usize {
@@ -69,7 +66,7 @@ fn fuzz(subject: &str, mut one: impl FnMut(&mut Random)) {
     println!("fuzz {subject}: VOXRING_SEED={seed} cargo test --test fuzz_media -- {subject}");
     while start.elapsed() < time {
         // Each batch has a seed of its own, so that the one printed last is the one to replay.
-        let mut random = Random(seed);
+        let mut random = Random(SplitMix64(seed));
         let batch = std::panic::AssertUnwindSafe(|| (0..1000).for_each(|_| one(&mut random)));
         if let Err(panic) = std::panic::catch_unwind(batch) {
             println!("fuzz {subject}: failed, replay with VOXRING_SEED={seed}");

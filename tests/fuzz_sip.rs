@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use voxring::base::clock;
 use voxring::base::limits::SIP_MESSAGE_BYTES_MAX;
+use voxring::base::random::SplitMix64;
 use voxring::sip::framer::{Frame, Framer, FramerLimits};
 use voxring::sip::header::{RetryAfter, SessionExpires};
 use voxring::sip::message::{Message, Name, Response};
@@ -68,16 +69,12 @@ const TOKENS: &[&[u8]] = &[
     b"\t",
 ];
 
-/// A small generator of its own, so that a seed means the same for ever (splitmix64).
-struct Random(u64);
+/// Picks and spoils; a seed means the same for ever.
+struct Random(SplitMix64);
 
 impl Random {
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
+        self.0.bits()
     }
 
     /// Below `end`, 0 if that is 0.
@@ -230,7 +227,7 @@ fn mutated_messages_are_understood_or_refused() {
     let mut count = 0u64;
     while count == 0 || clock::now() < end {
         let replay = Replay(seed.wrapping_add(count));
-        let mut random = Random(replay.0);
+        let mut random = Random(SplitMix64(replay.0));
         let bytes = mutated(&mut random, &corpus);
         check_stream(&mut random, &bytes);
         check(&bytes.into());

@@ -1,9 +1,11 @@
 //! Identifiers that cross rooms.
 
 use std::fmt;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
+
+use super::clock;
 
 /// One leg (a dialog and its media), unique for the life of a worker process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -32,8 +34,7 @@ impl MessageId {
 
     /// Makes the id of a message that starts at `at`, told apart from its neighbours by `random`.
     pub fn new(at: SystemTime, random: u64) -> Self {
-        let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let ms = since.as_millis() & 0xFFFF_FFFF_FFFF;
+        let ms = clock::unix_ms(at) & 0xFFFF_FFFF_FFFF;
         Self(format!("{ms:012x}{random:016x}"))
     }
 
@@ -72,7 +73,7 @@ impl<'de> Deserialize<'de> for MessageId {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+    use std::time::{Duration, UNIX_EPOCH};
 
     /// Goal: ids sort by time and survive their text form. Method: arithmetic on known times.
     #[test]

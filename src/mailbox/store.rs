@@ -10,7 +10,7 @@
 
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};
@@ -193,7 +193,7 @@ impl Store {
             name: new.name.clone(),
             pin_hash: pin::hash(&new.pin)?,
             greeting: None,
-            created_ms: unix_ms(clock::calendar()),
+            created_ms: clock::unix_ms(clock::calendar()),
         };
         if !insert_mailbox(&self.connection, &mailbox)? {
             return Err(StoreError::MailboxExists(mailbox.number));
@@ -219,7 +219,7 @@ impl Store {
                 name: format!("Demo {number}"),
                 pin_hash: pin::hash(&pin)?,
                 greeting: None,
-                created_ms: unix_ms(clock::calendar()),
+                created_ms: clock::unix_ms(clock::calendar()),
             };
             added.push((mailbox, pin));
         }
@@ -421,7 +421,7 @@ impl Store {
         let mailbox: Option<String> =
             transaction.query_row(sql, [id.as_str()], |row| row.get(0)).optional()?;
         let mailbox = mailbox.ok_or_else(|| StoreError::NoMessage(id.clone()))?;
-        let deleted_ms = to_sql(unix_ms(clock::calendar()));
+        let deleted_ms = to_sql(clock::unix_ms(clock::calendar()));
         let sql = "INSERT OR REPLACE INTO deleted VALUES (?1, ?2, ?3, 0)";
         transaction.execute(sql, params![id.as_str(), mailbox, deleted_ms])?;
         transaction.commit()?;
@@ -445,7 +445,7 @@ impl Store {
             }
         }
         let kept = Duration::from_secs(TOMBSTONE_DAYS * 86_400);
-        let oldest_ms = unix_ms(clock::calendar()).saturating_sub(kept.as_secs() * 1000);
+        let oldest_ms = clock::unix_ms(clock::calendar()).saturating_sub(kept.as_secs() * 1000);
         let sql = "DELETE FROM deleted WHERE audio_gone = 1 AND deleted_ms < ?1";
         self.connection.execute(sql, [to_sql(oldest_ms)])?;
         Ok(())
@@ -482,12 +482,6 @@ pub fn check_number(number: &str) -> Result<(), StoreError> {
     } else {
         Err(StoreError::BadNumber(number.chars().take(NUMBER_CHARS_MAX + 1).collect()))
     }
-}
-
-/// Milliseconds since 1970.
-pub fn unix_ms(at: SystemTime) -> u64 {
-    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 const MESSAGE_COLUMNS: &str = "id, mailbox, kind, caller, caller_name, called, diversion_reason, \

@@ -2,22 +2,24 @@
 
 #![expect(clippy::cast_possible_truncation, reason = "values are in range by construction")]
 
+use crate::base::random::SplitMix64;
+
 use std::f64::consts::TAU;
 
 /// Peak of a 0 dBm0 sine in 16 bits.
 pub(crate) const PEAK_0_DBM0: f64 = 22_300.0;
 
-/// SplitMix64.
+/// A seeded generator.
 #[derive(Debug, Clone)]
-pub(crate) struct Random(pub(crate) u64);
+pub(crate) struct Random(SplitMix64);
 
 impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(SplitMix64(seed))
+    }
+
     pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
+        self.0.bits()
     }
 
     /// 0 to `end` - 1.
@@ -52,7 +54,7 @@ pub(crate) fn dual_tone(low_hz: f64, high_hz: f64, dbm0: (f64, f64), len: usize)
 
 /// White noise of about `dbm0`.
 pub(crate) fn noise(seed: u64, dbm0: f64, len: usize) -> Vec<i16> {
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     // Uniform noise of this peak has the power of a sine of peak * sqrt(2/3).
     let peak = PEAK_0_DBM0 * 10_f64.powf(dbm0 / 20.0) * 1.5_f64.sqrt();
     (0..len).map(|_| sample(peak * random.unit())).collect()
@@ -61,7 +63,7 @@ pub(crate) fn noise(seed: u64, dbm0: f64, len: usize) -> Vec<i16> {
 /// Speech-like: syllables of gliding pitch (90-280 Hz) through two gliding formants, hisses and
 /// pauses between them; peaks around -6 dBm0.
 pub(crate) fn speech(seed: u64, len: usize) -> Vec<i16> {
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let mut out = Vec::with_capacity(len);
     let mut phase = 0.0;
     while out.len() < len {

@@ -10,6 +10,7 @@ use rtcp_types::{Bye, ReceiverReport, Sdes, SenderReport};
 
 use super::packet::RtpTimestamp;
 use super::sequence::Reception;
+use crate::base::random::SplitMix64;
 
 /// Shortest mean interval between our reports (§6.2).
 pub const INTERVAL_MIN: Duration = Duration::from_secs(5);
@@ -316,13 +317,13 @@ fn short_units(age: Duration) -> u32 {
 #[derive(Debug, Clone)]
 pub struct Schedule {
     next: Instant,
-    random: u64,
+    random: SplitMix64,
 }
 
 impl Schedule {
     /// A session that begins `now`. The same `seed` gives the same instants.
     pub fn new(now: Instant, seed: u64) -> Self {
-        let mut schedule = Self { next: now, random: seed };
+        let mut schedule = Self { next: now, random: SplitMix64(seed) };
         schedule.next = now + schedule.randomise(INTERVAL_MIN / 2);
         schedule
     }
@@ -343,12 +344,8 @@ impl Schedule {
 
     /// `interval` times a factor from 0.5 to 1.5 (§6.3.1, item 4).
     fn randomise(&mut self, interval: Duration) -> Duration {
-        // SplitMix64: any seed will do, nought included.
-        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.random;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        let factor = u32::from_be_bytes([0, 0, z.to_be_bytes()[0], z.to_be_bytes()[1]]);
+        let [high, low, ..] = self.random.bits().to_be_bytes();
+        let factor = u32::from_be_bytes([0, 0, high, low]);
         interval / 2 + interval * factor / 65_536
     }
 }

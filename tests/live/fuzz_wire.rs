@@ -6,6 +6,8 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
+use voxring::base::random::SplitMix64;
+
 use crate::common::node::Node;
 use crate::common::raw::{Connection, Request, offer, options_tcp, options_udp, unique};
 use crate::common::{now, peers};
@@ -18,22 +20,19 @@ fn seconds() -> Duration {
     Duration::from_secs(text.parse().unwrap_or(10))
 }
 
-/// SplitMix64.
-struct Noise(u64);
+/// Picks and spoils.
+struct Noise(SplitMix64);
 
 impl Noise {
     fn new(test: &str) -> Self {
         let seed = std::env::var("VOXRING_FUZZ_SEED").ok().and_then(|seed| seed.parse().ok());
         let seed = seed.unwrap_or_else(crate::common::unix_ms);
         println!("fuzz_wire {test}: replay with VOXRING_FUZZ_SEED={seed}");
-        Self(seed)
+        Self(SplitMix64(seed))
     }
 
     fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
+        self.0.bits()
     }
 
     fn below(&mut self, limit: usize) -> usize {

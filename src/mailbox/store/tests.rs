@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::mailbox::audio;
+use std::time::UNIX_EPOCH;
 
 fn id(number: u64) -> MessageId {
     MessageId::new(UNIX_EPOCH + Duration::from_secs(1_800_000_000 + number), number)

@@ -252,7 +252,7 @@ fn a_recording_begins_where_it_was_ordered() {
 fn loss_reordering_and_duplication_keep_the_duration() {
     for seed in 0..3 {
         let signal = speech(seed, 80_000);
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let mut packets = stream(&signal, 7, 77);
         let times: Vec<Duration> = packets.iter().map(|(at, _)| *at).collect();
         for index in (1..packets.len() - 4).step_by(4) {

@@ -55,7 +55,7 @@ fn check_books(layer: &Layer, seed: u64) {
 }
 
 fn run(seed: u64) {
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let mut now = crate::base::clock::now();
     let config = Config { server_transactions_max: 20, ..Config::default() };
     let mut layer = Layer::new(config, seed);

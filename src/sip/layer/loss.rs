@@ -9,20 +9,21 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::*;
+use crate::base::random::SplitMix64;
 use crate::sip::dialog::{Dialog, DialogId};
 use crate::sip::flow::Transport;
 use crate::sip::message::Method;
 
-/// SplitMix64: enough to shake a state machine.
-pub(super) struct Random(pub(super) u64);
+/// Enough to shake a state machine.
+pub(super) struct Random(SplitMix64);
 
 impl Random {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(SplitMix64(seed))
+    }
+
     pub(super) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
+        self.0.bits()
     }
 
     pub(super) fn percent(&mut self, chance: u64) -> bool {
@@ -69,7 +70,7 @@ impl Phone {
             calls: HashMap::new(),
             byes: HashMap::new(),
             deeds: BTreeMap::new(),
-            random: Random(seed ^ 0xABCD),
+            random: Random::new(seed ^ 0xABCD),
             answered: 0,
         }
     }
@@ -267,7 +268,7 @@ fn run(seed: u64, transport: Transport, loss: u64) -> usize {
     let (a, b) = ("192.0.2.1:5060", "192.0.2.2:5060");
     let mut phones = [Phone::new(seed, a, b, transport), Phone::new(!seed, b, a, transport)];
     let mut network =
-        Network { random: Random(seed.rotate_left(17)), loss, in_flight: BTreeMap::new(), order: 0 };
+        Network { random: Random::new(seed.rotate_left(17)), loss, in_flight: BTreeMap::new(), order: 0 };
     let mut now = start;
     for call in 0..CALLS {
         phones[0].dial(now, &format!("call-{call}"));
