@@ -297,8 +297,7 @@ impl FrontRole {
         request: &Request,
         response: Response,
     ) {
-        *self.refused.entry(rule.to_owned()).or_default() += 1;
-        user_agent::log_refusal(hop.name(), rule, flow, request, &response);
+        user_agent::note_refusal(&mut self.refused, hop.name(), rule, flow, request, &response);
         self.layer.respond(now, id, response);
     }
 

@@ -110,8 +110,16 @@ fn uri_without_password(request: &Request) -> String {
     }
 }
 
-/// One line per refusal: rule, header and peer.
-pub fn log_refusal(role: &str, rule: &str, flow: &Flow, request: &Request, response: &Response) {
+/// Counts a refusal by its rule and logs one line: rule, header and peer.
+pub fn note_refusal(
+    refused: &mut BTreeMap<String, u64>,
+    role: &str,
+    rule: &str,
+    flow: &Flow,
+    request: &Request,
+    response: &Response,
+) {
+    *refused.entry(rule.to_owned()).or_default() += 1;
     let warning = response.headers.first(&Name::Warning).map(|w| String::from_utf8_lossy(w).into_owned());
     tracing::warn!(
         role,

@@ -353,6 +353,7 @@ mod tests {
     use super::*;
     use crate::base::clock;
     use crate::base::id::LegId;
+    use crate::base::random::SplitMix64;
     use crate::media::order::RecordingMeta;
 
     fn audio(samples: usize) -> Audio {
@@ -402,7 +403,7 @@ mod tests {
                 voiced_min: Duration::from_millis(200),
                 input_failures_max: 3,
             };
-            let party = Party { leg: LegId(1), meta, seed: 1 };
+            let party = Party { leg: LegId(1), meta, random: SplitMix64(1) };
             Self { now: clock::now(), flow: CallAnswering::new(party, prompts, limits) }
         }
 

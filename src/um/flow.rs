@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::base::clock;
 use crate::base::id::{LegId, MessageId, PlayId};
+use crate::base::random::SplitMix64;
 use crate::media::order::{Audio, Order, Playlist, RecordEnd, RecordPlan, RecordingMeta};
 use crate::um::answering::CallAnswering;
 use crate::um::test_extension::TestExtension;
@@ -123,22 +125,15 @@ pub struct Party {
     pub leg: LegId,
     /// The metadata of this call's recordings; `id` and `started_ms` are set for each.
     pub meta: RecordingMeta,
-    /// State of the generator that tells recordings of one millisecond apart.
-    pub seed: u64,
+    /// Tells recordings of one millisecond apart.
+    pub random: SplitMix64,
 }
 
 impl Party {
     /// The metadata of a recording that begins at `wall`, with an id of its own.
     pub fn next_recording(&mut self, wall: SystemTime) -> RecordingMeta {
-        // SplitMix64: a full-period step, then a finaliser.
-        self.seed = self.seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut random = self.seed;
-        random = (random ^ (random >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        random = (random ^ (random >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        random ^= random >> 31;
-        let since = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let started_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        RecordingMeta { id: MessageId::new(wall, random), started_ms, ..self.meta.clone() }
+        let id = MessageId::new(wall, self.random.bits());
+        RecordingMeta { id, started_ms: clock::unix_ms(wall), ..self.meta.clone() }
     }
 
     /// An order to play `items` once.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::base::clock;
 use crate::base::config::Config;
 use crate::base::id::LegId;
+use crate::base::random::SplitMix64;
 use crate::call::inbound::CallRules;
 use crate::call::outcome::{End, EndCause, Output as CallOutput};
 use crate::control::cli::Slot;
@@ -48,7 +49,7 @@ enum Phase {
 pub struct Calls {
     pub(super) config: Box<Config>,
     pub(super) slot: Slot,
-    pub(super) rules: CallRules,
+    pub(super) rules: Arc<CallRules>,
     pub(super) layer: Layer,
     pub(super) calls: HashMap<LegId, Entry>,
     pub(super) by_dialog: HashMap<DialogId, LegId>,
@@ -65,7 +66,7 @@ pub struct Calls {
     pub(super) demo_loop: Audio,
     pub(super) greetings: Greetings,
     pub(super) next_leg: u64,
-    pub(super) seed: u64,
+    pub(super) random: SplitMix64,
     answered: u64,
     refused: BTreeMap<String, u64>,
     counters: Arc<Counters>,
@@ -107,7 +108,7 @@ impl Calls {
         Self {
             config: parts.config,
             slot: parts.slot,
-            rules: parts.rules,
+            rules: Arc::new(parts.rules),
             layer: parts.layer,
             calls: HashMap::new(),
             by_dialog: HashMap::new(),
@@ -122,7 +123,7 @@ impl Calls {
             demo_loop: parts.demo_loop,
             greetings: Greetings::default(),
             next_leg: 0,
-            seed: parts.seed,
+            random: SplitMix64(parts.seed),
             answered: 0,
             refused: BTreeMap::new(),
             counters: parts.counters,
@@ -173,7 +174,7 @@ impl Calls {
         let Some(leg) = self.by_dialog.get(&dialog).copied() else {
             return self.refuse_no_dialog(now, id, &flow, &request);
         };
-        let rules = self.rules.clone();
+        let rules = Arc::clone(&self.rules);
         self.with(now, leg, |entry| entry.call.handle_request(now, id, &request, &rules));
         self.note_reinvite(id, leg);
     }
@@ -181,7 +182,7 @@ impl Calls {
     fn handle_ack(&mut self, now: Instant, ack: &Request) {
         let leg = DialogId::of_request(ack).and_then(|dialog| self.by_dialog.get(&dialog).copied());
         if let Some(leg) = leg {
-            let rules = self.rules.clone();
+            let rules = Arc::clone(&self.rules);
             self.with(now, leg, |entry| entry.call.handle_ack(now, ack, &rules));
         }
     }
@@ -203,7 +204,7 @@ impl Calls {
             self.by_client.remove(&id);
         }
         let mut ack = None;
-        let rules = self.rules.clone();
+        let rules = Arc::clone(&self.rules);
         self.with(now, leg, |entry| {
             let call = &mut entry.call;
             ack = call.handle_response(now, id, response, &rules).map(|ack| (call.destination(), ack));
@@ -243,8 +244,15 @@ impl Calls {
         request: &Request,
         response: &Response,
     ) {
-        *self.refused.entry(rule.to_owned()).or_default() += 1;
-        user_agent::log_refusal("worker", rule, flow, request, response);
+        user_agent::note_refusal(&mut self.refused, "worker", rule, flow, request, response);
+    }
+
+    /// Counts and logs the refusal of a call that is being set up.
+    pub(super) fn note_refused_call(&mut self, leg: LegId, rule: &str, response: &Response) {
+        if let Some(entry) = self.calls.get(&leg) {
+            let (flow, invite) = (&entry.sip_flow, entry.call.invite());
+            user_agent::note_refusal(&mut self.refused, "worker", rule, flow, invite, response);
+        }
     }
 
     /// 503 with Retry-After: ours or a resource's fault, never the caller's.
@@ -409,12 +417,7 @@ impl Calls {
                     "the mailbox does not answer"
                 };
                 let response = self.unavailable(entry.call.invite(), why);
-                self.note_refusal(
-                    "not_ready",
-                    &entry.sip_flow.clone(),
-                    &entry.call.invite().clone(),
-                    &response,
-                );
+                self.note_refused_call(leg, "not_ready", &response);
                 self.with(now, leg, |entry| entry.call.refuse(response));
             }
             Patience::ForClose(at) if at <= now => {
@@ -528,7 +531,7 @@ impl Role for Calls {
     fn handle_timeout(&mut self, now: Instant) {
         self.layer.handle_timeout(now);
         self.handle_tu_events(now);
-        let rules = self.rules.clone();
+        let rules = Arc::clone(&self.rules);
         while let Some((at, leg)) = self.timers.first().copied()
             && at <= now
         {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::base::id::{LegId, MessageId};
+use crate::base::random::SplitMix64;
 use crate::call::inbound::InboundCall;
 use crate::call::target;
 use crate::mailbox::service::{MailboxHandle, MailboxInfo, MailboxRequest};
@@ -86,7 +87,7 @@ impl Calls {
         };
         let duration_max = self.recording_duration_max();
         let flow = TestExtension::new(kind, party, self.demo_loop.clone(), duration_max);
-        let rules = self.rules.clone();
+        let rules = Arc::clone(&self.rules);
         self.with(now, leg, |entry| {
             entry.flow = Some(Flow::Test(Box::new(flow)));
             entry.call.accept(&rules);
@@ -103,26 +104,26 @@ impl Calls {
         let Some(entry) = self.calls.get(&leg) else {
             return;
         };
-        let (flow, invite) = (entry.sip_flow, entry.call.invite().clone());
+        let invite = entry.call.invite();
         let can_store = self.mailbox.as_ref().is_some_and(MailboxHandle::can_store);
         let (rule, response) = match mailbox {
             Ok(Some(_)) if !can_store => {
-                ("storage", self.unavailable(&invite, "messages cannot be stored now"))
+                ("storage", self.unavailable(invite, "messages cannot be stored now"))
             }
             Ok(Some(mailbox)) => return self.accept(now, leg, &mailbox),
             Ok(None) => {
                 let why = format!("{} names {}, no mailbox here", entry.target.header, entry.target.number);
-                ("no_mailbox", self.not_found(&invite, &why))
+                ("no_mailbox", self.not_found(invite, &why))
             }
-            Err(_) => ("store", self.unavailable(&invite, "the mailbox store does not answer")),
+            Err(_) => ("store", self.unavailable(invite, "the mailbox store does not answer")),
         };
-        self.note_refusal(rule, &flow, &invite, &response);
+        self.note_refused_call(leg, rule, &response);
         self.with(now, leg, |entry| entry.call.refuse(response));
     }
 
     fn accept(&mut self, now: Instant, leg: LegId, mailbox: &MailboxInfo) {
         let builtin = self.prompts.greeting.clone();
-        let rules = self.rules.clone();
+        let rules = Arc::clone(&self.rules);
         self.with(now, leg, |entry| {
             entry.ready.wants_greeting = true;
             if !mailbox.has_greeting {
@@ -166,7 +167,7 @@ impl Calls {
                 entry.flow = flow;
             }
         }
-        let rules = self.rules.clone();
+        let rules = Arc::clone(&self.rules);
         self.with(now, leg, |entry| entry.call.answer(now, &rules));
     }
 
@@ -203,8 +204,7 @@ impl Calls {
             started_ms: 0,
             keep,
         };
-        self.seed = self.seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        Some(Party { leg, meta, seed: self.seed ^ leg.0 })
+        Some(Party { leg, meta, random: SplitMix64(self.random.bits()) })
     }
 
     fn not_found(&self, request: &Request, why: &str) -> Response {

@@ -64,11 +64,11 @@ impl Calls {
 
     fn handle_open_failed(&mut self, now: Instant, leg: LegId, why: &str) {
         self.release_leg(leg);
-        let Some((flow, invite)) = self.calls.get(&leg).map(|e| (e.sip_flow, e.call.invite().clone())) else {
+        let Some(entry) = self.calls.get(&leg) else {
             return;
         };
-        let response = self.unavailable(&invite, why);
-        self.note_refusal("media_ports", &flow, &invite, &response);
+        let response = self.unavailable(entry.call.invite(), why);
+        self.note_refused_call(leg, "media_ports", &response);
         self.with(now, leg, |entry| entry.call.handle_open_failed(response));
     }
 
