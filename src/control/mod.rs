@@ -4,6 +4,7 @@ pub mod check;
 pub mod cli;
 pub mod client;
 pub mod commands;
+pub mod listeners;
 pub mod mailboxes;
 pub mod print;
 pub mod protocol;

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use crossbeam::channel;
 use crossbeam::queue::ArrayQueue;
 
-use crate::base::config::{Config, Handoff};
+use crate::base::config::{Addresses, Config, Handoff};
+use crate::control::listeners::{self, ListenRole};
 use crate::control::protocol::ListenerStatus;
 use crate::role::supervisor::ServeError;
 use crate::role::user_agent;
@@ -123,14 +124,10 @@ impl Hop {
 
 /// The listeners of both hops, in the order that [`Flow::listener`] counts.
 fn listeners(config: &Config) -> Vec<(Hop, Listener)> {
-    let hops = [
-        (Hop::Router, config.router.address, config.router.port, config.router.udp),
-        (Hop::Service, config.service.address, config.service.port, config.service.udp),
-    ];
-    let of_hop = |(hop, address, port, udp): (Hop, IpAddr, u16, bool)| {
-        let address = SocketAddr::new(address, port);
-        let tcp = (hop, Listener { transport: Transport::Tcp, address });
-        std::iter::once(tcp).chain(udp.then_some((hop, Listener { transport: Transport::Udp, address })))
+    let hops = [(Hop::Router, ListenRole::Router), (Hop::Service, ListenRole::Service)];
+    let of_hop = |(hop, role)| {
+        let planned = listeners::of_role(config, role).into_iter();
+        planned.map(move |l| (hop, Listener { transport: l.transport, address: l.address }))
     };
     hops.into_iter().flat_map(of_hop).collect()
 }
@@ -194,9 +191,9 @@ struct FrontRole {
     layer: Layer,
     hops: Vec<Hop>,
     handoff: Handoff,
-    service: (IpAddr, u16),
+    service: (Addresses, u16),
     service_udp: bool,
-    worker_address: IpAddr,
+    worker_address: Addresses,
     worker_udp: bool,
     worker_port: Option<u16>,
     retry_after_s: u16,
@@ -227,9 +224,9 @@ impl FrontRole {
             layer: user_agent::layer(config)?,
             hops: listeners.iter().map(|(hop, _)| *hop).collect(),
             handoff: config.router.handoff,
-            service: (config.service.address, config.service.port),
+            service: (config.service.address.clone(), config.service.port),
             service_udp: config.service.udp,
-            worker_address: config.worker.address,
+            worker_address: config.worker.address.clone(),
             worker_udp: config.worker.udp,
             worker_port: None,
             retry_after_s: config.calls.retry_after_s,
@@ -332,12 +329,11 @@ impl FrontRole {
     /// elsewhere.
     fn next_hop(&self, hop: Hop, flow: &Flow) -> SocketAddr {
         let (address, port) = match hop {
-            Hop::Router => self.service,
+            Hop::Router => (&self.service.0, self.service.1),
             // `route` has refused already when there is no worker.
-            Hop::Service => (self.worker_address, self.worker_port.unwrap_or_default()),
+            Hop::Service => (&self.worker_address, self.worker_port.unwrap_or_default()),
         };
-        let address = if address.is_unspecified() { flow.local.ip() } else { address };
-        SocketAddr::new(address, port)
+        SocketAddr::new(listeners::reach(address, flow.local.ip()), port)
     }
 
     /// What carried the request, unless the next hop does not listen there.

@@ -379,7 +379,7 @@ impl Supervisor {
             slot: self.worker.slot.name().to_owned(),
             index: shard.index,
             cpu: shard.cpu,
-            address: self.config.rtp.address,
+            address: self.config.rtp.address.first(),
             ports: shard.ports,
             backend: shard.backend.clone(),
         };

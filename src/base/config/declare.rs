@@ -1,12 +1,11 @@
 //! How keys are declared: a macro that turns one description into struct, default and reference.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::PortRange;
+use super::{Addresses, GatewayAddresses, PortRange, SrtpSuites};
 
 /// One table of the file, described.
 #[derive(Debug, Clone)]
@@ -17,6 +16,30 @@ pub struct Table {
     pub doc: String,
     /// Its keys in file order.
     pub keys: Vec<Key>,
+    /// It may stand in the file any number of times, in double brackets.
+    pub is_list: bool,
+}
+
+/// When a changed key takes effect on a running node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reload {
+    /// At the next start.
+    Restart,
+    /// With the reload.
+    Now,
+    /// With the reload, for calls that begin after it.
+    Calls,
+}
+
+impl Reload {
+    /// As the reference says it.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Restart => "restart",
+            Self::Now => "at once",
+            Self::Calls => "new calls",
+        }
+    }
 }
 
 /// One key of a table, described.
@@ -32,6 +55,8 @@ pub struct Key {
     pub choices: &'static [Choice],
     /// Its default as it stands in the file.
     pub default: String,
+    /// When a change takes effect.
+    pub reload: Reload,
 }
 
 /// One named value of a key that takes only those.
@@ -69,6 +94,7 @@ impl Key {
         docs: &[&str],
         default: &T,
         bounds: Option<Bounds>,
+        reload: Reload,
     ) -> Self {
         let value = toml::Value::try_from(default).expect("every default is a TOML value");
         Self {
@@ -77,6 +103,7 @@ impl Key {
             takes: takes::<T>(bounds),
             choices: T::choices(),
             default: value.to_string(),
+            reload,
         }
     }
 }
@@ -113,7 +140,9 @@ value_types! {
     u32: "a whole number";
     String: "a text in quotes";
     PathBuf: "a path in quotes";
-    IpAddr: "an IP address in quotes, such as \"127.0.0.1\" or \"::1\"";
+    Addresses: "an IP address in quotes, such as \"127.0.0.1\" or \"::1\", or a list of them";
+    GatewayAddresses: "a list of addresses, networks and DNS names, such as [\"192.0.2.7\", \"2001:db8::/64\", \"gw.example.com\"]";
+    SrtpSuites: "a list of \"AEAD_AES_128_GCM\", \"AEAD_AES_256_GCM\", \"AES_CM_128_HMAC_SHA1_80\" and \"AES_CM_128_HMAC_SHA1_32\"";
     PortRange: "a port range like \"16384-32767\" within 1024-65535";
 }
 
@@ -157,14 +186,25 @@ macro_rules! choices {
     )+};
 }
 
-/// Declares the tables: `key: Type = default;` or `key: Type = default, low..=high "unit";`.
+/// Declares tables, then lists of tables: `key: Type = default;`, optionally with
+/// `, low..=high "unit"` and `=> now` or `=> calls` before the semicolon.
 macro_rules! tables {
     ($(
         $(#[doc = $table_doc:literal])+
         $Table:ident $table:ident {
             $(
                 $(#[doc = $doc:literal])+
-                $key:ident: $type:ty = $default:expr $(, $low:literal..=$high:literal $unit:literal)?;
+                $key:ident: $type:ty = $default:expr $(, $low:literal..=$high:literal $unit:literal)? $(=> $reload:ident)?;
+            )+
+        }
+    )+
+    @lists
+    $(
+        $(#[doc = $list_doc:literal])+
+        $List:ident $list:ident {
+            $(
+                $(#[doc = $item_doc:literal])+
+                $item:ident: $item_type:ty = $item_default:expr $(, $item_low:literal..=$item_high:literal $item_unit:literal)? $(=> $item_reload:ident)?;
             )+
         }
     )+) => {
@@ -173,26 +213,14 @@ macro_rules! tables {
         #[serde(default, deny_unknown_fields)]
         pub struct Config {
             $($(#[doc = $table_doc])+ pub $table: $Table,)+
+            $($(#[doc = $list_doc])+ pub $list: Vec<$List>,)+
         }
 
         impl Config {
             /// Every table with every key, in file order.
             pub fn tables() -> Vec<$crate::base::config::declare::Table> {
-                let default = Self::default();
-                vec![$(
-                    $crate::base::config::declare::Table {
-                        name: stringify!($table),
-                        doc: $crate::base::config::declare::join(&[$($table_doc),+]),
-                        keys: vec![$(
-                            $crate::base::config::declare::Key::describe::<$type>(
-                                stringify!($key),
-                                &[$($doc),+],
-                                &default.$table.$key,
-                                tables!(@bounds $($low $high $unit)?),
-                            ),
-                        )+],
-                    },
-                )+]
+                vec![$($Table::describe(stringify!($table), &[$($table_doc),+], false),)+
+                    $($List::describe(stringify!($list), &[$($list_doc),+], true),)+]
             }
 
             /// Reads one value into the key `table.key`.
@@ -202,38 +230,127 @@ macro_rules! tables {
                 key: &str,
                 value: toml::Spanned<toml::de::DeValue<'_>>,
             ) -> Result<(), $crate::base::config::load::Refusal> {
+                match table {
+                    $(stringify!($table) => self.$table.assign(key, value),)+
+                    _ => Err($crate::base::config::load::Refusal::UnknownKey),
+                }
+            }
+
+            /// Appends an empty block to a list. False when there is no list of that name.
+            pub(super) fn append(&mut self, list: &str) -> bool {
+                match list {
+                    $(stringify!($list) => self.$list.push($List::default()),)+
+                    _ => return false,
+                }
+                true
+            }
+
+            /// Reads one value into a key of a list's last block.
+            pub(super) fn assign_last(
+                &mut self,
+                list: &str,
+                key: &str,
+                value: toml::Spanned<toml::de::DeValue<'_>>,
+            ) -> Result<(), $crate::base::config::load::Refusal> {
+                let block = match list {
+                    $(stringify!($list) => self.$list.last_mut().map(|block| block.assign(key, value)),)+
+                    _ => None,
+                };
+                block.unwrap_or(Err($crate::base::config::load::Refusal::UnknownKey))
+            }
+
+            /// `table.key` of each value that differs in `other`, in file order, and when a change
+            /// of it takes effect. A list that differs is named whole.
+            pub fn differences(&self, other: &Self) -> Vec<(String, $crate::base::config::declare::Reload)> {
+                let mut found = Vec::new();
+                $(for (key, reload) in self.$table.differences(&other.$table) {
+                    found.push((format!(concat!(stringify!($table), ".{}"), key), reload));
+                })+
+                $(if self.$list != other.$list {
+                    found.push((stringify!($list).to_owned(), $crate::base::config::declare::Reload::Now));
+                })+
+                found
+            }
+
+            /// Gives every key that takes effect at the next start only the value it has in `running`.
+            pub fn keep_restart_keys(&mut self, running: &Self) {
+                $(self.$table.keep_restart_keys(&running.$table);)+
+            }
+        }
+
+        $(tables!(@struct [$($table_doc)+] $Table { $(
+            [$($doc)+] $key: $type = $default, [$($low $high $unit)?] [$($reload)?];
+        )+ });)+
+        $(tables!(@struct [$($list_doc)+] $List { $(
+            [$($item_doc)+] $item: $item_type = $item_default, [$($item_low $item_high $item_unit)?] [$($item_reload)?];
+        )+ });)+
+    };
+    (@struct [$($table_doc:literal)+] $Table:ident { $(
+        [$($doc:literal)+] $key:ident: $type:ty = $default:expr, [$($low:literal $high:literal $unit:literal)?] [$($reload:ident)?];
+    )+ }) => {
+        $(#[doc = $table_doc])+
+        #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct $Table {
+            $(
+                $(#[doc = $doc])+
+                $(#[doc = concat!("From ", $low, " to ", $high, ". Unit: ", $unit, ".")])?
+                pub $key: $type,
+            )+
+        }
+
+        impl Default for $Table {
+            fn default() -> Self {
+                Self { $($key: $default,)+ }
+            }
+        }
+
+        impl $Table {
+            fn describe(name: &'static str, docs: &[&str], is_list: bool) -> $crate::base::config::declare::Table {
+                use $crate::base::config::declare::{join, Key, Table};
+                let default = Self::default();
+                let keys = vec![$(Key::describe::<$type>(
+                    stringify!($key),
+                    &[$($doc),+],
+                    &default.$key,
+                    tables!(@bounds $($low $high $unit)?),
+                    tables!(@reload $($reload)?),
+                ),)+];
+                Table { name, doc: join(docs), keys, is_list }
+            }
+
+            fn assign(
+                &mut self,
+                key: &str,
+                value: toml::Spanned<toml::de::DeValue<'_>>,
+            ) -> Result<(), $crate::base::config::load::Refusal> {
                 use $crate::base::config::load::{read, Refusal};
-                match (table, key) {
-                    $($((stringify!($table), stringify!($key)) => {
-                        self.$table.$key = read(value, tables!(@bounds $($low $high $unit)?))?;
-                    })+)+
+                match key {
+                    $(stringify!($key) => self.$key = read(value, tables!(@bounds $($low $high $unit)?))?,)+
                     _ => return Err(Refusal::UnknownKey),
                 }
                 Ok(())
             }
+
+            #[allow(dead_code, reason = "lists are compared whole")]
+            fn differences(&self, other: &Self) -> Vec<(&'static str, $crate::base::config::declare::Reload)> {
+                let keys = [$((self.$key != other.$key, stringify!($key), tables!(@reload $($reload)?))),+];
+                keys.into_iter().filter(|(differs, ..)| *differs).map(|(_, key, reload)| (key, reload)).collect()
+            }
+
+            #[allow(dead_code, reason = "blocks of lists all take effect at once")]
+            fn keep_restart_keys(&mut self, running: &Self) {
+                $(if tables!(@reload $($reload)?) == $crate::base::config::declare::Reload::Restart {
+                    self.$key.clone_from(&running.$key);
+                })+
+            }
         }
-
-        $(
-            $(#[doc = $table_doc])+
-            #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-            #[serde(default, deny_unknown_fields)]
-            pub struct $Table {
-                $(
-                    $(#[doc = $doc])+
-                    $(#[doc = concat!("From ", $low, " to ", $high, ". Unit: ", $unit, ".")])?
-                    pub $key: $type,
-                )+
-            }
-
-            impl Default for $Table {
-                fn default() -> Self {
-                    Self { $($key: $default,)+ }
-                }
-            }
-        )+
     };
     (@bounds) => { None };
     (@bounds $low:literal $high:literal $unit:literal) => {
         Some($crate::base::config::declare::Bounds { low: $low, high: $high, unit: $unit })
     };
+    (@reload) => { $crate::base::config::declare::Reload::Restart };
+    (@reload now) => { $crate::base::config::declare::Reload::Now };
+    (@reload calls) => { $crate::base::config::declare::Reload::Calls };
 }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
-use toml::de::{DeTable, DeValue, ValueDeserializer};
+use toml::de::{DeArray, DeTable, DeValue, ValueDeserializer};
 
 use super::declare::{Bounds, Value, takes};
 use super::{Config, Table};
@@ -142,44 +142,6 @@ impl Config {
             Err(ConfigError { problems: reader.problems })
         }
     }
-
-    /// Values that are fine alone but not together, as (`table.key`, message). Empty: none.
-    fn contradictions(&self) -> Vec<(&'static str, String)> {
-        let mut found = Vec::new();
-        let name_is_token = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if self.node.name.is_empty()
-            || self.node.name.len() > 64
-            || !self.node.name.chars().all(name_is_token)
-        {
-            let message = "must be 1 to 64 letters, digits, \"-\", \"_\" and \".\"";
-            found.push(("node.name", message.to_owned()));
-        }
-        if self.node.data.as_os_str().is_empty() {
-            found.push(("node.data", "must name a folder".to_owned()));
-        }
-        if self.recording.duration_max_min >= self.calls.duration_max_min {
-            let message = format!(
-                "{} minutes is not less than calls.duration_max_min, {} minutes: a message must fit into a call",
-                self.recording.duration_max_min, self.calls.duration_max_min
-            );
-            found.push(("recording.duration_max_min", message));
-        }
-        if self.sip.session_expires_s != 0 && self.sip.session_expires_s < self.sip.min_se_s {
-            let message = format!(
-                "{} seconds is less than sip.min_se_s, {} seconds (RFC 4028 §5); 0 turns session timers off",
-                self.sip.session_expires_s, self.sip.min_se_s
-            );
-            found.push(("sip.session_expires_s", message));
-        }
-        if self.rtp.address.is_unspecified() || self.rtp.address.is_multicast() {
-            let message = format!(
-                "{} cannot stand in SDP: name the address callers reach this machine at",
-                self.rtp.address
-            );
-            found.push(("rtp.address", message));
-        }
-        found
-    }
 }
 
 /// Reads one value of type `T`, within `bounds` when it is a number.
@@ -224,24 +186,54 @@ impl Reader<'_> {
                 self.problem(Some(span), name.into_owned(), message);
                 continue;
             }
+            self.source.lines.insert(name.clone().into_owned(), self.line(span.start));
+            let is_list = self.tables.iter().any(|table| table.name == name && table.is_list);
             let kind = value.get_ref().type_str();
-            if let DeValue::Table(keys) = value.into_inner() {
-                self.table(&name, keys);
-            } else {
-                let message = format!("is a table: write [{name}], not {name} = … ({kind})");
-                self.problem(Some(span), name.into_owned(), message);
+            match value.into_inner() {
+                DeValue::Table(keys) if !is_list => {
+                    self.table(&name, &name, keys, |config, key, value| config.assign(&name, key, value));
+                }
+                DeValue::Array(blocks) if is_list => self.list(&name, blocks),
+                _ => {
+                    let brackets = if is_list { format!("[[{name}]]") } else { format!("[{name}]") };
+                    let what = if is_list { "a list of tables" } else { "a table" };
+                    let message = format!("is {what}: write {brackets}, not {name} = … ({kind})");
+                    self.problem(Some(span), name.into_owned(), message);
+                }
             }
         }
     }
 
-    fn table(&mut self, table: &str, keys: DeTable<'_>) {
+    /// Reads the blocks `[[list]]`; their keys are called `list[0].key` and so on.
+    fn list(&mut self, list: &str, blocks: DeArray<'_>) {
+        for (index, block) in blocks.into_iter().enumerate() {
+            let span = block.span();
+            let name = format!("{list}[{index}]");
+            self.source.lines.insert(name.clone(), self.line(span.start));
+            let DeValue::Table(keys) = block.into_inner() else {
+                self.problem(Some(span), name, format!("is a table: write [[{list}]]"));
+                continue;
+            };
+            self.config.append(list);
+            self.table(list, &name, keys, |config, key, value| config.assign_last(list, key, value));
+        }
+    }
+
+    /// Reads a table's keys; `name` is what problems call the table.
+    fn table(
+        &mut self,
+        table: &str,
+        name: &str,
+        keys: DeTable<'_>,
+        assign: impl Fn(&mut Config, &str, Spanned<DeValue<'_>>) -> Result<(), Refusal>,
+    ) {
         for (key, value) in keys {
             let span = key.span();
             let value_span = value.span();
             let key = key.into_inner();
-            let full = format!("{table}.{key}");
+            let full = format!("{name}.{key}");
             self.source.lines.insert(full.clone(), self.line(span.start));
-            match self.config.assign(table, &key, value) {
+            match assign(&mut self.config, &key, value) {
                 Ok(()) => {}
                 Err(Refusal::UnknownKey) => {
                     let message = self.unknown_key(table, &key);
@@ -259,9 +251,10 @@ impl Reader<'_> {
     /// Checks the values against each other.
     fn relations(&mut self) {
         for (key, message) in self.config.contradictions() {
-            let line = self.source.lines.get(key).copied();
+            let block = key.split_once('.').map_or("", |(block, _)| block);
+            let line = self.source.lines.get(&key).or_else(|| self.source.lines.get(block)).copied();
             let file = self.source.file.clone().unwrap_or_default();
-            self.problems.push(ConfigProblem { file, line, key: key.to_owned(), message });
+            self.problems.push(ConfigProblem { file, line, key, message });
         }
     }
 

@@ -4,16 +4,23 @@
 //! field's documentation, the text in `config/voxring.toml` (see [`Config::reference`]) and what
 //! loading checks. Unknown keys are errors, and every error names file, line and key.
 
+mod address;
+mod check;
 #[macro_use]
 mod declare;
 mod load;
 mod port_range;
 mod reference;
+mod srtp_suite;
 mod tables;
 
-pub use declare::{Choice, Key, Table, Value};
+pub use address::{Addresses, GatewayAddress, GatewayAddresses, Network};
+pub use declare::{Choice, Key, Reload, Table, Value};
 pub use load::{ConfigError, ConfigProblem, Source};
 pub use port_range::PortRange;
+pub use srtp_suite::{SrtpSuite, SrtpSuites};
 pub use tables::{
-    Calls, Config, Diversion, Handoff, Node, Recording, Router, Rtp, Service, Sip, TestExtensions, Worker,
+    AddressFamily, Calls, Config, DialPlan, Diversion, Gateway, GatewayStatus, Handoff, HuntGroup, Limits,
+    Node, PeerCertificate, Recording, Router, Rtp, Security, Service, Sip, Srtp, StartupMode, TestExtensions,
+    Tls, UnknownSource, UriType, Worker,
 };

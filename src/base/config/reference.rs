@@ -11,7 +11,8 @@ const HEADER: &str = "\
 # voxring configuration: every key with its default. A key left out has its default, an unknown key
 # is an error. `voxring check --config FILE` tells what is wrong with a file and with the machine.
 #
-# \"Reload: restart.\" means that a change takes effect at the next start.
+# \"Reload\" says when a change takes effect after SIGHUP: at once, for new calls, or only with a
+# restart. A file that is wrong changes nothing.
 # This file is rendered from the code: VOXRING_BLESS=1 cargo test --lib config
 ";
 
@@ -22,11 +23,13 @@ impl Config {
         for table in Self::tables() {
             text.push('\n');
             comment(&mut text, &table.doc, "");
-            let _ = writeln!(text, "[{}]", table.name);
+            // A block of a list stands there as an example only: the list is empty by default.
+            let (open, close, lead) = if table.is_list { ("#[[", "]]", "#") } else { ("[", "]", "") };
+            let _ = writeln!(text, "{open}{}{close}", table.name);
             for key in &table.keys {
                 text.push('\n');
                 key_comment(&mut text, key);
-                let _ = writeln!(text, "{} = {}", key.name, key.default);
+                let _ = writeln!(text, "{lead}{} = {}", key.name, key.default);
             }
         }
         text
@@ -38,7 +41,8 @@ fn key_comment(text: &mut String, key: &Key) {
     if let Some(first) = takes.get_mut(..1) {
         first.make_ascii_uppercase();
     }
-    comment(text, &format!("{} {takes}. Default {}. Reload: restart.", key.doc, key.default), "");
+    let reload = key.reload.text();
+    comment(text, &format!("{} {takes}. Default {}. Reload: {reload}.", key.doc, key.default), "");
     for choice in key.choices {
         comment(text, &format!("\"{}\": {}", choice.name, choice.doc.trim()), "  ");
     }
@@ -111,8 +115,9 @@ mod tests {
         let text = Config::reference();
         let keys: usize = Config::tables().iter().map(|table| table.keys.len()).sum();
         let joined = text.replace("\n# ", " ");
-        assert_eq!(joined.matches(" Reload: restart.").count(), keys);
+        assert_eq!(joined.matches(". Reload: ").count(), keys);
         assert_eq!(joined.matches(" Default ").count(), keys);
-        assert!(text.lines().all(|line| line.chars().count() <= 100));
+        let mut comments = text.lines().filter(|line| line.starts_with("# "));
+        assert!(comments.all(|line| line.chars().count() <= 100));
     }
 }

@@ -1,9 +1,8 @@
 //! Every key there is. A key's doc comment is its text in `config/voxring.toml`.
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
-use super::PortRange;
+use super::{Addresses, GatewayAddresses, PortRange, SrtpSuites};
 
 choices! {
     /// How router and service hand a call on.
@@ -12,6 +11,74 @@ choices! {
         Redirect = "redirect",
         /// Forward the INVITE and stay out of the dialog; for gateways that follow no 302.
         Proxy = "proxy",
+    }
+
+    /// Which SIP transports a role listens on, beside UDP.
+    StartupMode {
+        /// TCP, and TLS once [tls] names a certificate.
+        Dual = "dual",
+        /// TCP only.
+        Tcp = "tcp",
+        /// TLS only.
+        Tls = "tls",
+    }
+
+    /// Which internet protocols a role listens with.
+    AddressFamily {
+        /// Both; "0.0.0.0" and "::" each stand for all addresses of both.
+        Any = "any",
+        /// IPv4 only.
+        Ipv4 = "ipv4",
+        /// IPv6 only.
+        Ipv6 = "ipv6",
+    }
+
+    /// Whether TLS peers must show a certificate.
+    PeerCertificate {
+        /// One that tls.ca vouches for, and whose name is the gateway's.
+        Required = "required",
+        /// None is asked for: encryption only.
+        None = "none",
+    }
+
+    /// What becomes of messages and connections from nobody's address.
+    UnknownSource {
+        /// Nothing goes back: a scanner learns not even that somebody listens to SIP.
+        Drop = "drop",
+        /// Requests get 403.
+        Refuse = "refuse",
+    }
+
+    /// A gateway's standing.
+    GatewayStatus {
+        /// Calls are taken.
+        Enabled = "enabled",
+        /// Every request is refused with 403.
+        Disabled = "disabled",
+        /// New calls are refused with 503, those under way go on.
+        NoNewCalls = "no_new_calls",
+    }
+
+    /// How numbers in a dial plan are written.
+    UriType {
+        /// Whatever can be read.
+        Any = "any",
+        /// Digits: an extension or a telephone number, as tel: URI or user part.
+        TelExtn = "tel_extn",
+        /// A user and a host.
+        SipUri = "sip_uri",
+        /// "+" and up to 15 digits.
+        E164 = "e164",
+    }
+
+    /// What a dial plan's calls must be protected with.
+    Security {
+        /// Nothing.
+        Unsecured = "unsecured",
+        /// TLS for signalling.
+        SipSecured = "sip_secured",
+        /// TLS for signalling and SRTP for media.
+        Secured = "secured",
     }
 
     /// Which of several diversions names the mailbox.
@@ -32,38 +99,63 @@ tables! {
         data: PathBuf = "voxring-data".into();
         /// Create mailboxes 1001 and 1002 in an empty store and print their PINs once.
         demo_mailboxes: bool = false;
+        /// DNS name that peers reach this node by. It stands in Contact and in redirects of calls
+        /// over TLS, so that the certificate matches. Empty: the address a call came to.
+        fqdn: String = String::new();
     }
 
     /// The call router: the first hop of every call.
     Router router {
-        /// Address it listens on.
-        address: IpAddr = Ipv4Addr::LOCALHOST.into();
-        /// Port it listens on.
-        port: u16 = 5060, 1..=65535 "";
-        /// Listen on UDP too, same port.
-        udp: bool = false;
+        /// Address it listens on, or several.
+        address: Addresses = Addresses::loopback() => now;
+        /// Internet protocols it listens with.
+        address_family: AddressFamily = AddressFamily::Any => now;
+        /// Which transports it listens on.
+        startup_mode: StartupMode = StartupMode::Dual => now;
+        /// Port for TCP, and for UDP where that is on.
+        port: u16 = 5060, 1..=65535 "" => now;
+        /// Port for TLS.
+        tls_port: u16 = 5061, 1..=65535 "" => now;
+        /// Listen on UDP too, on `port`.
+        udp: bool = false => now;
         /// How router and service hand a call on to the next hop.
-        handoff: Handoff = Handoff::Redirect;
+        handoff: Handoff = Handoff::Redirect => calls;
+        /// Refuse new calls and OPTIONS with 503, so that gateways turn to another node.
+        maintenance: bool = false => now;
     }
 
     /// The UM service: the second hop, which knows the worker that takes new calls.
     Service service {
-        /// Address it listens on.
-        address: IpAddr = Ipv4Addr::LOCALHOST.into();
-        /// Port it listens on.
+        /// Address it listens on, or several.
+        address: Addresses = Addresses::loopback();
+        /// Internet protocols it listens with.
+        address_family: AddressFamily = AddressFamily::Any;
+        /// Which transports it listens on.
+        startup_mode: StartupMode = StartupMode::Dual;
+        /// Port for TCP, and for UDP where that is on.
         port: u16 = 5062, 1..=65535 "";
+        /// Port for TLS.
+        tls_port: u16 = 5063, 1..=65535 "";
         /// Listen on UDP too, same port.
         udp: bool = false;
     }
 
     /// Worker processes, which answer calls.
     Worker worker {
-        /// Address both slots listen on.
-        address: IpAddr = Ipv4Addr::LOCALHOST.into();
+        /// Address both slots listen on, or several.
+        address: Addresses = Addresses::loopback();
+        /// Internet protocols they listen with.
+        address_family: AddressFamily = AddressFamily::Any;
+        /// Which transports they listen on. With TLS only, TLS takes port_a and port_b.
+        startup_mode: StartupMode = StartupMode::Dual;
         /// Port of slot A.
         port_a: u16 = 5065, 1..=65535 "";
         /// Port of slot B.
         port_b: u16 = 5067, 1..=65535 "";
+        /// Port of slot A for TLS beside TCP.
+        tls_port_a: u16 = 5066, 1..=65535 "";
+        /// Port of slot B for TLS beside TCP.
+        tls_port_b: u16 = 5068, 1..=65535 "";
         /// Listen on UDP too, same ports.
         udp: bool = false;
         /// Media shards: threads with their own io_uring and their own slice of the RTP ports.
@@ -91,48 +183,140 @@ tables! {
 
     /// Media.
     Rtp rtp {
-        /// Address media sockets bind to and SDP names, so a real one, not 0.0.0.0.
-        address: IpAddr = Ipv4Addr::LOCALHOST.into();
+        /// Address media sockets bind to and SDP names, so a real one, not "0.0.0.0". One for IPv4,
+        /// one for IPv6, or both: an offer is answered with the address of its family.
+        address: Addresses = Addresses::loopback();
         /// Ports of both worker slots, half for each: RTP on even ports, RTCP on the odd port above.
         /// The default lies outside the kernel's ephemeral range, 32768-60999; `voxring check`
         /// tells when a range does not.
         ports: PortRange = PortRange { first: 16_384, last: 32_767 };
-        /// Latch onto any first source, not just the address in the SDP: callers are behind a NAT.
-        nat: bool = false;
+        /// Callers are behind a NAT: latch onto a first packet from the address that the call's SIP
+        /// comes from, whatever its port, not just from the address in the SDP.
+        nat: bool = false => calls;
         /// A closed call's ports rest this long, so that late packets reach nobody.
         quarantine_s: u16 = 10, 0..=300 "seconds";
         /// A call without RTP for this long is ended.
-        media_timeout_s: u16 = 60, 1..=3600 "seconds";
+        media_timeout_s: u16 = 60, 1..=3600 "seconds" => calls;
     }
 
     /// What a call may do.
     Calls calls {
         /// Calls at once in a worker; one more gets 503 with Retry-After. 0 refuses every call.
-        calls_max: u32 = 1000, 0..=100000 "calls";
+        calls_max: u32 = 1000, 0..=100000 "calls" => calls;
+        /// New calls a second in a worker, over all gateways; one more gets 503 with Retry-After.
+        calls_per_s: u32 = 500, 1..=100000 "calls per second" => now;
         /// Longest call; more than recording.duration_max_min.
-        duration_max_min: u16 = 30, 10..=120 "minutes";
+        duration_max_min: u16 = 30, 10..=120 "minutes" => calls;
         /// Retry-After in a 503.
-        retry_after_s: u16 = 4, 1..=3600 "seconds";
+        retry_after_s: u16 = 4, 1..=3600 "seconds" => calls;
         /// Which of stacked Diversion headers names the mailbox.
-        diversion: Diversion = Diversion::Bottom;
+        diversion: Diversion = Diversion::Bottom => calls;
         /// Wrong or missing key presses before the call is ended.
-        input_failures_max: u8 = 3, 1..=20 "key presses";
+        input_failures_max: u8 = 3, 1..=20 "key presses" => calls;
+    }
+
+    /// TLS for SIP, mutual by default. SIGHUP, or a change of the files, loads them anew: new
+    /// connections get the new certificate, connections that are up stay, and those whose
+    /// certificate is now revoked are closed.
+    Tls tls {
+        /// Our certificate with its intermediates, PEM. Empty: no TLS.
+        certificate: PathBuf = PathBuf::new() => now;
+        /// Its private key, PEM.
+        key: PathBuf = PathBuf::new() => now;
+        /// Certificates of the authorities that vouch for our peers, PEM.
+        ca: PathBuf = PathBuf::new() => now;
+        /// Their revocation lists, PEM. One that has expired refuses everybody it should judge.
+        /// Empty: none is looked at.
+        crl: PathBuf = PathBuf::new() => now;
+        /// Whether peers must show a certificate.
+        peer_certificate: PeerCertificate = PeerCertificate::Required => now;
+        /// A handshake must be complete this long after the connection was opened.
+        handshake_timeout_s: u16 = 5, 1..=60 "seconds" => now;
+    }
+
+    /// SRTP (RFC 3711), keyed by SDP (RFC 4568).
+    Srtp srtp {
+        /// Suites we take, and in our own offers the order of preference.
+        suites: SrtpSuites = SrtpSuites::default() => calls;
+        /// Exchange keys over UDP and TCP too. Who reads the signalling can then read the media.
+        sdes_over_plain: bool = false => calls;
+    }
+
+    /// What one source may ask of us.
+    Limits limits {
+        /// What becomes of messages and connections from addresses that no gateway has.
+        unknown_source: UnknownSource = UnknownSource::Drop => now;
+        /// New calls a second from one address; one more gets 503 with Retry-After.
+        source_calls_per_s: u32 = 200, 1..=100000 "calls per second" => now;
+        /// How many may come at once after a quiet time.
+        source_calls_burst: u32 = 400, 1..=100000 "calls" => now;
+        /// New connections a second from one address; one more is closed at once.
+        source_connections_per_s: u32 = 200, 1..=100000 "connections per second" => now;
+        /// How many may come at once after a quiet time.
+        source_connections_burst: u32 = 1000, 1..=100000 "connections" => now;
+        /// Connections that one address may have open; one more is closed at once.
+        source_connections_max: u32 = 2000, 1..=1000000 "connections" => now;
+        /// Messages a second on one connection; it is read no faster.
+        connection_messages_per_s: u32 = 5000, 10..=1000000 "messages per second" => now;
     }
 
     /// Voice-mail recordings.
     Recording recording {
         /// Longest message; less than calls.duration_max_min.
-        duration_max_min: u16 = 20, 1..=100 "minutes";
+        duration_max_min: u16 = 20, 1..=100 "minutes" => calls;
         /// Silence that ends a message; it is cut off.
-        silence_s: u16 = 5, 2..=10 "seconds";
+        silence_s: u16 = 5, 2..=10 "seconds" => calls;
         /// A recording with less sound than this is a missed call, not a message.
-        voiced_min_ms: u16 = 200, 0..=10000 "milliseconds";
+        voiced_min_ms: u16 = 200, 0..=10000 "milliseconds" => calls;
     }
 
     /// Extensions for tests.
     TestExtensions test_extensions {
         /// Answer 9196 (echo), 9197 (prompt in a loop), 9198 (record, throw away), 9199 (sink).
-        enabled: bool = false;
+        enabled: bool = false => calls;
+    }
+
+    @lists
+
+    /// A UM IP gateway: who may call. Without any, callers on this machine's loopback may.
+    Gateway gateway {
+        /// What logs, counters and hunt groups call it.
+        name: String = String::new() => now;
+        /// Where it calls from: addresses, networks ("192.0.2.0/24") and DNS names.
+        address: GatewayAddresses = GatewayAddresses::default() => now;
+        /// The DNS name in its certificate. Empty: one of the DNS names in `address`.
+        certificate_name: String = String::new() => now;
+        /// Its standing.
+        status: GatewayStatus = GatewayStatus::Enabled => now;
+        /// Calls at once; one more gets 503 with Retry-After. 0: no limit of its own.
+        calls_max: u32 = 0, 0..=100000 "calls" => now;
+    }
+
+    /// A dial plan: how numbers look and what protects calls. Without any, all numbers are taken,
+    /// unsecured.
+    DialPlan dial_plan {
+        /// What hunt groups call it.
+        name: String = String::new() => now;
+        /// How numbers are written.
+        uri_type: UriType = UriType::Any => now;
+        /// Digits of an extension in a tel_extn plan. 0: any number of them.
+        extension_digits: u8 = 0, 0..=20 "digits" => now;
+        /// What calls must be protected with.
+        security: Security = Security::Unsecured => now;
+    }
+
+    /// A hunt group: the pilot number by which a gateway reaches a dial plan. Without any, all
+    /// gateways reach the first dial plan by any number.
+    HuntGroup hunt_group {
+        /// The gateway's name.
+        gateway: String = String::new() => now;
+        /// The number that is called. Empty: any that no other group of the gateway has.
+        pilot: String = String::new() => now;
+        /// The dial plan's name.
+        dial_plan: String = String::new() => now;
+        /// Mailbox for callers who dial the pilot itself. Empty: they get 404; calls diverted to
+        /// the pilot reach the mailbox that the diversion names.
+        mailbox: String = String::new() => now;
     }
 }
 

@@ -1,16 +1,16 @@
 //! What only trying tells: a ring, binding the listeners, writing the data folder.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 
-use super::ports::listeners;
 use super::report::Report;
 use crate::base::config::{Config, Source};
 use crate::control::client;
+use crate::control::listeners::{planned, try_bind};
 use crate::control::protocol::{ListenerStatus, Reply, Request, SOCKET_NAME};
 use crate::sip::flow::Transport;
 use crate::uring;
@@ -30,7 +30,7 @@ pub(super) fn io_uring(report: &mut Report) {
 pub(super) fn bindable(report: &mut Report, config: &Config, source: &Source) {
     let ours = running_listeners(&config.node.data);
     let mut bound = 0;
-    for listener in listeners(config) {
+    for listener in planned(config) {
         let (transport, address) = (listener.transport, listener.address);
         let name = format!("{} {}", transport.name(), address);
         match try_bind(transport, address) {
@@ -55,24 +55,19 @@ pub(super) fn bindable(report: &mut Report, config: &Config, source: &Source) {
     if bound > 0 {
         report.pass(format!("{bound} listeners can be bound"));
     }
-    let media = SocketAddr::new(config.rtp.address, 0);
-    match try_bind(Transport::Udp, media) {
-        Ok(()) => report.pass(format!("media can be bound to {}", config.rtp.address)),
-        Err(error) => {
-            let fix = bind_fix(&error, media, "rtp.address");
-            report.error(
-                source.locate("rtp.address"),
-                format!("{} cannot be bound: {error}", config.rtp.address),
-                fix,
-            );
+    for address in config.rtp.address.iter() {
+        let media = SocketAddr::new(address, 0);
+        match try_bind(Transport::Udp, media) {
+            Ok(()) => report.pass(format!("media can be bound to {address}")),
+            Err(error) => {
+                let fix = bind_fix(&error, media, "rtp.address");
+                report.error(
+                    source.locate("rtp.address"),
+                    format!("{address} cannot be bound: {error}"),
+                    fix,
+                );
+            }
         }
-    }
-}
-
-fn try_bind(transport: Transport, address: SocketAddr) -> io::Result<()> {
-    match transport {
-        Transport::Udp => UdpSocket::bind(address).map(drop),
-        Transport::Tcp | Transport::Tls => TcpListener::bind(address).map(drop),
     }
 }
 
@@ -144,6 +139,8 @@ fn nearest_existing(path: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
 
     /// Goal: a port somebody else holds is an error that names it; a free one passes. Method: hold one.

@@ -11,6 +11,5 @@ mod report;
 mod run;
 
 pub use machine::{Machine, raise_descriptor_limit};
-pub use ports::{Listener, listeners};
 pub use report::{Level, Problem, Report};
 pub use run::{examine, run};

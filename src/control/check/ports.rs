@@ -1,45 +1,13 @@
 //! Ports: between listeners, against the RTP range, and against what the kernel hands out itself.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use super::machine::Machine;
 use super::report::Report;
 use crate::base::config::{Config, Source};
+use crate::control::listeners::{PlannedListener, planned};
 use crate::sip::flow::Transport;
-
-/// A socket the configuration asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listener {
-    /// `router`, `service`, `worker A`, `worker B`.
-    pub role: &'static str,
-    /// The key its port comes from.
-    pub key: &'static str,
-    /// What it carries.
-    pub transport: Transport,
-    /// Where it is bound.
-    pub address: SocketAddr,
-}
-
-/// Every socket for SIP that `config` asks for, in the order of the port map.
-pub fn listeners(config: &Config) -> Vec<Listener> {
-    let (router, service, worker) = (&config.router, &config.service, &config.worker);
-    let roles = [
-        ("router", "router.port", router.address, router.port, router.udp),
-        ("service", "service.port", service.address, service.port, service.udp),
-        ("worker A", "worker.port_a", worker.address, worker.port_a, worker.udp),
-        ("worker B", "worker.port_b", worker.address, worker.port_b, worker.udp),
-    ];
-    let mut listeners = Vec::new();
-    for (role, key, address, port, udp) in roles {
-        let address = SocketAddr::new(address, port);
-        listeners.push(Listener { role, key, transport: Transport::Tcp, address });
-        if udp {
-            listeners.push(Listener { role, key, transport: Transport::Udp, address });
-        }
-    }
-    listeners
-}
 
 /// Ports from `first` to `last`, both included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +46,7 @@ impl std::fmt::Display for Span {
 
 /// Compares all ports of `config` with each other and with the kernel's.
 pub(super) fn examine(report: &mut Report, config: &Config, source: &Source, machine: &Machine) {
-    let listeners = listeners(config);
+    let listeners = planned(config);
     between_listeners(report, &listeners, source);
     against_rtp(report, config, &listeners, source);
     against_kernel(report, config, &listeners, source, machine);
@@ -86,19 +54,19 @@ pub(super) fn examine(report: &mut Report, config: &Config, source: &Source, mac
 }
 
 /// Two sockets of one transport at one place.
-fn between_listeners(report: &mut Report, listeners: &[Listener], source: &Source) {
+fn between_listeners(report: &mut Report, listeners: &[PlannedListener], source: &Source) {
     let mut found = false;
     for (index, one) in listeners.iter().enumerate() {
         for other in listeners.iter().skip(index + 1) {
-            if one.transport == Transport::Tcp
-                && other.transport == Transport::Tcp
+            if one.transport.is_reliable()
+                && other.transport.is_reliable()
                 && one.address.port() == other.address.port()
                 && share_address(one.address.ip(), other.address.ip())
             {
                 found = true;
                 report.error(
                     source.locate(other.key),
-                    format!("{} and {} both listen on {}", one.role, other.role, other.address),
+                    format!("{} and {} both listen on {}", one.role.name(), other.role.name(), other.address),
                     format!("give {} or {} another port", one.key, other.key),
                 );
             }
@@ -110,16 +78,16 @@ fn between_listeners(report: &mut Report, listeners: &[Listener], source: &Sourc
 }
 
 /// A SIP socket over UDP amid the media ports.
-fn against_rtp(report: &mut Report, config: &Config, listeners: &[Listener], source: &Source) {
+fn against_rtp(report: &mut Report, config: &Config, listeners: &[PlannedListener], source: &Source) {
     let rtp = rtp_span(config);
     for listener in listeners {
         if listener.transport == Transport::Udp
             && rtp.contains(listener.address.port())
-            && share_address(listener.address.ip(), config.rtp.address)
+            && config.rtp.address.iter().any(|media| share_address(listener.address.ip(), media))
         {
             report.error(
                 source.locate("rtp.ports"),
-                format!("{rtp} contains {}'s UDP port {}", listener.role, listener.address.port()),
+                format!("{rtp} contains {}'s UDP port {}", listener.role.name(), listener.address.port()),
                 format!("move {} out of the range, or the range away from it", listener.key),
             );
         }
@@ -130,7 +98,7 @@ fn against_rtp(report: &mut Report, config: &Config, listeners: &[Listener], sou
 fn against_kernel(
     report: &mut Report,
     config: &Config,
-    listeners: &[Listener],
+    listeners: &[PlannedListener],
     source: &Source,
     machine: &Machine,
 ) {

@@ -73,7 +73,7 @@ impl Shards {
             let shard_config = ShardConfig {
                 index,
                 cpu,
-                address: config.rtp.address,
+                address: config.rtp.address.first(),
                 ports,
                 quarantine: Duration::from_secs(u64::from(config.rtp.quarantine_s)),
                 legs_max: config.calls.calls_max as usize,

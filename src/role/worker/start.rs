@@ -1,7 +1,7 @@
 //! Puts a worker's threads together and runs its signalling shard.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::base::config::Config;
 use crate::call::inbound::CallRules;
 use crate::control::cli::Slot;
+use crate::control::listeners::{self, ListenRole};
 use crate::control::protocol::ListenerStatus;
 use crate::mailbox::audio::read_prompts;
 use crate::mailbox::service::{self, ServiceConfig, ServiceError};
@@ -18,8 +19,7 @@ use crate::role::user_agent;
 use crate::role::worker::calls::{Calls, Parts};
 use crate::role::worker::shards::{Shards, ShardsError};
 use crate::sdp::LocalMedia;
-use crate::signal::{self, Listener};
-use crate::sip::flow::Transport;
+use crate::signal::{self, ListenError, Listener};
 use crate::sip::session_timer::SessionRules;
 use crate::sip::uas::UasRules;
 use crate::um::answering;
@@ -41,14 +41,12 @@ pub enum WorkerError {
     /// Store or spool.
     #[error(transparent)]
     Mailbox(#[from] ServiceError),
-    /// The slot's port.
-    #[error("worker {slot} {address}: {error}")]
+    /// One of the slot's ports.
+    #[error("worker {slot}: {error}")]
     Listen {
         /// `A` or `B`.
         slot: &'static str,
-        /// Where it wanted to listen.
-        address: SocketAddr,
-        /// What the kernel says.
+        /// Where it wanted to listen and what the kernel says.
         error: io::Error,
     },
     /// Random numbers, threads.
@@ -73,8 +71,8 @@ pub fn run() -> Result<(), WorkerError> {
 }
 
 fn serve(link: &Arc<WorkerLink>, slot: Slot, config: Box<Config>) -> Result<(), WorkerError> {
-    let address = SocketAddr::new(config.worker.address, slot.port(&config));
-    await_port(slot, address, config.worker.udp)?;
+    let listeners = listeners(&config, slot);
+    await_ports(slot, &listeners)?;
     let shards = Shards::spawn(&config, slot)?;
     let shard_status = shards.status();
     let (mailbox, recovered) = service::spawn(ServiceConfig {
@@ -84,7 +82,6 @@ fn serve(link: &Arc<WorkerLink>, slot: Slot, config: Box<Config>) -> Result<(), 
     })?;
     let prompts = load_prompts(&config);
     let seed = user_agent::random()?;
-    let listeners = listeners(&config, address);
     let signal_config = user_agent::signal_config(&config, listeners.clone());
     let calls = Calls::new(Parts {
         slot,
@@ -111,35 +108,36 @@ fn serve(link: &Arc<WorkerLink>, slot: Slot, config: Box<Config>) -> Result<(), 
     };
     let ended = signal::run(signal_config, calls, bound);
     if let Some(error) = bind_error {
-        return Err(WorkerError::Listen { slot: slot.name(), address, error });
+        return Err(WorkerError::Listen { slot: slot.name(), error });
     }
     Ok(ended?)
 }
 
-/// Waits until the slot's port can be bound, for UDP too where that is on.
-fn await_port(slot: Slot, address: SocketAddr, udp: bool) -> Result<(), WorkerError> {
+/// Waits until the slot's ports can be bound.
+fn await_ports(slot: Slot, listeners: &[Listener]) -> Result<(), WorkerError> {
     const STEP: Duration = Duration::from_millis(50);
     let mut left = PORT_PATIENCE;
     let mut is_told = false;
-    loop {
-        let tcp = TcpListener::bind(address);
-        match tcp.and_then(|_| if udp { UdpSocket::bind(address).map(drop) } else { Ok(()) }) {
-            Ok(()) => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && !left.is_zero() => {
-                if !std::mem::replace(&mut is_told, true) {
-                    tracing::warn!(slot = slot.name(), %address, patience = ?PORT_PATIENCE, "the port is in use; waiting");
-                }
-                thread::sleep(STEP);
-                left = left.saturating_sub(STEP);
+    for listener in listeners {
+        while let Err(error) = listeners::try_bind(listener.transport, listener.address) {
+            if error.kind() != io::ErrorKind::AddrInUse || left.is_zero() {
+                let error = ListenError { listener: *listener, error };
+                return Err(WorkerError::Listen { slot: slot.name(), error: io::Error::other(error) });
             }
-            Err(error) => return Err(WorkerError::Listen { slot: slot.name(), address, error }),
+            if !std::mem::replace(&mut is_told, true) {
+                let address = listener.address;
+                tracing::warn!(slot = slot.name(), %address, patience = ?PORT_PATIENCE, "the port is in use; waiting");
+            }
+            thread::sleep(STEP);
+            left = left.saturating_sub(STEP);
         }
     }
+    Ok(())
 }
 
-fn listeners(config: &Config, address: SocketAddr) -> Vec<Listener> {
-    let udp = config.worker.udp.then_some(Transport::Udp);
-    [Transport::Tcp].into_iter().chain(udp).map(|transport| Listener { transport, address }).collect()
+fn listeners(config: &Config, slot: Slot) -> Vec<Listener> {
+    let planned = listeners::of_role(config, ListenRole::Worker(slot)).into_iter();
+    planned.map(|l| Listener { transport: l.transport, address: l.address }).collect()
 }
 
 fn listener_status(slot: Slot, listeners: &[Listener], addresses: &[SocketAddr]) -> Vec<ListenerStatus> {
@@ -151,12 +149,12 @@ fn listener_status(slot: Slot, listeners: &[Listener], addresses: &[SocketAddr])
 fn call_rules(config: &Config) -> CallRules {
     CallRules {
         local: LocalMedia {
-            address: config.rtp.address,
+            address: config.rtp.address.first(),
             codecs: vec![Codec::Pcmu, Codec::Pcma],
             dtmf: true,
             nat: config.rtp.nat,
         },
-        cname: format!("{}@{}", config.node.name, config.rtp.address),
+        cname: format!("{}@{}", config.node.name, config.rtp.address.first()),
         media_timeout: Duration::from_secs(u64::from(config.rtp.media_timeout_s)),
         duration_max: Duration::from_secs(60 * u64::from(config.calls.duration_max_min)),
         session: SessionRules {
