@@ -63,7 +63,8 @@ fn open(now: Instant, id: u32) -> Leg {
         ptime_ms: 20,
         send: true,
         receive: true,
-        nat: false,
+        nat: None,
+        srtp: None,
     };
     let plan =
         LegPlan { media: Some(media), cname: "voxring@bench".into(), media_timeout: Duration::from_secs(60) };

@@ -1,4 +1,4 @@
-//! Bounded fuzzing of what media peers send: RTP, RTCP and SDP on their own.
+//! Bounded fuzzing of what media peers send: RTP, RTCP, SRTP and SDP on their own.
 //!
 //! Runs `VOXRING_FUZZ_SECONDS` (default 2) for each of them. Prints its seed; the same `VOXRING_SEED`
 //! repeats the same inputs.
@@ -6,10 +6,12 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
+use voxring::base::config::SrtpSuite;
 use voxring::base::random::SplitMix64;
 use voxring::rtp::packet::{self, RtpTimestamp};
 use voxring::rtp::rtcp;
 use voxring::rtp::sequence::SourceState;
+use voxring::rtp::srtp::{MasterKey, Mki, OVERHEAD_BYTES_MAX, SrtpPlan, SrtpSession, key_and_salt_bytes};
 use voxring::sdp::{self, Codec, LocalMedia};
 
 /// Picks and spoils.
@@ -134,6 +136,64 @@ fn fuzz_rtcp_never_panics() {
                 bye: received.bye,
             };
             assert!(report.write(&mut [0; rtcp::COMPOUND_BYTES_MAX]).is_some());
+        }
+    });
+}
+
+/// Both ends of a call protected by this suite.
+fn srtp_ends(suite: SrtpSuite, mki: Option<Mki>) -> (SrtpSession, SrtpSession) {
+    let master =
+        |byte| MasterKey::new(suite, &vec![byte; key_and_salt_bytes(suite)], mki).expect("right length");
+    let us = SrtpSession::new(&SrtpPlan { send: master(1), receive: master(2) });
+    (us, SrtpSession::new(&SrtpPlan { send: master(2), receive: master(1) }))
+}
+
+/// Goal: no datagram makes unprotecting panic, and none that differs from what was protected
+/// authenticates; the authentic ones still do afterwards, once. Method: mutated SRTP and SRTCP of
+/// each suite, with and without MKI, header extension and CSRC list.
+#[test]
+fn fuzz_srtp_never_panics_and_takes_nothing_changed() {
+    let mut plain = vec![0x80, 0, 0, 1, 0, 0, 0, 160, 1, 2, 3, 4];
+    plain.extend([0x55; 160]);
+    let mut full = vec![0xB2, 101, 0xFF, 0xFF, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0];
+    full.extend([0xBE, 0xDE, 0, 1, 1, 2, 3, 4, 9, 9, 9, 0, 0, 0, 0, 5]);
+    let report = rtcp::Report { ssrc: 9, sender: None, block: None, cname: "a@b", bye: true };
+    let mut compound = vec![0; rtcp::COMPOUND_BYTES_MAX];
+    let len = report.write(&mut compound).unwrap();
+    compound.truncate(len);
+    let protect = |plain: &[u8], one: &mut dyn FnMut(&mut [u8], usize) -> Option<usize>| {
+        let mut packet = [plain, &[0; OVERHEAD_BYTES_MAX]].concat();
+        let len = one(&mut packet, plain.len()).expect("there is room");
+        packet.truncate(len);
+        packet
+    };
+    fuzz("fuzz_srtp", |random| {
+        let suite = SrtpSuite::ALL[random.below(SrtpSuite::ALL.len())];
+        let mki = (random.below(3) == 0).then_some(Mki { value: 7, bytes: 4 });
+        let (mut us, mut peer) = srtp_ends(suite, mki);
+        let (_, mut other) = srtp_ends(suite, mki);
+        let packets = [
+            protect(&plain, &mut |packet, len| peer.protect_rtp(packet, len)),
+            protect(&full, &mut |packet, len| other.protect_rtp(packet, len)),
+        ];
+        let compounds = [protect(&compound, &mut |packet, len| peer.protect_rtcp(packet, len))];
+        for _ in 0..random.below(20) {
+            let mut bytes = random.mutated(&packets, &[0, 1, 0x7F, 0x80, 0x90, 0xA0, 0xB0, 0xFF]);
+            let changed = !packets.contains(&bytes);
+            assert!(us.unprotect_rtp(&mut bytes.clone()).is_err() || !changed);
+            // Read as the other protocol it is nothing either.
+            assert!(us.unprotect_rtcp(&mut bytes).is_err());
+            let mut bytes = random.mutated(&compounds, &[0, 1, 7, 0x80, 0x81, 0x9F, 200, 203, 0xFF]);
+            let changed = !compounds.contains(&bytes);
+            assert!(us.unprotect_rtp(&mut bytes.clone()).is_err());
+            assert!(us.unprotect_rtcp(&mut bytes).is_err() || !changed);
+        }
+        let (mut us, _) = srtp_ends(suite, mki);
+        for (packet, plain) in packets.iter().zip([&plain, &full]) {
+            let mut bytes = packet.clone();
+            let len = us.unprotect_rtp(&mut bytes).expect("authentic");
+            assert_eq!(&bytes[..len], &plain[..]);
+            assert!(us.unprotect_rtp(&mut packet.clone()).is_err(), "once");
         }
     });
 }

@@ -15,8 +15,10 @@ use crate::media::order::{
 use crate::media::playout::Player;
 use crate::media::record::Recorder;
 use crate::rtp::packet::{HEADER_BYTES, RtpHeader, RtpTimestamp, SeqNo, write_header};
+use crate::rtp::srtp::SrtpSession;
 
 mod digits;
+mod protect;
 mod receive;
 mod report;
 
@@ -66,6 +68,9 @@ pub enum LegOutput {
 pub struct Leg {
     id: LegId,
     media: Option<MediaPlan>,
+    /// In use while `media` says so. It stays when media goes without for a while: were it made
+    /// again with the same key, it would use an index again.
+    srtp: Option<Box<SrtpSession>>,
     mode: LegMode,
     sender: Sender,
     player: Option<Player>,
@@ -100,9 +105,10 @@ impl Leg {
             timestamp: RtpTimestamp(seed.timestamp),
             marker: true,
         };
-        Self {
+        let mut leg = Self {
             id: leg,
-            media: plan.media,
+            media: None,
+            srtp: None,
             mode: LegMode::Voice,
             sender,
             player: None,
@@ -114,7 +120,9 @@ impl Leg {
             files: VecDeque::new(),
             stats: LegStats::default(),
             closing: false,
-        }
+        };
+        leg.set_media(plan.media);
+        leg
     }
 
     /// A new offer or answer took effect. Another remote address releases the latch; a pause in
@@ -131,7 +139,7 @@ impl Leg {
         if let Some(recorder) = self.recorder.as_mut().filter(|_| held || remote != media.remote_rtp) {
             recorder.restart();
         }
-        self.media = Some(media);
+        self.set_media(Some(media));
     }
 
     /// Chooses what happens to received audio.
@@ -223,6 +231,7 @@ impl Leg {
             Some(_) | None => payload.fill(codec.silence()),
         }
         self.sender.sequence = self.sender.sequence.plus(1);
+        let len = self.protect_rtp(buf, len)?;
         self.reporter.note_sent(now, timestamp);
         self.stats.tx_packets += 1;
         self.stats.tx_bytes += u64::from(samples);

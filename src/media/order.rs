@@ -194,6 +194,11 @@ pub struct LegStats {
     pub invalid: u64,
     /// Datagrams from another source than the latched one.
     pub source_filtered: u64,
+    /// SRTP and SRTCP packets of the right source that do not authenticate, are too short or carry
+    /// another MKI.
+    pub srtp_auth_failed: u64,
+    /// SRTP and SRTCP packets that came before, or more than 127 packets late (RFC 3711 §3.3.2).
+    pub srtp_replayed: u64,
     /// Interarrival jitter, RTP timestamp units (8 = 1 ms).
     pub jitter: u32,
     /// Loss the far end reports, out of 256 (RFC 3550 §6.4.1).

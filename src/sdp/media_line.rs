@@ -131,7 +131,8 @@ pub(super) fn accept(session: &Session, media: &Media, local: &LocalMedia) -> Re
         ptime_ms: ptime_ms(session, media),
         send: ours.send,
         receive: ours.receive,
-        nat: local.nat,
+        nat: None,
+        srtp: None,
     };
     Ok(Accepted { plan, events })
 }

@@ -1,8 +1,10 @@
 //! What offer and answer come to: the part of an order to a media shard that SDP decides.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
+
+use crate::rtp::srtp::SrtpPlan;
 
 /// A codec the node itself encodes and decodes. One byte is one sample, 8000 a second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -33,8 +35,11 @@ pub struct MediaPlan {
     pub send: bool,
     /// The peer may send (our direction is sendrecv or recvonly).
     pub receive: bool,
-    /// Latch onto any source, not just the signalled address: the peer is behind a NAT.
-    pub nat: bool,
+    /// The peer is behind a NAT, and this is where its signalling comes from: a first packet from
+    /// there, whatever its port, is latched onto, as one from `remote_rtp` is.
+    pub nat: Option<IpAddr>,
+    /// Both directions are protected with these keys (RTP/SAVP). `None`: plain RTP and RTCP.
+    pub srtp: Option<SrtpPlan>,
 }
 
 impl Codec {

@@ -171,6 +171,15 @@ enum Refusal {
     Invalid,
 }
 
+/// What arrived, and from where.
+struct Datagram<'a> {
+    from: SocketAddr,
+    /// The plain packet, and room where its protection was.
+    bytes: &'a mut [u8],
+    /// Bytes of the plain packet.
+    len: usize,
+}
+
 /// What a payload is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -182,21 +191,16 @@ enum Kind {
 impl Leg {
     /// Takes one datagram from the RTP socket. It may be rewritten in place (echo).
     pub fn handle_rtp(&mut self, now: Instant, from: SocketAddr, datagram: &mut [u8]) -> Verdict {
-        let Some(media) = self.media.as_ref().filter(|_| !self.closing) else {
+        if self.media.is_none() || self.closing {
             return Verdict::Consumed;
-        };
-        let expected = match self.receiver.latched {
-            Some(latched) => from == latched,
-            None => {
-                let straggler = self.receiver.released.is_some_and(|(old, until)| old == from && now < until);
-                (media.nat && !straggler) || media.remote_rtp == Some(from)
-            }
-        };
-        if !expected {
+        }
+        if !self.is_expected(now, from) {
             self.stats.source_filtered += 1;
             return Verdict::Consumed;
         }
-        let kind = packet::parse(datagram).ok().and_then(|packet| {
+        let Some(len) = self.unprotect_rtp(datagram) else { return Verdict::Consumed };
+        let kind = datagram.get(..len).zip(self.media.as_ref()).and_then(|(plain, media)| {
+            let packet = packet::parse(plain).ok()?;
             let payload_type = packet.header.payload_type;
             let kind = if payload_type == media.payload_type {
                 Kind::Audio
@@ -214,7 +218,7 @@ impl Leg {
             return Verdict::Consumed;
         };
         match self.receiver.judge(now, &packet.header) {
-            Ok(arrival) => self.accept(now, from, datagram, kind, &packet, arrival),
+            Ok(arrival) => self.accept(now, Datagram { from, bytes: datagram, len }, kind, &packet, arrival),
             Err(Refusal::Duplicate) => {
                 self.stats.duplicate += 1;
                 Verdict::Consumed
@@ -226,11 +230,21 @@ impl Leg {
         }
     }
 
+    /// Whether RTP may come from there: from the latched source and no other, else from where the
+    /// peer said, or from beside its signalling when it is behind a NAT.
+    fn is_expected(&self, now: Instant, from: SocketAddr) -> bool {
+        let Some(media) = &self.media else { return false };
+        if let Some(latched) = self.receiver.latched {
+            return from == latched;
+        }
+        let straggler = self.receiver.released.is_some_and(|(old, until)| old == from && now < until);
+        (media.nat == Some(from.ip()) && !straggler) || media.remote_rtp == Some(from)
+    }
+
     fn accept(
         &mut self,
         now: Instant,
-        from: SocketAddr,
-        datagram: &mut [u8],
+        datagram: Datagram<'_>,
         kind: Kind,
         packet: &Packet,
         arrival: Arrival,
@@ -239,16 +253,16 @@ impl Leg {
         self.stats.rx_bytes += packet.payload.len() as u64;
         self.receiver.heard = Some(now);
         if self.receiver.latched.is_none() {
-            self.receiver.latched = Some(from);
-            self.emit(Event::Latched { leg: self.id, peer: from });
+            self.receiver.latched = Some(datagram.from);
+            self.emit(Event::Latched { leg: self.id, peer: datagram.from });
         }
         if self.media.as_ref().is_some_and(|media| media.receive) {
-            let payload = datagram.get(packet.payload.clone()).unwrap_or_default();
+            let payload = datagram.bytes.get(packet.payload.clone()).unwrap_or_default();
             self.hear(now, kind, packet.header.timestamp, payload, arrival);
             self.check_recording(now);
         }
         match self.mode {
-            LegMode::Echo => self.echo(now, from, datagram, packet, arrival),
+            LegMode::Echo => self.echo(now, datagram, packet, arrival),
             LegMode::Voice | LegMode::Sink => Verdict::Consumed,
         }
     }
@@ -298,14 +312,7 @@ impl Leg {
 
     /// Makes the packet ours: SSRC, and sequence and timestamp moved by a constant, so that gaps
     /// and order stay what they were.
-    fn echo(
-        &mut self,
-        now: Instant,
-        to: SocketAddr,
-        datagram: &mut [u8],
-        packet: &Packet,
-        arrival: Arrival,
-    ) -> Verdict {
+    fn echo(&mut self, now: Instant, datagram: Datagram<'_>, packet: &Packet, arrival: Arrival) -> Verdict {
         if !self.media.as_ref().is_some_and(|media| media.send) {
             return Verdict::Consumed;
         }
@@ -320,16 +327,20 @@ impl Leg {
         });
         let sequence = SeqNo(header.sequence.0.wrapping_add(echo.sequence));
         let timestamp = RtpTimestamp(header.timestamp.0.wrapping_add(echo.timestamp));
-        let Some(fields) = datagram.get_mut(2..packet::HEADER_BYTES) else { return Verdict::Consumed };
+        let Datagram { from: to, bytes, len } = datagram;
+        let Some(fields) = bytes.get_mut(2..packet::HEADER_BYTES) else { return Verdict::Consumed };
         fields[..2].copy_from_slice(&sequence.0.to_be_bytes());
         fields[2..6].copy_from_slice(&timestamp.0.to_be_bytes());
         fields[6..].copy_from_slice(&sender.ssrc.to_be_bytes());
         if arrival.newest {
             sender.sequence = sequence.plus(1);
+        }
+        let Some(len) = self.protect_rtp(bytes, len) else { return Verdict::Consumed };
+        if arrival.newest {
             self.reporter.note_sent(now, timestamp);
         }
         self.stats.tx_packets += 1;
         self.stats.tx_bytes += packet.payload.len() as u64;
-        Verdict::Send { len: datagram.len(), to }
+        Verdict::Send { len, to }
     }
 }

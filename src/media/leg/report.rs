@@ -96,11 +96,13 @@ impl Leg {
         let block = self.report_block(now);
         let cname = &self.reporter.cname;
         let report = Report { ssrc: self.sender.ssrc, sender, block, cname, bye };
-        Some((report.write(buf)?, to))
+        let len = report.write(buf)?;
+        Some((self.protect_rtcp(buf, len)?, to))
     }
 
-    /// Takes one datagram from the RTCP socket; what is not from the peer or malformed is counted.
-    pub fn handle_rtcp(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) {
+    /// Takes one datagram from the RTCP socket, decrypting it in place; what is not from the peer or
+    /// malformed is counted.
+    pub fn handle_rtcp(&mut self, now: Instant, from: SocketAddr, datagram: &mut [u8]) {
         let Some(media) = &self.media else { return };
         let from_peer = match self.receiver.latched() {
             Some(latched) => from.ip() == latched.ip(),
@@ -110,7 +112,8 @@ impl Leg {
             self.stats.source_filtered += 1;
             return;
         }
-        let Ok(received) = rtcp::read(datagram, self.sender.ssrc) else {
+        let Some(plain) = self.unprotect_rtcp(datagram) else { return };
+        let Ok(received) = rtcp::read(plain, self.sender.ssrc) else {
             self.stats.invalid += 1;
             return;
         };

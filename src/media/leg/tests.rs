@@ -18,8 +18,12 @@ use crate::media::order::{Audio, DigitSource, RecordingMeta};
 use crate::media::test_signal::{PEAK_0_DBM0, Random, dual_tone, noise, sample, speech};
 use crate::rtp::packet::parse;
 
+mod srtp;
+
 const PHONE: &str = "192.0.2.7:4000";
 const STRANGER: &str = "198.51.100.9:4000";
+/// Behind a NAT whose outside is also where signalling comes from.
+const BESIDE: &str = "203.0.113.1:61234";
 
 fn addr(text: &str) -> SocketAddr {
     text.parse().unwrap()
@@ -39,7 +43,8 @@ fn media() -> MediaPlan {
         ptime_ms: 20,
         send: true,
         receive: true,
-        nat: false,
+        nat: None,
+        srtp: None,
     }
 }
 
@@ -486,8 +491,9 @@ fn every_recording_ends_with_its_event() {
     assert_eq!((rig.begun, rig.ended.len()), (3, 3));
 }
 
-/// Goal: only the signalled source is heard, then only the latched one; with NAT any first source;
-/// a new remote address releases the latch, and the old source's stragglers do not take it again.
+/// Goal: only the signalled source is heard, then only the latched one; with NAT a first source is
+/// any port of the signalling's address; what is latched is never latched again but by a new remote
+/// address, and then the old source's stragglers do not take it.
 /// Method: packets from phone and stranger before and after each.
 #[test]
 fn only_the_signalled_or_latched_source_is_heard() {
@@ -505,18 +511,23 @@ fn only_the_signalled_or_latched_source_is_heard() {
     send(&mut rig, STRANGER, 1);
     assert_eq!((rig.leg.stats().rx_packets, rig.leg.stats().source_filtered), (1, 2));
 
-    let nat = MediaPlan { nat: true, ..media() };
+    let nat = MediaPlan { nat: Some(addr(BESIDE).ip()), ..media() };
     let mut rig = Rig::new(nat.clone());
     send(&mut rig, STRANGER, 0);
-    assert_eq!(rig.leg.latched(), Some(addr(STRANGER)));
-    send(&mut rig, PHONE, 1);
-    assert_eq!(rig.leg.stats().source_filtered, 1);
+    assert_eq!((rig.leg.latched(), rig.leg.stats().source_filtered), (None, 1));
+    send(&mut rig, BESIDE, 0);
+    assert_eq!(rig.leg.latched(), Some(addr(BESIDE)));
+    for (filtered, other) in [(2, PHONE), (3, STRANGER), (4, "203.0.113.1:9")] {
+        send(&mut rig, other, 1);
+        assert_eq!((rig.leg.latched(), rig.leg.stats().source_filtered), (Some(addr(BESIDE)), filtered));
+    }
+    assert_eq!(rig.leg.stats().rx_packets, 1);
     let mut buf = [0; 1500];
-    assert_eq!(rig.leg.poll_rtp(rig.now, &mut buf), Some((172, addr(STRANGER))));
+    assert_eq!(rig.leg.poll_rtp(rig.now, &mut buf), Some((172, addr(BESIDE))));
     let moved = MediaPlan { remote_rtp: Some(addr("192.0.2.7:5000")), ..nat };
     rig.leg.update(rig.now, moved.clone());
     assert_eq!(rig.leg.poll_rtp(rig.now, &mut buf), Some((172, addr("192.0.2.7:5000"))));
-    send(&mut rig, STRANGER, 2);
+    send(&mut rig, BESIDE, 2);
     assert_eq!(rig.leg.latched(), None);
     send(&mut rig, "203.0.113.1:9", 3);
     assert_eq!(rig.leg.latched(), Some(addr("203.0.113.1:9")));
@@ -763,9 +774,9 @@ fn reports_leave_on_schedule_and_end_with_bye() {
     let mut buf = [0; 200];
     let len = report.write(&mut buf).unwrap();
     let arrival = rig.began + *at + ms(250 + 30);
-    rig.leg.handle_rtcp(arrival, addr(STRANGER), &buf[..len]);
+    rig.leg.handle_rtcp(arrival, addr(STRANGER), &mut buf[..len]);
     assert_eq!((rig.leg.stats().rtt_us, rig.leg.stats().source_filtered), (None, 1));
-    rig.leg.handle_rtcp(arrival, addr("192.0.2.7:4001"), &buf[..len]);
+    rig.leg.handle_rtcp(arrival, addr("192.0.2.7:4001"), &mut buf[..len]);
     assert_eq!(rig.leg.stats().remote_fraction_lost, 64);
     assert!(rig.leg.stats().rtt_us.unwrap().abs_diff(30_000) < 100);
 

@@ -449,6 +449,8 @@ impl Calls {
             late = stats.late,
             invalid = stats.invalid,
             source_filtered = stats.source_filtered,
+            srtp_auth_failed = stats.srtp_auth_failed,
+            srtp_replayed = stats.srtp_replayed,
             "call ended"
         );
     }

@@ -59,7 +59,8 @@ fn an_ordinary_offer_is_answered_with_one_codec_and_events() {
         ptime_ms: 30,
         send: true,
         receive: true,
-        nat: false,
+        nat: None,
+        srtp: None,
     };
     assert_eq!(*negotiated.plan(), expected_plan);
     let body = Origin::new(8).answer(&negotiated, 16_384);

@@ -119,7 +119,8 @@ fn plan(remote: Option<SocketAddr>) -> LegPlan {
         ptime_ms: 20,
         send: true,
         receive: true,
-        nat: false,
+        nat: None,
+        srtp: None,
     };
     LegPlan { media: Some(media), cname: "test@voxring".to_owned(), media_timeout: Duration::from_secs(60) }
 }

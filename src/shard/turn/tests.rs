@@ -94,7 +94,8 @@ fn plan() -> Box<LegPlan> {
         ptime_ms: 20,
         send: true,
         receive: true,
-        nat: false,
+        nat: None,
+        srtp: None,
     };
     Box::new(LegPlan { media: Some(media), cname: "test".to_owned(), media_timeout: Duration::from_secs(60) })
 }
