@@ -13,3 +13,6 @@ pub mod script;
 pub mod sip;
 pub mod spacing;
 pub mod stamps;
+
+#[cfg(test)]
+mod testing;

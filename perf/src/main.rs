@@ -15,6 +15,7 @@ use voxperf::media::g711::Codec;
 use voxperf::media::mangle::Odds;
 use voxperf::script::{Hold, KeyPress, When, seconds_of};
 use voxperf::sip::target::Target;
+use voxperf::sip::tls::{TlsClient, TlsOptions};
 use voxperf::sip::uac::Wishes;
 use voxperf::{call, media, run, spacing};
 
@@ -27,6 +28,7 @@ use voxperf::{call, media, run, spacing};
     after_help = "Examples:\n  \
     voxperf call --to 'sip:1001@127.0.0.1:5060;transport=tcp' --play speech.wav --play-after-beep --hangup-after-play 0\n  \
     voxperf call --to 'sip:9196@127.0.0.1:5060;transport=tcp' --calls 20 --rate 5 --duration 10 --json\n  \
+    voxperf call --to 'sip:1001@um.test:5061;transport=tls' --ca ca.pem --cert gateway.pem --key gateway.key\n  \
     voxperf spacing --to 'sip:9197@127.0.0.1:5060;transport=tcp' --calls 500 --seconds 30 --pid $(pidof -s voxring)"
 )]
 struct Cli {
@@ -45,7 +47,7 @@ enum Command {
 /// How calls are placed.
 #[derive(Debug, Args)]
 struct Placing {
-    /// Who to call: sip:USER@HOST[:PORT][;transport=tcp|udp]. Redirects (3xx) are followed.
+    /// Who to call: sip:USER@HOST[:PORT][;transport=tcp|udp|tls]. Redirects (3xx) are followed.
     #[arg(long, value_name = "URI")]
     to: Destination,
     /// User part of From.
@@ -63,17 +65,20 @@ struct Placing {
     /// Print the report as JSON.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    tls: TlsOptions,
 }
 
 impl Placing {
-    fn wishes(&self, offer: bool) -> Wishes {
-        Wishes {
+    fn wishes(&self, offer: bool) -> Result<Wishes> {
+        Ok(Wishes {
             from: self.from.clone(),
             headers: self.headers.clone(),
             offer,
             session_expires_s: self.session_expires,
             patience: self.patience,
-        }
+            tls: TlsClient::load(&self.tls)?,
+        })
     }
 }
 
@@ -194,7 +199,7 @@ fn run_call(args: CallArgs) -> Result<bool> {
     }
     let file = args.play.as_deref().map(media::wav::read).transpose()?.unwrap_or_default();
     let plan = call::Plan {
-        wishes: args.placing.wishes(!args.no_offer),
+        wishes: args.placing.wishes(!args.no_offer)?,
         target: args.placing.to.0,
         codecs: args.codec,
         dtmf_offered: !args.no_pt101,
@@ -217,7 +222,7 @@ fn run_call(args: CallArgs) -> Result<bool> {
 fn run_spacing(args: SpacingArgs) -> Result<bool> {
     ensure!(args.rate > 0.0, "--rate must be above 0");
     let plan = spacing::Plan {
-        wishes: args.placing.wishes(true),
+        wishes: args.placing.wishes(true)?,
         target: args.placing.to.0,
         calls: args.calls,
         rate: args.rate,

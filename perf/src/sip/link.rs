@@ -8,6 +8,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::sip::target::{Target, Transport};
+use crate::sip::tls::{NO_TRUST, TlsClient, TlsStream};
+
+/// To connect, to shake hands, or to get one message out.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Longest message; a longer one ends the link.
 const MESSAGE_BYTES_MAX: usize = 256 * 1024;
@@ -20,7 +24,7 @@ pub struct Link {
     pub local: SocketAddr,
     /// Where the neighbour is.
     pub remote: SocketAddr,
-    /// TCP or UDP.
+    /// TCP, UDP or TLS.
     pub transport: Transport,
     inbox: Vec<u8>,
 }
@@ -29,23 +33,28 @@ pub struct Link {
 enum Socket {
     Tcp(TcpStream),
     Udp(UdpSocket),
+    Tls(Box<TlsStream>),
 }
 
 impl Link {
-    /// Connects; for UDP this only fixes the address.
+    /// Connects, and shakes hands for TLS; for UDP this only fixes the address.
     ///
     /// # Errors
-    /// The neighbour refuses or does not answer in 5 s.
-    pub fn connect(target: &Target) -> Result<Self> {
+    /// The neighbour refuses or does not answer in 5 s; TLS without a word on whom to trust.
+    pub fn connect(target: &Target, tls: Option<&TlsClient>) -> Result<Self> {
         let (remote, transport) = (target.address, target.transport);
         let (socket, local) = match transport {
             Transport::Tcp => {
-                let stream = TcpStream::connect_timeout(&remote, Duration::from_secs(5))
-                    .with_context(|| format!("cannot connect to {remote} over TCP"))?;
-                stream.set_nodelay(true)?;
-                stream.set_nonblocking(true)?;
-                let local = stream.local_addr()?;
+                let (stream, local) = connect_stream(remote, "TCP")?;
                 (Socket::Tcp(stream), local)
+            }
+            Transport::Tls => {
+                let tls = tls.context(NO_TRUST)?;
+                let connection = tls.connection(&target.host)?;
+                let (stream, local) = connect_stream(remote, "TLS")?;
+                let stream = TlsStream::open(stream, connection, crate::clock::now() + PATIENCE)
+                    .with_context(|| format!("no TLS with {} ({remote})", target.host))?;
+                (Socket::Tls(Box::new(stream)), local)
             }
             Transport::Udp => {
                 let any: IpAddr = if remote.is_ipv4() {
@@ -74,7 +83,8 @@ impl Link {
                 Err(error) if error.kind() != ErrorKind::ConnectionRefused => Err(error.into()),
                 _ => Ok(()),
             },
-            Socket::Tcp(stream) => send_stream(stream, message, crate::clock::now() + Duration::from_secs(5)),
+            Socket::Tcp(stream) => send_stream(stream, message, crate::clock::now() + PATIENCE),
+            Socket::Tls(stream) => stream.write_all(message, crate::clock::now() + PATIENCE),
         }
     }
 
@@ -87,25 +97,23 @@ impl Link {
         let mut messages = Vec::new();
         loop {
             let read = match &mut self.socket {
-                Socket::Tcp(stream) => stream.read(&mut buffer),
-                Socket::Udp(socket) => socket.recv(&mut buffer),
+                Socket::Tcp(stream) => waiting(stream.read(&mut buffer)).map_err(Into::into),
+                Socket::Udp(socket) => match waiting(socket.recv(&mut buffer)) {
+                    Err(error) if error.kind() == ErrorKind::ConnectionRefused => continue,
+                    other => other.map_err(Into::into),
+                },
+                Socket::Tls(stream) => stream.read(&mut buffer),
             };
-            match (read, self.transport) {
-                (Ok(0), Transport::Tcp) if messages.is_empty() => {
-                    bail!("{} closed the connection", self.remote)
-                }
-                (Ok(0), Transport::Tcp) => return Ok(messages),
-                (Ok(count), Transport::Udp) => messages.push(buffer[..count].to_vec()),
-                (Ok(count), Transport::Tcp) => {
+            match read.with_context(|| format!("reading from {}", self.remote))? {
+                None => return Ok(messages),
+                Some(count) if self.transport == Transport::Udp => messages.push(buffer[..count].to_vec()),
+                Some(0) if messages.is_empty() => bail!("{} closed the connection", self.remote),
+                Some(0) => return Ok(messages),
+                Some(count) => {
                     self.inbox.extend(&buffer[..count]);
                     while let Some(message) = cut_message(&mut self.inbox)? {
                         messages.push(message);
                     }
-                }
-                (Err(error), _) if error.kind() == ErrorKind::WouldBlock => return Ok(messages),
-                (Err(error), Transport::Udp) if error.kind() == ErrorKind::ConnectionRefused => {}
-                (Err(error), _) => {
-                    return Err(error).with_context(|| format!("reading from {}", self.remote));
                 }
             }
         }
@@ -116,7 +124,25 @@ impl Link {
         match &self.socket {
             Socket::Tcp(stream) => stream.as_fd(),
             Socket::Udp(socket) => socket.as_fd(),
+            Socket::Tls(stream) => stream.socket.as_fd(),
         }
+    }
+}
+
+fn connect_stream(remote: SocketAddr, transport: &str) -> Result<(TcpStream, SocketAddr)> {
+    let stream = TcpStream::connect_timeout(&remote, PATIENCE)
+        .with_context(|| format!("cannot connect to {remote} over {transport}"))?;
+    stream.set_nodelay(true)?;
+    stream.set_nonblocking(true)?;
+    let local = stream.local_addr()?;
+    Ok((stream, local))
+}
+
+/// `None` when there is nothing to read yet.
+fn waiting(read: std::io::Result<usize>) -> std::io::Result<Option<usize>> {
+    match read {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+        other => other.map(Some),
     }
 }
 

@@ -3,5 +3,6 @@
 pub mod link;
 pub mod sdp;
 pub mod target;
+pub mod tls;
 pub mod uac;
 pub mod wire;

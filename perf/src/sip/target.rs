@@ -5,13 +5,15 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use anyhow::{Context, Result, anyhow, bail};
 use rsip::common::uri::Param;
 
-/// TCP or UDP.
+/// TCP, UDP or TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
     /// A stream, framed by Content-Length.
     Tcp,
     /// A datagram a message.
     Udp,
+    /// TLS over TCP.
+    Tls,
 }
 
 impl Transport {
@@ -20,6 +22,7 @@ impl Transport {
         match self {
             Self::Tcp => "TCP",
             Self::Udp => "UDP",
+            Self::Tls => "TLS",
         }
     }
 }
@@ -29,6 +32,8 @@ impl Transport {
 pub struct Target {
     /// The Request-URI.
     pub uri: rsip::Uri,
+    /// Host as the URI names it, without brackets: what a TLS certificate must be for.
+    pub host: String,
     /// Where to send.
     pub address: SocketAddr,
     /// How to send.
@@ -36,15 +41,13 @@ pub struct Target {
 }
 
 impl Target {
-    /// Reads `sip:user@host:port;transport=tcp`; without `transport` UDP is meant (RFC 3263 §4.1).
+    /// Reads `sip:user@host:port;transport=tcp`; without `transport` UDP is meant, and TLS for `sips:`
+    /// (RFC 3263 §4.1).
     ///
     /// # Errors
-    /// No SIP URI, a transport other than tcp and udp, or a host that does not resolve.
+    /// No SIP URI, a transport other than tcp, udp and tls, or a host that does not resolve.
     pub fn parse(text: &str) -> Result<Self> {
-        let uri = rsip::Uri::try_from(text).map_err(|error| {
-            anyhow!("{text:?} is no SIP URI ({error}); want sip:1001@127.0.0.1:5060;transport=tcp")
-        })?;
-        Self::from_uri(uri)
+        Self::from_uri(read_uri(text)?)
     }
 
     /// Resolves a URI that was already read, say from a Contact.
@@ -52,23 +55,56 @@ impl Target {
     /// # Errors
     /// As `parse`.
     pub fn from_uri(uri: rsip::Uri) -> Result<Self> {
+        let is_sips = uri.is_sips().unwrap_or(false);
         let transport = match uri.transport() {
+            Some(rsip::Transport::Tls) => Transport::Tls,
+            Some(rsip::Transport::Tcp) | None if is_sips => Transport::Tls,
             Some(rsip::Transport::Tcp) => Transport::Tcp,
             None | Some(rsip::Transport::Udp) => Transport::Udp,
-            Some(other) => bail!("{uri}: voxperf speaks tcp and udp, not {other}"),
+            Some(other) => bail!("{uri}: voxperf speaks tcp, udp and tls, not {other}"),
         };
         let maddr = uri.params.iter().find_map(|param| {
             let Param::Maddr(maddr) = param else { return None };
             Some(maddr.value().to_owned())
         });
-        let host = maddr.unwrap_or_else(|| uri.host().to_string());
-        let port = uri.port().map_or(5060, |port| *port.value());
-        let address = (host.as_str(), port)
+        let bare = |host: &str| host.trim_matches(['[', ']']).to_owned();
+        let host = bare(&uri.host().to_string());
+        let way = maddr.map_or_else(|| host.clone(), |maddr| bare(&maddr));
+        let default_port = if transport == Transport::Tls { 5061 } else { 5060 };
+        let port = uri.port().map_or(default_port, |port| *port.value());
+        let address = (way.as_str(), port)
             .to_socket_addrs()
-            .with_context(|| format!("cannot resolve {host}"))?
+            .with_context(|| format!("cannot resolve {way}"))?
             .next()
-            .with_context(|| format!("{host} has no address"))?;
-        Ok(Self { uri, address, transport })
+            .with_context(|| format!("{way} has no address"))?;
+        Ok(Self { uri, host, address, transport })
+    }
+}
+
+/// What stands in for an IPv6 address while `rsip` reads.
+const STAND_IN: &str = "ipv6.invalid";
+
+/// Reads a SIP URI. `rsip` cannot read an IPv6 host: another stands in for it meanwhile.
+///
+/// # Errors
+/// No SIP URI.
+pub fn read_uri(text: &str) -> Result<rsip::Uri> {
+    let (plain, six) = without_ipv6(text);
+    let mut uri = rsip::Uri::try_from(plain.as_str()).map_err(|error| {
+        anyhow!("{text:?} is no SIP URI ({error}); want sip:1001@127.0.0.1:5060;transport=tcp")
+    })?;
+    if let Some(six) = six {
+        uri.host_with_port.host = rsip::Host::Domain(six.into());
+    }
+    Ok(uri)
+}
+
+/// `text` with its first `[IPv6 address]` replaced, and that address in its brackets.
+pub fn without_ipv6(text: &str) -> (String, Option<&str>) {
+    let six = text.find('[').and_then(|from| Some(&text[from..=from + text[from..].find(']')?]));
+    match six {
+        Some(six) => (text.replacen(six, STAND_IN, 1), Some(six)),
+        None => (text.to_owned(), None),
     }
 }
 
@@ -86,6 +122,22 @@ mod tests {
             Target::parse("sip:1001@pabx.invalid:5065;user=phone;transport=Tcp;maddr=127.0.0.2").unwrap();
         assert_eq!(redirect.address.to_string(), "127.0.0.2:5065");
         assert_eq!(redirect.transport, Transport::Tcp);
-        assert!(Target::parse("sip:1001@127.0.0.1;transport=tls").is_err());
+        let secured = Target::parse("sip:1001@127.0.0.1;transport=tls").unwrap();
+        assert_eq!((secured.address.port(), secured.transport), (5061, Transport::Tls));
+        assert_eq!(Target::parse("sips:1001@127.0.0.1").unwrap().transport, Transport::Tls);
+        assert!(Target::parse("sip:1001@127.0.0.1;transport=sctp").is_err());
+    }
+
+    /// Goal: a name leads to its address and stays the name that a certificate must be for; an
+    /// IPv6 host comes in brackets.
+    /// Method: a Contact of a UM server with the one name every machine resolves; `[::1]`.
+    #[test]
+    fn a_host_name_is_resolved_and_kept_for_the_certificate() {
+        let named = Target::parse("sip:1001@localhost:5066;user=phone;transport=tls").unwrap();
+        assert!(named.address.ip().is_loopback());
+        assert_eq!((named.host.as_str(), named.address.port()), ("localhost", 5066));
+        let six = Target::parse("sip:1001@[::1]:5066;transport=tls").unwrap();
+        assert_eq!((six.host.as_str(), six.address.to_string().as_str()), ("::1", "[::1]:5066"));
+        assert_eq!(six.uri.to_string(), "sip:1001@[::1]:5066;transport=TLS");
     }
 }

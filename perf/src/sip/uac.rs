@@ -3,6 +3,7 @@
 //! The owner polls `fd`, calls `handle_readable` and `handle_timeout`, and drains `poll_event`.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use crate::rng::Rng;
 use crate::sip::link::Link;
 use crate::sip::sdp;
 use crate::sip::target::{Target, Transport};
+use crate::sip::tls::TlsClient;
 use crate::sip::wire::{self, Identity, Incoming, Parts};
 
 /// RFC 3261 timer T1.
@@ -36,6 +38,8 @@ pub struct Wishes {
     pub session_expires_s: Option<u32>,
     /// A call that rings longer is cancelled.
     pub patience: Duration,
+    /// For hops over TLS; without it they are refused.
+    pub tls: Option<TlsClient>,
 }
 
 /// Why the far side did not take the call.
@@ -116,11 +120,11 @@ impl Uac {
     /// # Errors
     /// The first hop cannot be reached, or a wished header is malformed.
     pub fn place(now: Instant, target: Target, wishes: Wishes, local: sdp::Local, rng: Rng) -> Result<Self> {
-        let link = Link::connect(&target)?;
+        let link = Link::connect(&target, wishes.tls.as_ref())?;
         let mut rng = rng;
         let identity = Identity {
             call_id: format!("{:016x}@voxperf", rng.bits()),
-            from: format!("<sip:{}@{}>;tag={:08x}", wishes.from, link.local.ip(), rng.word()),
+            from: format!("<sip:{}@{}>;tag={:08x}", wishes.from, host_of(link.local), rng.word()),
             to: format!("<{}>", without_parameters(&target.uri)),
             contact: String::new(),
             via: String::new(),
@@ -402,7 +406,7 @@ impl Uac {
             None => Target::from_uri(self.target.clone())?,
         };
         if next.address != self.link.remote || next.transport != self.link.transport {
-            self.link = Link::connect(&next)?;
+            self.link = Link::connect(&next, self.wishes.tls.as_ref())?;
             self.name_link();
         }
         Ok(())
@@ -478,6 +482,14 @@ impl Uac {
         }
         self.pending = None;
         self.refresh_at = None;
+    }
+}
+
+/// An address as the host of a URI: IPv6 in brackets.
+fn host_of(address: SocketAddr) -> String {
+    match address {
+        SocketAddr::V4(address) => address.ip().to_string(),
+        SocketAddr::V6(address) => format!("[{}]", address.ip()),
     }
 }
 

@@ -5,6 +5,8 @@ use rsip::headers::{self, UntypedHeader};
 use rsip::prelude::{HeadersExt, ToTypedHeader};
 use rsip::{Header, Headers, Method, Request, Response, SipMessage, StatusCode, Uri, Version};
 
+use crate::sip::target::{read_uri, without_ipv6};
+
 /// A message from the far side.
 #[derive(Debug, Clone)]
 pub struct Incoming {
@@ -20,9 +22,13 @@ impl Incoming {
     /// # Errors
     /// `rsip` does not understand it.
     pub fn read(bytes: &[u8]) -> Result<Self> {
-        let sip = SipMessage::try_from(bytes).map_err(|error| anyhow!("unreadable SIP message: {error}"))?;
-        let line =
-            String::from_utf8_lossy(bytes.split(|&b| b == b'\r').next().unwrap_or_default()).into_owned();
+        let end = bytes.iter().position(|&b| b == b'\r').unwrap_or(bytes.len());
+        let line = String::from_utf8_lossy(&bytes[..end]).into_owned();
+        // `rsip` cannot read an IPv6 Request-URI, and nobody here asks for it.
+        let (plain, _) = without_ipv6(&line);
+        let message = [plain.as_bytes(), &bytes[end..]].concat();
+        let sip =
+            SipMessage::try_from(message).map_err(|error| anyhow!("unreadable SIP message: {error}"))?;
         let reason = match &sip {
             SipMessage::Response(_) => line.splitn(3, ' ').nth(2).unwrap_or_default().to_owned(),
             SipMessage::Request(_) => String::new(),
@@ -74,8 +80,13 @@ impl Incoming {
     /// # Errors
     /// The header is missing or malformed.
     pub fn contact(&self) -> Result<Uri> {
-        let typed = self.sip.contact_header().and_then(|header| header.typed());
-        typed.map(|contact| contact.uri).map_err(|error| anyhow!("bad Contact: {error}"))
+        let value = self.value("Contact").context("no Contact")?;
+        let uri = match value.split_once('<') {
+            Some((_, rest)) => rest.split_once('>').context("bad Contact: no end of its URI")?.0,
+            // Without brackets, parameters belong to the header (RFC 3261 §20).
+            None => value.split(';').next().unwrap_or_default(),
+        };
+        read_uri(uri.trim())
     }
 }
 
@@ -221,5 +232,23 @@ mod tests {
         let read = Incoming::read(bytes).unwrap();
         assert_eq!(read.reason, "No Common Codec");
         assert!(matches!(&read.sip, SipMessage::Response(r) if r.status_code.code() == 488));
+    }
+
+    /// Goal: requests and Contacts with IPv6 hosts are read; so is a Contact without angle brackets.
+    /// Method: a BYE to us at `[::1]` and redirects in both forms.
+    #[test]
+    fn ipv6_hosts_are_read() {
+        let bye =
+            b"BYE sip:voxperf@[::1]:9;transport=tcp SIP/2.0\r\nCSeq: 1 BYE\r\nContent-Length: 0\r\n\r\n";
+        assert_eq!(Incoming::read(bye).unwrap().cseq().unwrap(), (1, Method::Bye));
+        for (contact, uri) in [
+            ("\"UM\" <sip:1001@[fd00::7]:5066;transport=tls>;q=1", "sip:1001@[fd00::7]:5066;transport=TLS"),
+            ("sip:1001@um.test:5066;q=0.5", "sip:1001@um.test:5066"),
+        ] {
+            let text =
+                format!("SIP/2.0 302 Moved Temporarily\r\nContact: {contact}\r\nContent-Length: 0\r\n\r\n");
+            let redirect = Incoming::read(text.as_bytes()).unwrap();
+            assert_eq!(redirect.contact().unwrap().to_string(), uri);
+        }
     }
 }
