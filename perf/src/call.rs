@@ -17,9 +17,11 @@ use crate::media::g711::Codec;
 use crate::media::mangle::{Mangler, Odds};
 use crate::media::receive::Receiver;
 use crate::media::send::Sender;
+use crate::media::srtp::Srtp;
 use crate::media::{socket, wav};
 use crate::rng::Rng;
 use crate::script::{Hold, KeyPress, When};
+use crate::sip::sdes::{self, Crypto};
 use crate::sip::sdp::{self, Direction};
 use crate::sip::target::Target;
 use crate::sip::uac::{Event, Uac, Wishes};
@@ -60,6 +62,10 @@ pub struct Plan {
     pub holds: Vec<Hold>,
     /// Moves to a new RTP port.
     pub port_changes: Vec<When>,
+    /// Changes of the SRTP keys.
+    pub rekeys: Vec<When>,
+    /// Sequence number of the first packet; random when not given.
+    pub first_sequence: Option<u16>,
     /// No RTP at all is sent.
     pub mute: bool,
     /// Where what was heard goes.
@@ -129,6 +135,12 @@ pub struct Outcome {
     pub changes: Vec<u16>,
     /// Offers from the far side that were taken.
     pub far_changes: u64,
+    /// SRTP suite agreed on; none for plain RTP.
+    pub srtp: Option<&'static str>,
+    /// Packets heard (RTCP too) that no agreed key opened.
+    pub srtp_auth_failed: u64,
+    /// What was wrong with the far side's keys.
+    pub srtp_error: Option<String>,
 }
 
 /// A planned step.
@@ -138,6 +150,7 @@ enum Step {
     HoldBegins(Direction, bool),
     HoldEnds,
     NewPort,
+    NewKeys,
 }
 
 /// A call under way.
@@ -149,6 +162,10 @@ struct Call<'a> {
     old_pair: Option<socket::Pair>,
     /// A pair offered but not yet agreed on.
     new_pair: Option<socket::Pair>,
+    srtp: Srtp,
+    /// Our keys before a change that is not yet agreed on.
+    old_crypto: Option<Crypto>,
+    key_changes: u64,
     sender: Sender,
     receiver: Receiver,
     remote: Option<SocketAddr>,
@@ -180,9 +197,15 @@ pub fn run(plan: &Plan, call: usize) -> Result<Outcome> {
         direction: Direction::SendRecv,
         version: 1,
         null_address: false,
+        crypto: plan.wishes.srtp.offer(1)?,
     };
+    let mut srtp = Srtp::default();
+    if !local.crypto.lines.is_empty() {
+        srtp.expect_keys();
+    }
     let mangler = Mangler::new(plan.odds, rng.bits());
-    let sender = Sender::new(plan.file.to_vec(), plan.dtmf_mode, mangler, &mut ids);
+    let mut sender = Sender::new(plan.file.to_vec(), plan.dtmf_mode, mangler, &mut ids);
+    plan.first_sequence.into_iter().for_each(|sequence| sender.start_at(sequence));
     let placed = clock::now();
     let uac = Uac::place(placed, plan.target.clone(), plan.wishes.clone(), local, ids)?;
     let outcome = Outcome { call, call_id: uac.call_id().to_owned(), ..Outcome::default() };
@@ -192,6 +215,9 @@ pub fn run(plan: &Plan, call: usize) -> Result<Outcome> {
         pair,
         old_pair: None,
         new_pair: None,
+        srtp,
+        old_crypto: None,
+        key_changes: 0,
         sender,
         receiver: Receiver::new(),
         remote: None,
@@ -226,7 +252,8 @@ fn steps(plan: &Plan) -> Vec<(When, Step)> {
     let ends =
         plan.holds.iter().map(|hold| (When { after: hold.at.after + hold.lasts, ..hold.at }, Step::HoldEnds));
     let ports = plan.port_changes.iter().map(|at| (*at, Step::NewPort));
-    keys.chain(begins).chain(ends).chain(ports).collect()
+    let rekeys = plan.rekeys.iter().map(|at| (*at, Step::NewKeys));
+    keys.chain(begins).chain(ends).chain(ports).chain(rekeys).collect()
 }
 
 impl Call<'_> {
@@ -253,10 +280,14 @@ impl Call<'_> {
                 Event::Progress(status) => self.outcome.progress.push(status),
                 Event::Redirected(uri) => self.outcome.redirects.push(uri),
                 Event::Answered(remote) => self.take_answer(now, remote),
-                Event::Changed(remote, ours) => self.take_change(remote, ours),
+                Event::Changed(remote, ours) => self.take_change(now, remote, ours),
                 Event::ChangeRefused(status) => {
                     self.new_pair = None;
                     self.uac.local.port = self.pair.port;
+                    if let Some(crypto) = self.old_crypto.take() {
+                        self.uac.local.crypto = crypto;
+                        self.srtp.keep_keys();
+                    }
                     self.outcome.changes.push(status);
                 }
                 Event::Refused(refusal) => {
@@ -267,7 +298,8 @@ impl Call<'_> {
                     self.outcome.retry_after = refusal.retry_after;
                 }
                 Event::Ended(why) => {
-                    self.outcome.complete = self.answered.is_some() && why.contains("hung up");
+                    let sound = self.outcome.srtp_error.is_none();
+                    self.outcome.complete = self.answered.is_some() && why.contains("hung up") && sound;
                     self.outcome.ended = why;
                 }
             }
@@ -280,28 +312,38 @@ impl Call<'_> {
         self.outcome.codec = Some(remote.codec);
         self.answered = Some(now);
         self.next_frame = Some(now);
-        self.agree(remote);
+        self.agree(now, remote);
         if !self.plan.play_after_beep && !self.plan.file.is_empty() {
             self.sender.play();
         }
     }
 
-    fn take_change(&mut self, remote: sdp::Remote, ours: bool) {
+    fn take_change(&mut self, now: Instant, remote: sdp::Remote, ours: bool) {
         if ours {
             self.outcome.changes.push(200);
             self.on_hold = self.uac.local.direction != Direction::SendRecv || self.uac.local.null_address;
+            self.old_crypto = None;
             if let Some(pair) = self.new_pair.take() {
                 self.old_pair = Some(std::mem::replace(&mut self.pair, pair));
             }
         } else {
             self.outcome.far_changes += 1;
         }
-        self.agree(remote);
+        self.agree(now, remote);
     }
 
-    fn agree(&mut self, remote: sdp::Remote) {
+    /// Takes what both descriptions say. Keys that do not fit end the call.
+    fn agree(&mut self, now: Instant, remote: sdp::Remote) {
         self.remote = remote.rtp;
         self.sender.agree(remote.codec, remote.dtmf_payload_type.filter(|_| self.plan.dtmf_offered));
+        let agreed = sdes::agree(&self.uac.local.crypto, &remote.crypto);
+        match agreed.and_then(|agreed| self.srtp.agree(agreed.as_ref())) {
+            Ok(early) => early.iter().for_each(|packet| self.listen(now, packet)),
+            Err(error) => {
+                self.outcome.srtp_error = Some(format!("{error:#}"));
+                self.leave(now);
+            }
+        }
     }
 
     /// Does what the plan has for this moment.
@@ -330,7 +372,21 @@ impl Call<'_> {
                         self.uac.reinvite(now);
                     }
                 }
+                Step::NewKeys => self.change_keys(now),
             }
+        }
+    }
+
+    /// Offers new keys for what we send; the far side answers with new ones of its own.
+    fn change_keys(&mut self, now: Instant) {
+        self.key_changes += 1;
+        match self.plan.wishes.srtp.offer(self.key_changes + 1) {
+            Ok(crypto) => {
+                self.old_crypto = Some(std::mem::replace(&mut self.uac.local.crypto, crypto));
+                self.srtp.expect_keys();
+                self.uac.reinvite(now);
+            }
+            Err(error) => self.outcome.srtp_error = Some(format!("{error:#}")),
         }
     }
 
@@ -351,8 +407,13 @@ impl Call<'_> {
         }
         self.next_frame = Some(due);
         if let Some(remote) = self.remote {
-            // A refused datagram is the far side's gone port: its BYE or our time limit follows.
-            out.iter().for_each(|packet| drop(self.pair.rtp.send_to(packet, remote)));
+            for packet in out {
+                match self.srtp.protect(&packet) {
+                    // A refused datagram is the far side's gone port: its BYE or our time limit follows.
+                    Ok(packet) => drop(self.pair.rtp.send_to(&packet, remote)),
+                    Err(error) => self.outcome.srtp_error = Some(format!("{error:#}")),
+                }
+            }
         }
         if self.file_ended.is_none() && self.sender.played > 0 {
             self.file_ended = Some(now);
@@ -364,7 +425,13 @@ impl Call<'_> {
         let after_play = self.plan.hang_up_after_play.zip(self.file_ended).map(|(rest, ended)| ended + rest);
         let due =
             after_play.map_or(answered + self.plan.duration, |at| at.min(answered + self.plan.duration));
-        if now >= due && !self.hanging_up {
+        if now >= due {
+            self.leave(now);
+        }
+    }
+
+    fn leave(&mut self, now: Instant) {
+        if !self.hanging_up {
             self.hanging_up = true;
             self.next_frame = None;
             self.uac.hang_up(now);
@@ -390,16 +457,21 @@ impl Call<'_> {
     fn hear(&mut self, now: Instant) {
         let mut buffer = [0; 2048];
         let pairs = [Some(&self.pair), self.old_pair.as_ref(), self.new_pair.as_ref()];
-        let mut beep_ended = false;
+        let mut opened = Vec::new();
         for pair in pairs.into_iter().flatten() {
             while let Some((count, _)) = socket::receive(&pair.rtp, &mut buffer) {
-                beep_ended |= self.receiver.push(now, &buffer[..count]);
+                opened.extend(self.srtp.open(&buffer[..count]));
             }
-            while socket::receive(&pair.rtcp, &mut buffer).is_some() {
-                self.outcome.rtcp_packets += 1;
+            while let Some((count, _)) = socket::receive(&pair.rtcp, &mut buffer) {
+                self.outcome.rtcp_packets += u64::from(self.srtp.opens_rtcp(&buffer[..count]));
             }
         }
-        if beep_ended {
+        opened.iter().for_each(|packet| self.listen(now, packet));
+    }
+
+    /// One packet, open.
+    fn listen(&mut self, now: Instant, packet: &[u8]) {
+        if self.receiver.push(now, packet) {
             self.beeps.push(now);
             if self.plan.play_after_beep && !self.plan.file.is_empty() {
                 self.sender.play();
@@ -428,6 +500,8 @@ impl Call<'_> {
         outcome.tx_reordered = self.sender.mangler.done.reordered;
         outcome.tx_duplicated = self.sender.mangler.done.duplicated;
         outcome.played = self.sender.played;
+        outcome.srtp = self.srtp.suite();
+        outcome.srtp_auth_failed = self.srtp.auth_failed;
         if let Some(path) = &self.plan.record {
             wav::write(path, self.receiver.sound())?;
         }

@@ -14,6 +14,7 @@ use voxperf::media::dtmf::DtmfMode;
 use voxperf::media::g711::Codec;
 use voxperf::media::mangle::Odds;
 use voxperf::script::{Hold, KeyPress, When, seconds_of};
+use voxperf::sip::sdes::{self, Suite};
 use voxperf::sip::target::Target;
 use voxperf::sip::tls::{TlsClient, TlsOptions};
 use voxperf::sip::uac::Wishes;
@@ -29,6 +30,7 @@ use voxperf::{call, media, run, spacing};
     voxperf call --to 'sip:1001@127.0.0.1:5060;transport=tcp' --play speech.wav --play-after-beep --hangup-after-play 0\n  \
     voxperf call --to 'sip:9196@127.0.0.1:5060;transport=tcp' --calls 20 --rate 5 --duration 10 --json\n  \
     voxperf call --to 'sip:1001@um.test:5061;transport=tls' --ca ca.pem --cert gateway.pem --key gateway.key\n  \
+    voxperf call --to 'sip:9196@127.0.0.1:5060;transport=tcp' --srtp AEAD_AES_128_GCM,AES_CM_128_HMAC_SHA1_80 --rekey 2 --json\n  \
     voxperf spacing --to 'sip:9197@127.0.0.1:5060;transport=tcp' --calls 500 --seconds 30 --pid $(pidof -s voxring)"
 )]
 struct Cli {
@@ -65,6 +67,16 @@ struct Placing {
     /// Print the report as JSON.
     #[arg(long)]
     json: bool,
+    /// Offer SRTP (RTP/SAVP) with a new key for each of these suites: AEAD_AES_128_GCM,
+    /// AEAD_AES_256_GCM, AES_CM_128_HMAC_SHA1_80, AES_CM_128_HMAC_SHA1_32.
+    #[arg(long, value_delimiter = ',', value_name = "SUITE")]
+    srtp: Vec<Suite>,
+    /// Offer the keys as RTP/AVP: plain RTP will do.
+    #[arg(long, requires = "srtp")]
+    srtp_optional: bool,
+    /// Name our keys by an MKI of 4 bytes, carried in each packet.
+    #[arg(long, requires = "srtp")]
+    mki: bool,
     #[command(flatten)]
     tls: TlsOptions,
 }
@@ -78,6 +90,7 @@ impl Placing {
             session_expires_s: self.session_expires,
             patience: self.patience,
             tls: TlsClient::load(&self.tls)?,
+            srtp: sdes::Wish { suites: self.srtp.clone(), optional: self.srtp_optional, mki: self.mki },
         })
     }
 }
@@ -140,6 +153,12 @@ struct CallArgs {
     /// Move to another RTP port by re-INVITE at these times, as in --dtmf.
     #[arg(long, value_delimiter = ',', value_name = "AT")]
     port_change: Vec<When>,
+    /// Change the SRTP keys by re-INVITE at these times, as in --dtmf.
+    #[arg(long, value_delimiter = ',', value_name = "AT", requires = "srtp")]
+    rekey: Vec<When>,
+    /// Sequence number of the first packet (default: random); 65500 lets it wrap after 0.7 s.
+    #[arg(long, value_name = "N")]
+    first_sequence: Option<u16>,
     /// Write what was heard to this WAV; with more calls than one, OUT-1.wav, OUT-2.wav ...
     #[arg(long, value_name = "OUT.wav")]
     record: Option<PathBuf>,
@@ -213,6 +232,8 @@ fn run_call(args: CallArgs) -> Result<bool> {
         keys: args.dtmf,
         holds: args.hold,
         port_changes: args.port_change,
+        rekeys: args.rekey,
+        first_sequence: args.first_sequence,
         mute: args.mute,
         record: args.record,
     };

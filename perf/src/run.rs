@@ -96,6 +96,12 @@ fn print(outcomes: &[Outcome], json: bool) -> Result<()> {
             o.tx_packets,
             o.ended
         );
+        if let Some(suite) = o.srtp {
+            println!("  SRTP: {suite}, {} packets did not open", o.srtp_auth_failed);
+        }
+        if let Some(error) = &o.srtp_error {
+            println!("  SRTP: {error}");
+        }
         if let Some(warning) = &o.warning {
             println!("  Warning: {warning}");
         }

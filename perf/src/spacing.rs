@@ -1,7 +1,8 @@
 //! `voxperf spacing`: how evenly the far side sends, seen by the kernel that receives.
 //!
 //! Every datagram carries the kernel's receive timestamp, so our own scheduling does not count.
-//! On loopback that instant is the instant of the send.
+//! On loopback that instant is the instant of the send. SRTP is not opened: sequence numbers are in
+//! the clear.
 
 use std::collections::BTreeMap;
 use std::net::UdpSocket;
@@ -17,8 +18,10 @@ use serde::Serialize;
 
 use crate::call::local_address;
 use crate::media::g711::Codec;
+use crate::media::srtp::Srtp;
 use crate::media::{packet, socket};
 use crate::rng::Rng;
+use crate::sip::sdes;
 use crate::sip::sdp::{self, Direction};
 use crate::sip::target::Target;
 use crate::sip::uac::{Event, Uac, Wishes};
@@ -54,6 +57,7 @@ struct Session {
     uac: Uac,
     pair: socket::Pair,
     remote: sdp::Remote,
+    srtp: Srtp,
     tally: Tally,
     sequence: u16,
 }
@@ -206,6 +210,7 @@ fn place(plan: &Plan, index: usize) -> Result<Session> {
         direction: Direction::SendRecv,
         version: 1,
         null_address: false,
+        crypto: plan.wishes.srtp.offer(1)?,
     };
     let sequence = ids.half();
     let mut uac = Uac::place(clock::now(), plan.target.clone(), plan.wishes.clone(), local, ids)?;
@@ -215,7 +220,9 @@ fn place(plan: &Plan, index: usize) -> Result<Session> {
         while let Some(event) = uac.poll_event() {
             match event {
                 Event::Answered(remote) => {
-                    return Ok(Session { uac, pair, remote, tally: Tally::default(), sequence });
+                    let mut srtp = Srtp::default();
+                    srtp.agree(sdes::agree(&uac.local.crypto, &remote.crypto)?.as_ref())?;
+                    return Ok(Session { uac, pair, remote, srtp, tally: Tally::default(), sequence });
                 }
                 Event::Refused(refusal) => anyhow::bail!("{} {}", refusal.status, refusal.reason),
                 Event::Ended(why) => anyhow::bail!("{why}"),
@@ -287,8 +294,10 @@ impl Session {
             ssrc: u32::from(self.pair.port),
         };
         let silence = [self.remote.codec.encode(0); 160];
-        // A refused datagram shows in the far side's statistics.
-        let _ = self.pair.rtp.send_to(&packet::build(&header, &silence), to);
+        if let Ok(packet) = self.srtp.protect(&packet::build(&header, &silence)) {
+            // A refused datagram shows in the far side's statistics.
+            let _ = self.pair.rtp.send_to(&packet, to);
+        }
     }
 }
 

@@ -8,4 +8,5 @@ pub mod packet;
 pub mod receive;
 pub mod send;
 pub mod socket;
+pub mod srtp;
 pub mod wav;

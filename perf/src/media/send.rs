@@ -64,6 +64,11 @@ impl Sender {
         }
     }
 
+    /// The first packet has this sequence number; before the first packet only.
+    pub fn start_at(&mut self, sequence: u16) {
+        self.header.sequence = sequence;
+    }
+
     /// What offer and answer agreed on.
     pub fn agree(&mut self, codec: Codec, dtmf_payload_type: Option<u8>) {
         self.codec = codec;

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context, Result};
 
 use crate::media::g711::Codec;
+use crate::sip::sdes::{Crypto, CryptoLine};
 
 /// Direction attribute of a stream (RFC 3264 §5.1).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -58,6 +59,8 @@ pub struct Local {
     pub version: u64,
     /// Write `c=IN IP4 0.0.0.0`, the old form of hold (RFC 2543 B.5).
     pub null_address: bool,
+    /// SRTP: profile and keys.
+    pub crypto: Crypto,
 }
 
 impl Local {
@@ -70,12 +73,16 @@ impl Local {
         types.extend(self.dtmf.then(|| "101".to_owned()));
         let mut text = format!(
             "v=0\r\no=voxperf 1 {} IN {family} {}\r\ns=voxperf\r\nc=IN {family} {connection}\r\nt=0 0\r\n\
-             m=audio {} RTP/AVP {}\r\n",
+             m=audio {} RTP/{} {}\r\n",
             self.version,
             self.address,
             self.port,
+            if self.crypto.savp { "SAVP" } else { "AVP" },
             types.join(" ")
         );
+        for line in &self.crypto.lines {
+            text.push_str(&format!("a=crypto:{}\r\n", line.render()));
+        }
         for codec in &self.codecs {
             text.push_str(&format!("a=rtpmap:{} {}/8000\r\n", codec.payload_type(), codec.name()));
         }
@@ -88,7 +95,7 @@ impl Local {
 }
 
 /// What the far side's description says about its audio stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remote {
     /// Where our RTP goes; `None` on hold by null address or a rejected stream.
     pub rtp: Option<SocketAddr>,
@@ -98,6 +105,8 @@ pub struct Remote {
     pub dtmf_payload_type: Option<u8>,
     /// Written by the far side, from its view.
     pub direction: Direction,
+    /// SRTP: profile and keys.
+    pub crypto: Crypto,
 }
 
 /// Reads an offer or answer.
@@ -108,6 +117,7 @@ pub fn read(body: &[u8]) -> Result<Remote> {
     let text = std::str::from_utf8(body).context("the SDP is no UTF-8")?;
     let (mut address, mut audio, mut in_audio) = (None, None, false);
     let (mut direction, mut dtmf_payload_type) = (Direction::SendRecv, None);
+    let mut crypto = Crypto::default();
     for line in text.lines() {
         let Some((kind, value)) = line.trim_end().split_once('=') else { continue };
         match kind {
@@ -129,6 +139,11 @@ pub fn read(body: &[u8]) -> Result<Remote> {
                     _ => direction,
                 };
                 dtmf_payload_type = dtmf_payload_type.or_else(|| telephone_event(value));
+                match value.strip_prefix("crypto:").filter(|_| in_audio).map(CryptoLine::parse) {
+                    Some(Ok(line)) => crypto.lines.push(line),
+                    Some(Err(error)) => crypto.unreadable = Some(format!("{error:#}")),
+                    None => {}
+                }
             }
             _ => {}
         }
@@ -137,14 +152,14 @@ pub fn read(body: &[u8]) -> Result<Remote> {
     let mut fields = audio.split_ascii_whitespace().skip(1);
     let port: u16 =
         fields.next().and_then(|port| port.parse().ok()).context("the audio stream has no port")?;
+    crypto.savp = fields.next() == Some("RTP/SAVP");
     let codec = fields
-        .skip(1)
         .filter_map(|payload_type| payload_type.parse().ok())
         .find_map(Codec::from_payload_type)
         .context("the SDP has neither PCMU nor PCMA")?;
     let address = address.context("the SDP has no address")?;
     let rtp = (port != 0 && !address.is_unspecified()).then(|| SocketAddr::new(address, port));
-    Ok(Remote { rtp, codec, dtmf_payload_type, direction })
+    Ok(Remote { rtp, codec, dtmf_payload_type, direction, crypto })
 }
 
 /// The payload type in `rtpmap:101 telephone-event/8000`.
@@ -157,6 +172,7 @@ fn telephone_event(attribute: &str) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sip::sdes::{Suite, Wish};
 
     /// Goal: our own description reads back with every choice in it.
     /// Method: render on hold with DTMF, read.
@@ -170,6 +186,7 @@ mod tests {
             direction: Direction::SendOnly,
             version: 3,
             null_address: false,
+            crypto: Crypto::default(),
         };
         let remote = read(local.render().as_bytes()).unwrap();
         assert_eq!(remote.rtp, Some("127.0.0.1:40000".parse().unwrap()));
@@ -178,5 +195,35 @@ mod tests {
         (local.null_address, local.dtmf) = (true, false);
         let held = read(local.render().as_bytes()).unwrap();
         assert_eq!((held.rtp, held.dtmf_payload_type), (None, None));
+    }
+
+    /// Goal: keys travel in the audio stream's lines, RTP/SAVP demands them, RTP/AVP only offers.
+    /// Method: render an offer of two suites both ways and read it; a foreign line is named, not shown.
+    #[test]
+    fn keys_travel_in_the_description() {
+        for optional in [false, true] {
+            let suites = vec![Suite::AeadAes128Gcm, Suite::AesCm128HmacSha1_80];
+            let wish = Wish { suites, optional, mki: true };
+            let local = Local {
+                address: IpAddr::from([127, 0, 0, 1]),
+                port: 40_000,
+                codecs: vec![Codec::Pcmu],
+                dtmf: false,
+                direction: Direction::SendRecv,
+                version: 1,
+                null_address: false,
+                crypto: wish.offer(1).unwrap(),
+            };
+            let text = local.render();
+            assert_eq!(text.contains("m=audio 40000 RTP/AVP 0\r\n"), optional);
+            assert_eq!(text.contains("m=audio 40000 RTP/SAVP 0\r\n"), !optional);
+            let remote = read(text.as_bytes()).unwrap();
+            assert_eq!((remote.crypto, remote.codec), (local.crypto, Codec::Pcmu));
+        }
+        let foreign =
+            b"v=0\r\nc=IN IP4 127.0.0.1\r\nm=audio 9 RTP/SAVP 0\r\na=crypto:1 F8_X inline:c2VjcmV0\r\n";
+        let crypto = read(foreign).unwrap().crypto;
+        assert!(crypto.savp && crypto.lines.is_empty());
+        assert!(crypto.unreadable.is_some_and(|why| why.contains("F8_X") && !why.contains("c2VjcmV0")));
     }
 }

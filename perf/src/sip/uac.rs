@@ -13,10 +13,10 @@ use rsip::{Header, Method, Request, SipMessage, Uri};
 
 use crate::rng::Rng;
 use crate::sip::link::Link;
-use crate::sip::sdp;
 use crate::sip::target::{Target, Transport};
 use crate::sip::tls::TlsClient;
 use crate::sip::wire::{self, Identity, Incoming, Parts};
+use crate::sip::{sdes, sdp};
 
 /// RFC 3261 timer T1.
 const T1: Duration = Duration::from_millis(500);
@@ -40,6 +40,8 @@ pub struct Wishes {
     pub patience: Duration,
     /// For hops over TLS; without it they are refused.
     pub tls: Option<TlsClient>,
+    /// Keys to offer.
+    pub srtp: sdes::Wish,
 }
 
 /// Why the far side did not take the call.
@@ -331,6 +333,11 @@ impl Uac {
         }
         let offerless = first && !self.wishes.offer;
         let remote = sdp::read(message.body());
+        if let Some(remote) = remote.as_ref().ok().filter(|_| offerless) {
+            // Keys that do not fit show when the owner joins both sides' lines.
+            self.local.crypto = sdes::answer(&self.local.crypto, &remote.crypto)
+                .unwrap_or_else(|_| self.local.crypto.clone());
+        }
         let body = offerless.then(|| self.local.render());
         let branch = format!("z9hG4bK{:016x}", self.rng.bits());
         let (cseq, uri) = (self.cseq, &self.target);
@@ -462,6 +469,10 @@ impl Uac {
         let Ok(remote) = sdp::read(message.body()) else {
             return wire::response(request, 488, Vec::new(), None);
         };
+        let Ok(crypto) = sdes::answer(&self.local.crypto, &remote.crypto) else {
+            return wire::response(request, 488, Vec::new(), None);
+        };
+        self.local.crypto = crypto;
         self.refresh_at = self.refresh_at.map(|_| now + Duration::from_secs(900));
         self.local.version += 1;
         let answer = sdp::Local { direction: remote.direction.answered(), ..self.local.clone() };
