@@ -14,6 +14,12 @@ pub fn calendar() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
+/// Processor time the calling thread has used.
+pub fn thread_time() -> Duration {
+    let id = nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID;
+    nix::time::clock_gettime(id).map(Duration::from).unwrap_or_default()
+}
+
 /// Whole milliseconds of `duration`, saturating.
 pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)

@@ -2,9 +2,13 @@
 //!
 //! Shares no code with the server it measures. `sip` is the caller's signalling on `rsip`, `media`
 //! its sound and packets, `call` joins both, `run` places many, `spacing` times what comes back.
+//! `handshakes` and `connections` load a TLS port, `inject` an RTP port.
 
 pub mod call;
 pub mod clock;
+pub mod connections;
+pub mod handshakes;
+pub mod inject;
 pub mod machine;
 pub mod media;
 pub mod rng;

@@ -1,9 +1,12 @@
-//! What the kernel tells: processor time of processes, datagrams dropped, the machine's name.
+//! What the kernel tells: processor time and memory of processes, datagrams dropped, the machine's
+//! name, and which addresses are ours to load.
 
 use std::fs;
+use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Clock ticks a second in `/proc/PID/stat`; fixed at 100 for user space (`man 5 proc`).
 const TICKS_PER_SECOND: u64 = 100;
@@ -21,6 +24,69 @@ pub fn cpu_time(pid: u32) -> Result<Duration> {
     let user = ticks.next().context("no user time in stat")??;
     let system = ticks.next().context("no system time in stat")??;
     Ok(Duration::from_millis((user + system) * 1000 / TICKS_PER_SECOND))
+}
+
+/// Time on a processor of a process's threads called `name` (all of them when empty), in
+/// nanoseconds as the scheduler counts them (`/proc/PID/task/TID/schedstat`).
+///
+/// # Errors
+/// There is no such process or thread.
+pub fn thread_time(pid: u32, name: &str) -> Result<Duration> {
+    let folder = format!("/proc/{pid}/task");
+    let (mut total, mut found) = (0u64, false);
+    for entry in fs::read_dir(&folder).with_context(|| format!("no process {pid}"))?.flatten() {
+        let read = |file: &str| fs::read_to_string(entry.path().join(file)).unwrap_or_default();
+        if name.is_empty() || read("comm").trim_end() == name {
+            let spent = read("schedstat");
+            let first = spent.split_ascii_whitespace().next();
+            total += first.and_then(|nanos| nanos.parse::<u64>().ok()).unwrap_or(0);
+            found = true;
+        }
+    }
+    ensure!(found, "process {pid} has no thread called {name:?}; see {folder}/*/comm");
+    Ok(Duration::from_nanos(total))
+}
+
+/// Resident memory of a process in bytes (`VmRSS`); socket buffers are not in it.
+///
+/// # Errors
+/// There is no such process.
+pub fn resident_bytes(pid: u32) -> Result<u64> {
+    let text =
+        fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("no process {pid}"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kibibytes = line.and_then(|rest| rest.trim().strip_suffix("kB")).context("no VmRSS in status")?;
+    Ok(kibibytes.trim().parse::<u64>()? * 1024)
+}
+
+/// Lets us open as many files as the hard limit allows; gives that limit.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn raise_file_limit() -> Result<u64> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("cannot raise the limit of open files")?;
+    Ok(hard)
+}
+
+/// Load is for our own machine: the loopback, an address of this machine, or a private address
+/// inside a network namespace of our own.
+///
+/// # Errors
+/// Any other address.
+pub fn ensure_own(address: IpAddr) -> Result<()> {
+    let is_private = match address {
+        IpAddr::V4(address) => address.is_private() || address.is_link_local(),
+        IpAddr::V6(address) => address.is_unique_local() || address.is_unicast_link_local(),
+    };
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/net")).ok();
+    let in_namespace = namespace("1").is_some_and(|first| namespace("self") != Some(first));
+    let is_here = || is_private && UdpSocket::bind((address, 0)).is_ok();
+    ensure!(
+        address.is_loopback() || is_private && in_namespace || is_here(),
+        "{address} is not ours to load: want a loopback address, or a private one in a network namespace"
+    );
+    Ok(())
 }
 
 /// UDP datagrams the whole machine dropped because a receive buffer was full.
@@ -60,5 +126,39 @@ mod tests {
         let used = cpu_time(std::process::id()).unwrap() - before;
         assert!(used > Duration::ZERO && used < Duration::from_secs(30), "{used:?}");
         assert!(cpu_time(u32::MAX).is_err());
+    }
+
+    /// Goal: the scheduler's time and the resident memory are read for the thread and process meant.
+    /// Method: a thread with a name of its own burns 50 ms; a name nobody has is an error.
+    #[test]
+    fn time_and_memory_are_those_of_the_thread_and_process_meant() {
+        let pid = std::process::id();
+        let (told, done) = (std::sync::mpsc::channel::<()>(), std::sync::mpsc::channel::<()>());
+        let burner = std::thread::Builder::new().name("vx-burner".into()).spawn(move || {
+            let start = crate::clock::thread_time();
+            while crate::clock::thread_time() - start < Duration::from_millis(50) {}
+            told.0.send(()).unwrap();
+            let _ = done.1.recv();
+        });
+        told.1.recv().unwrap();
+        let spent = thread_time(pid, "vx-burner").unwrap();
+        assert!(spent >= Duration::from_millis(45), "{spent:?}");
+        assert!(thread_time(pid, "").unwrap() >= spent);
+        assert!(thread_time(pid, "nobody").unwrap_err().to_string().contains("nobody"));
+        drop(done.0);
+        burner.unwrap().join().unwrap();
+        assert!(resident_bytes(pid).unwrap() > 1 << 20);
+    }
+
+    /// Goal: load never leaves the machine.
+    /// Method: loopback passes; public and documentation addresses do not (RFC 5737, RFC 3849).
+    #[test]
+    fn load_never_leaves_the_machine() {
+        for own in ["127.0.0.1", "127.9.9.9", "::1"] {
+            ensure_own(own.parse().unwrap()).unwrap();
+        }
+        for other in ["192.0.2.1", "8.8.8.8", "2001:db8::1", "0.0.0.0", "224.0.0.1"] {
+            assert!(ensure_own(other.parse().unwrap()).is_err(), "{other}");
+        }
     }
 }

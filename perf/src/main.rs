@@ -1,7 +1,8 @@
 //! `voxperf`: calls a SIP media node as a phone would and measures what comes back.
 //!
 //! It shares no code with the server it measures. `call` is a phone with a script, `spacing` a
-//! stop-watch for many streams. Threads and `poll`; no async runtime.
+//! stop-watch for many streams, `handshakes` one for TLS; `inject` and `connections` are strangers
+//! that mean no good. Threads and `poll`; no async runtime.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,6 +11,9 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand};
+use voxperf::connections::ConnectionsArgs;
+use voxperf::handshakes::HandshakesArgs;
+use voxperf::inject::InjectArgs;
 use voxperf::media::dtmf::DtmfMode;
 use voxperf::media::g711::Codec;
 use voxperf::media::mangle::Odds;
@@ -18,11 +22,12 @@ use voxperf::sip::sdes::{self, Suite};
 use voxperf::sip::target::Target;
 use voxperf::sip::tls::{TlsClient, TlsOptions};
 use voxperf::sip::uac::Wishes;
-use voxperf::{call, media, run, spacing};
+use voxperf::{call, connections, handshakes, inject, media, run, spacing};
 
 /// Load generator and measuring peer for SIP media nodes.
 ///
-/// Exit code 0: every call was answered and ended properly; 1: one was not; 2: wrong arguments.
+/// Exit code 0: all went as it should, as every call answered and ended properly; 1: something did
+/// not; 2: wrong arguments.
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -44,6 +49,12 @@ enum Command {
     Call(Box<CallArgs>),
     /// Measure how evenly and completely many streams are sent to us.
     Spacing(Box<SpacingArgs>),
+    /// Send a stranger's RTP to a port where a call is going on.
+    Inject(InjectArgs),
+    /// Measure what a full mutual TLS handshake costs the server, beside rustls alone.
+    Handshakes(Box<HandshakesArgs>),
+    /// Hold many connections, idle or with an unfinished TLS handshake.
+    Connections(Box<ConnectionsArgs>),
 }
 
 /// How calls are placed.
@@ -201,6 +212,9 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Call(args) => run_call(*args),
         Command::Spacing(args) => run_spacing(*args),
+        Command::Inject(args) => inject::run(&args),
+        Command::Handshakes(args) => handshakes::run(&args),
+        Command::Connections(args) => connections::run(&args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

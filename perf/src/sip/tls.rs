@@ -25,25 +25,24 @@ use crate::clock;
 
 /// What the command line says about TLS.
 #[derive(Debug, Clone, Default, clap::Args)]
-#[command(next_help_heading = "TLS")]
 pub struct TlsOptions {
     /// Trust the certificates of this PEM file; the server's must lead to one of them.
-    #[arg(long, value_name = "FILE")]
+    #[arg(help_heading = "TLS", long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
     /// Our certificate and its chain, PEM. Without it we show none.
-    #[arg(long, value_name = "FILE", requires = "key")]
+    #[arg(help_heading = "TLS", long, value_name = "FILE", requires = "key")]
     pub cert: Option<PathBuf>,
     /// The private key of --cert, PEM.
-    #[arg(long, value_name = "FILE", requires = "cert")]
+    #[arg(help_heading = "TLS", long, value_name = "FILE", requires = "cert")]
     pub key: Option<PathBuf>,
     /// Take any certificate of the server.
-    #[arg(long, conflicts_with = "ca")]
+    #[arg(help_heading = "TLS", long, conflicts_with = "ca")]
     pub insecure: bool,
     /// The server's certificate must be for this name (default: the host of the URI).
-    #[arg(long, visible_alias = "name", value_name = "NAME")]
+    #[arg(help_heading = "TLS", long, visible_alias = "name", value_name = "NAME")]
     pub tls_name: Option<String>,
     /// Speak TLS 1.2 only.
-    #[arg(long)]
+    #[arg(help_heading = "TLS", long)]
     pub tls12: bool,
 }
 
