@@ -10,7 +10,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use voxring::signal::{Counters, Listener, Role, SignalConfig, run};
+use crossbeam::queue::ArrayQueue;
+use voxring::signal::{ConnectionLimits, Counters, Listener, Role, SignalConfig, run};
 use voxring::sip::flow::{Destination, Flow, FlowId, Transmit, Transport};
 use voxring::sip::message::{Message, Method, Response};
 
@@ -110,6 +111,9 @@ impl Shard {
             connections_max: 16,
             idle_timeout: PATIENCE,
             message_timeout: PATIENCE,
+            limits: ConnectionLimits::default(),
+            tls: None,
+            orders: Arc::new(ArrayQueue::new(16)),
             cpu: Some(0),
             counters: Arc::clone(&counters),
         };
@@ -516,6 +520,9 @@ fn a_port_in_use_is_reported_with_its_address() {
         connections_max: 1,
         idle_timeout: PATIENCE,
         message_timeout: PATIENCE,
+        limits: ConnectionLimits::default(),
+        tls: None,
+        orders: Arc::new(ArrayQueue::new(1)),
         cpu: None,
         counters: Arc::default(),
     };

@@ -6,15 +6,19 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crossbeam::queue::ArrayQueue;
 use serde::Serialize;
 
 use crate::base::config::Config;
-use crate::signal::{Counters, Listener, SignalConfig};
+use crate::signal::{ConnectionLimits, Counters, Listener, SignalConfig};
 use crate::sip::flow::Flow;
 use crate::sip::layer::{self, Layer};
 use crate::sip::message::{Method, Name, Request, Response};
 use crate::sip::uas::{self, UasRules};
 use crate::sip::uri::Uri;
+
+/// Orders that may wait for a SIP loop; it takes them at every pump.
+const SIGNAL_ORDERS_MAX: usize = 64;
 
 /// The Server field's value (RFC 3261 §20.35).
 pub fn server_name(config: &Config) -> String {
@@ -38,6 +42,9 @@ pub fn signal_config(config: &Config, listeners: Vec<Listener>) -> SignalConfig 
         connections_max: config.sip.connections_max as usize,
         idle_timeout: Duration::from_secs(u64::from(config.sip.idle_timeout_s)),
         message_timeout: Duration::from_secs(u64::from(config.sip.message_timeout_s)),
+        limits: ConnectionLimits::default(),
+        tls: None,
+        orders: Arc::new(ArrayQueue::new(SIGNAL_ORDERS_MAX)),
         cpu: None,
         counters: Arc::default(),
     }

@@ -64,4 +64,32 @@ pub struct Counters {
     pub bytes_in: Counter,
     /// Bytes handed to the kernel.
     pub bytes_out: Counter,
+    /// TLS handshakes that ended well, resumed ones included.
+    pub tls_handshakes: Counter,
+    /// TLS handshakes that resumed a session.
+    pub tls_resumed: Counter,
+    /// TLS failed: the peer showed no certificate.
+    pub tls_no_certificate: Counter,
+    /// TLS failed: the certificate is by none of our authorities.
+    pub tls_unknown_ca: Counter,
+    /// TLS failed: the certificate has expired or is not valid yet.
+    pub tls_expired: Counter,
+    /// TLS failed: the certificate is revoked.
+    pub tls_revoked: Counter,
+    /// TLS failed: the certificate's signature, purpose, name or form does not fit.
+    pub tls_bad_certificate: Counter,
+    /// TLS failed: our revocation list has expired, so nobody can be believed.
+    pub tls_crl_expired: Counter,
+    /// TLS failed: the handshake was not complete in time.
+    pub tls_timeout: Counter,
+    /// TLS failed otherwise: no TLS, no common version or cipher, broken records, the peer's alert.
+    pub tls_other: Counter,
+    /// Closed because a new TLS setup does not take the peer's certificate any more.
+    pub revoked_closed: Counter,
+    /// Times a connection was left unread because it had brought its messages for now.
+    pub throttled: Counter,
+    /// Connections closed at once because their source had opened too many.
+    pub source_refused: Counter,
+    /// Connections and datagrams dropped because the role does not know their source.
+    pub unknown_source: Counter,
 }

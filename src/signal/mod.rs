@@ -13,10 +13,14 @@
 mod core;
 mod counters;
 mod datagram;
+mod order;
 mod role;
 mod run;
 mod stream;
+pub mod tls;
 
 pub use counters::{Counter, Counters};
+pub use order::{ConnectionLimits, SignalOrder};
 pub use role::Role;
 pub use run::{ListenError, Listener, SignalConfig, is_on_io_uring, run};
+pub use tls::{PeerCertificate, TlsError, TlsFacts, TlsFiles, TlsSetup};

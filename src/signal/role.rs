@@ -1,14 +1,33 @@
 //! What a signalling shard is for: router, UM service or worker, seen from below.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::sip::flow::{Flow, FlowId, Transmit};
+use crate::sip::flow::{Flow, FlowId, PeerNames, Transmit};
 use crate::sip::message::Message;
 
 /// The sans-IO part that lives on a signalling shard.
 ///
 /// After every call that takes `now`, `poll_transmit` is drained.
 pub trait Role {
+    /// May this address speak to us at all? Asked when a connection is accepted, which is closed
+    /// without a byte if not, and for each datagram that is no sound response, which is dropped.
+    /// Connections we open are not asked about.
+    fn admits(&mut self, _now: Instant, _listener: u16, _remote: SocketAddr) -> bool {
+        true
+    }
+
+    /// The name, a DNS name or an IP address, that the certificate of the TLS server at `remote`
+    /// must have. `None`, or what is no name: the address itself.
+    fn tls_name(&self, _remote: SocketAddr) -> Option<String> {
+        None
+    }
+
+    /// A TLS connection finished its handshake; called before its first message. `peer` is whom
+    /// the certificate names, `None` where peers need none.
+    fn handle_secured(&mut self, _now: Instant, _flow: Flow, _peer: Option<Arc<PeerNames>>) {}
+
     /// A message with sound syntax arrived.
     fn handle_message(&mut self, now: Instant, flow: Flow, message: Message);
 

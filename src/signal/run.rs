@@ -5,14 +5,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crossbeam::queue::ArrayQueue;
 use monoio::net::udp::UdpSocket;
 use monoio::net::{ListenerOpts, TcpListener};
 
 use super::core::{Core, Limits, Shared, flush, next_flow_id};
 use super::counters::Counters;
 use super::datagram::{self, Socket};
+use super::order::{ConnectionLimits, SignalOrder};
 use super::role::Role;
 use super::stream;
+use super::tls::TlsSetup;
 use crate::base::clock;
 use crate::base::limits::SIP_UDP_QUEUE_BYTES;
 use crate::sip::flow::Transport;
@@ -31,7 +34,7 @@ const CLOSE_MAX: Duration = Duration::from_secs(1);
 /// Where a shard listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Listener {
-    /// TCP or UDP.
+    /// UDP, TCP or TLS over TCP.
     pub transport: Transport,
     /// Port 0 lets the kernel choose.
     pub address: SocketAddr,
@@ -58,6 +61,12 @@ pub struct SignalConfig {
     pub idle_timeout: Duration,
     /// A message must be complete this long after its first byte.
     pub message_timeout: Duration,
+    /// What peers may ask of the loop; [`SignalOrder::Limits`] changes it.
+    pub limits: ConnectionLimits,
+    /// Needed where a listener or a destination is TLS; [`SignalOrder::Tls`] changes it.
+    pub tls: Option<Arc<TlsSetup>>,
+    /// Where to put orders while the loop runs; keep a clone.
+    pub orders: Arc<ArrayQueue<SignalOrder>>,
     /// Processor to stay on.
     pub cpu: Option<usize>,
     /// Where to count; keep a clone to read.

@@ -1,6 +1,7 @@
 //! Where a message came from and where one goes: names for sockets that `sip` never touches.
 
-use std::net::SocketAddr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -78,4 +79,26 @@ pub struct Transmit {
     pub destination: Destination,
     /// One whole message, or a keep-alive.
     pub bytes: Bytes,
+}
+
+/// Whom a TLS peer's certificate names: what a gateway's certificate name is compared with
+/// (RFC 5922 §7).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PeerNames {
+    /// subjectAltName dNSName entries, in lower case.
+    pub dns_names: Vec<String>,
+    /// subjectAltName iPAddress entries.
+    pub ip_addresses: Vec<IpAddr>,
+    /// The subject's common name, in lower case; `None` where the certificate has a dNSName or
+    /// iPAddress, which then are the only names that count (RFC 6125 §6.4.4).
+    pub common_name: Option<String>,
+}
+
+impl fmt::Display for PeerNames {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let addresses = self.ip_addresses.iter().map(IpAddr::to_string);
+        let names: Vec<_> =
+            self.dns_names.iter().cloned().chain(addresses).chain(self.common_name.clone()).collect();
+        f.write_str(&names.join(","))
+    }
 }
