@@ -3,7 +3,7 @@
 //! Tasks borrow it between two awaits and never across one.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
@@ -11,19 +11,29 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use monoio::io::{CancelHandle, Canceller};
-use monoio::net::tcp::TcpOwnedWriteHalf;
+use monoio::io::CancelHandle;
 
+use super::connection::{Cause, Connection, Stage};
 use super::counters::Counters;
 use super::datagram::{self, Socket};
+use super::listen::Gate;
+use super::order::ConnectionLimits;
 use super::role::Role;
+use super::sources::Sources;
 use super::stream;
+use super::tls::{TlsSession, TlsSetup};
+use crate::base::clock;
 use crate::sip::flow::{Destination, Flow, FlowId, Transmit, Transport};
 
 /// What a connection may have waiting to be written, in bytes; more means nobody reads.
 const QUEUE_BYTES_MAX: usize = 512 * 1024;
 /// How long a connection that is being given up may take to read our last message.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long a peer that sends nothing more is kept for what the role may still have for it: the
+/// life of a transaction (64 × T1, RFC 3261 §17.1.1.2).
+pub(super) const HALF_CLOSED: Duration = Duration::from_secs(32);
+/// Read buffers kept for connections that bring much.
+const SPARE_BUFFERS_MAX: usize = 16;
 /// Time between two looks for idle and slow peers.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -35,57 +45,7 @@ pub(super) struct Limits {
     pub(super) connections_max: usize,
     pub(super) idle_timeout: Duration,
     pub(super) message_timeout: Duration,
-}
-
-/// Why a connection ends.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Cause {
-    #[error("the peer closed it")]
-    Peer,
-    #[error("network error: {0}")]
-    Broken(std::io::Error),
-    #[error("it could not be opened: {0}")]
-    Connect(std::io::Error),
-    #[error("no message within the idle timeout")]
-    Idle,
-    #[error("a message was not complete in time")]
-    Slow,
-    #[error("the peer does not read")]
-    Unread,
-    #[error("the peer lost the framing")]
-    Framing,
-    #[error("the shard ends")]
-    End,
-}
-
-/// How far a connection is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
-    Connecting,
-    Open,
-    /// Nothing more is taken in: the queue is written, then our side is shut down, then what the
-    /// peer still sends is thrown away until it closes or `until` passes.
-    Ending {
-        until: Instant,
-        peer_done: bool,
-    },
-}
-
-pub(super) struct Connection {
-    pub(super) flow: Flow,
-    pub(super) stage: Stage,
-    pub(super) queue: VecDeque<Transmit>,
-    pub(super) queue_bytes: usize,
-    /// `None` while connecting and while a task writes with it.
-    pub(super) writer: Option<TcpOwnedWriteHalf>,
-    canceller: Canceller,
-    /// Last message or keep-alive, either way.
-    pub(super) active: Instant,
-    /// When the message began that is not complete; on a connection we accepted, when it was
-    /// opened, until the first message or keep-alive is.
-    pub(super) partial_since: Option<Instant>,
-    /// Set when the end was our decision; logged and counted at the end.
-    ending: Option<Cause>,
+    pub(super) peers: ConnectionLimits,
 }
 
 pub(super) struct Core<R> {
@@ -94,11 +54,14 @@ pub(super) struct Core<R> {
     pub(super) limits: Limits,
     pub(super) counters: Arc<Counters>,
     pub(super) connections: HashMap<FlowId, Connection>,
-    by_remote: HashMap<SocketAddr, FlowId>,
+    by_remote: HashMap<(Transport, SocketAddr), FlowId>,
     /// By listener; `None` for listeners that are no UDP sockets.
     pub(super) sockets: Vec<Option<Socket>>,
-    /// Cancels accepting and receiving at the end.
-    pub(super) listening: Canceller,
+    /// By listener; `None` where nobody listens any more.
+    pub(super) gates: Vec<Option<Rc<Gate>>>,
+    pub(super) tls: Option<Arc<TlsSetup>>,
+    pub(super) sources: Sources,
+    spare_buffers: Vec<Vec<u8>>,
     pub(super) stopping: bool,
     next_sweep: Option<Instant>,
     pub(super) log: LogBudget,
@@ -144,7 +107,7 @@ impl<R: Role + 'static> Core<R> {
         role: R,
         limits: Limits,
         counters: Arc<Counters>,
-        sockets: Vec<Option<Socket>>,
+        tls: Option<Arc<TlsSetup>>,
     ) -> Shared<R> {
         Rc::new_cyclic(|this| {
             RefCell::new(Self {
@@ -154,8 +117,11 @@ impl<R: Role + 'static> Core<R> {
                 counters,
                 connections: HashMap::new(),
                 by_remote: HashMap::new(),
-                sockets,
-                listening: Canceller::new(),
+                sockets: Vec::new(),
+                gates: Vec::new(),
+                tls,
+                sources: Sources::new(clock::now()),
+                spare_buffers: Vec::new(),
                 stopping: false,
                 next_sweep: None,
                 log: LogBudget::default(),
@@ -193,24 +159,29 @@ impl<R: Role + 'static> Core<R> {
         self.connections.len() >= self.limits.connections_max
     }
 
-    /// Takes a connection up; `writer` is `None` while it is being opened.
-    pub(super) fn insert(&mut self, now: Instant, flow: Flow, writer: Option<TcpOwnedWriteHalf>) {
-        let writer_is_new = writer.is_some();
-        let stage = if writer_is_new { Stage::Open } else { Stage::Connecting };
-        let connection = Connection {
-            flow,
-            stage,
-            queue: VecDeque::new(),
-            queue_bytes: 0,
-            writer,
-            canceller: Canceller::new(),
-            active: now,
-            // A peer that connects and says nothing is as slow as one that stops in the middle.
-            partial_since: writer_is_new.then_some(now),
-            ending: None,
-        };
+    /// Takes a connection up.
+    pub(super) fn insert(&mut self, connection: Connection) {
+        let flow = connection.flow;
         self.connections.insert(flow.id, connection);
-        self.by_remote.insert(flow.remote, flow.id);
+        self.by_remote.insert((flow.transport, flow.remote), flow.id);
+    }
+
+    fn forget_remote(&mut self, flow: &Flow) {
+        let key = (flow.transport, flow.remote);
+        if self.by_remote.get(&key) == Some(&flow.id) {
+            self.by_remote.remove(&key);
+        }
+    }
+
+    /// A large read buffer; give it back soon.
+    pub(super) fn lend_buffer(&mut self, bytes: usize) -> Vec<u8> {
+        self.spare_buffers.pop().unwrap_or_else(|| Vec::with_capacity(bytes))
+    }
+
+    pub(super) fn return_buffer(&mut self, buffer: Vec<u8>) {
+        if self.spare_buffers.len() < SPARE_BUFFERS_MAX {
+            self.spare_buffers.push(buffer);
+        }
     }
 
     /// The handle that ends reads and writes of a connection; `None` when it is gone.
@@ -237,10 +208,14 @@ impl<R: Role + 'static> Core<R> {
                 return self.send_datagram(now, socket, remote, transmit);
             }
             Destination::Flow(flow) => Some(flow.id),
-            Destination::Address { transport: Transport::Tcp, remote, listener } => {
-                self.by_remote.get(&remote).copied().or_else(|| self.connect(now, remote, listener))
+            Destination::Address {
+                transport: transport @ (Transport::Tcp | Transport::Tls),
+                remote,
+                listener,
+            } => {
+                let open = self.by_remote.get(&(transport, remote)).copied();
+                open.or_else(|| self.connect(now, transport, remote, listener))
             }
-            Destination::Address { transport: Transport::Tls, .. } => None,
         };
         match id {
             Some(id) => self.queue(now, id, transmit),
@@ -278,30 +253,66 @@ impl<R: Role + 'static> Core<R> {
         }
     }
 
-    /// Begins to open a connection; `None` when there may be no more.
-    fn connect(&mut self, now: Instant, remote: SocketAddr, listener: u16) -> Option<FlowId> {
+    /// Begins to open a connection; `None` when there may be no more or TLS is not set up.
+    fn connect(
+        &mut self,
+        now: Instant,
+        transport: Transport,
+        remote: SocketAddr,
+        listener: u16,
+    ) -> Option<FlowId> {
         if self.is_full() {
-            tracing::warn!(%remote, "no connection opened: connections_max are open");
+            if self.log.take(now) {
+                tracing::warn!(%remote, "no connection opened: connections_max are open");
+            }
             return None;
         }
         let local = if remote.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0; 16], 0).into() };
         let id = next_flow_id();
-        self.insert(now, Flow { id, listener, transport: Transport::Tcp, local, remote }, None);
+        let flow = Flow { id, listener, transport, local, remote };
+        let mut connection = Connection::new(now, flow, Stage::Connecting);
+        if transport == Transport::Tls {
+            connection.tls = Some(self.call(remote)?);
+        }
+        self.insert(connection);
         self.spawn(stream::connect(self.shared(), id, remote));
         Some(id)
+    }
+
+    fn call(&self, remote: SocketAddr) -> Option<Box<TlsSession>> {
+        let Some(setup) = &self.tls else {
+            tracing::warn!(%remote, "no connection opened: this node has no TLS certificate");
+            return None;
+        };
+        match TlsSession::called(setup, self.role.tls_name(remote), remote.ip()) {
+            Ok(session) => Some(Box::new(session)),
+            Err(error) => {
+                tracing::warn!(%remote, "no connection opened: TLS: {error}");
+                None
+            }
+        }
     }
 
     /// Puts a message into a connection's queue and sees that it is written.
     pub(super) fn queue(&mut self, now: Instant, id: FlowId, transmit: Transmit) {
         let connection = self.connections.get_mut(&id);
-        let Some(connection) = connection.filter(|c| !matches!(c.stage, Stage::Ending { .. })) else {
+        let Some(connection) = connection.filter(|c| !c.is_ending()) else {
             return self.fail(now, &transmit);
         };
         connection.active = now;
+        if is_final_response(&transmit.bytes) {
+            connection.owed = connection.owed.saturating_sub(1);
+        }
         connection.queue_bytes += transmit.bytes.len();
         connection.queue.push_back(transmit);
         if connection.queue_bytes > QUEUE_BYTES_MAX {
             return self.close(now, id, Cause::Unread);
+        }
+        if let Stage::HalfClosed { until } = &mut connection.stage {
+            *until = now + HALF_CLOSED;
+            if connection.owed == 0 {
+                return self.end(now, id, Cause::Peer);
+            }
         }
         self.start_writing(id);
     }
@@ -322,47 +333,62 @@ impl<R: Role + 'static> Core<R> {
             return self.close(now, id, cause);
         }
         connection.stage = Stage::Ending { until: now + LINGER, peer_done };
+        let flow = connection.flow;
+        // What was meant for a peer that is not whom it should be is not for its eyes.
+        let unsent =
+            if cause.failure().is_some() { std::mem::take(&mut connection.queue) } else { <_>::default() };
         connection.ending = Some(cause);
-        let remote = connection.flow.remote;
-        if self.by_remote.get(&remote) == Some(&id) {
-            self.by_remote.remove(&remote);
+        self.forget_remote(&flow);
+        for transmit in unsent {
+            self.fail(now, &transmit);
         }
         self.start_writing(id);
     }
 
     /// Ends a connection now, counts and logs why, and tells the role.
     pub(super) fn close(&mut self, now: Instant, id: FlowId, cause: Cause) {
-        let Some(connection) = self.connections.remove(&id) else { return };
-        if self.by_remote.get(&connection.flow.remote) == Some(&id) {
-            self.by_remote.remove(&connection.flow.remote);
+        let Some(mut connection) = self.connections.remove(&id) else { return };
+        let flow = connection.flow;
+        self.forget_remote(&flow);
+        if let Some(source) = connection.source {
+            self.sources.close(source);
+        }
+        let is_known = connection.is_known();
+        if !matches!(cause, Cause::Broken(_))
+            && let Some((writer, bytes)) = connection.goodbye()
+        {
+            self.spawn(stream::say_goodbye(writer, bytes));
         }
         drop(connection.canceller.cancel());
         let cause = connection.ending.unwrap_or(cause);
-        self.note_close(&connection.flow, &cause);
+        self.note_close(now, &flow, &cause, is_known);
         if matches!(cause, Cause::End) {
             return;
         }
         for transmit in &connection.queue {
             self.fail(now, transmit);
         }
-        if connection.stage != Stage::Connecting {
+        if is_known {
             self.role.handle_flow_closed(now, id);
         }
     }
 
-    fn note_close(&self, flow: &Flow, cause: &Cause) {
+    fn note_close(&mut self, now: Instant, flow: &Flow, cause: &Cause, is_known: bool) {
         let remote = flow.remote;
-        let counter = match cause {
-            Cause::Peer | Cause::End => return tracing::debug!(%remote, "connection closed: {cause}"),
-            Cause::Broken(_) => &self.counters.broken_closed,
-            Cause::Connect(_) => &self.counters.connect_failed,
-            Cause::Idle => &self.counters.idle_closed,
-            Cause::Slow => &self.counters.slow_closed,
-            Cause::Unread => &self.counters.unread_closed,
-            Cause::Framing => &self.counters.frame_errors,
+        let Some(counter) = cause.counter(&self.counters) else {
+            return tracing::debug!(%remote, "connection closed: {cause}");
         };
         counter.add(1);
-        tracing::info!(%remote, "connection closed: {cause}");
+        if let Some(failure) = cause.failure() {
+            if self.log.take(now) {
+                let what = if is_known { "connection closed" } else { "refused" };
+                tracing::warn!(peer = %remote, transport = "tls", rule = failure.rule(), "{what}: {cause}");
+            }
+        } else if matches!(cause, Cause::Revoked(_)) {
+            tracing::warn!(peer = %remote, transport = "tls", rule = "tls_revoked", "connection closed: {cause}");
+        } else {
+            tracing::info!(%remote, "connection closed: {cause}");
+        }
     }
 
     /// Closes idle and slow peers, and those that linger at their end.
@@ -374,24 +400,32 @@ impl<R: Role + 'static> Core<R> {
         let limits = self.limits;
         let overdue = |c: &Connection| match c.stage {
             Stage::Connecting => None,
+            Stage::Handshaking { until } => (now >= until).then_some(Cause::HandshakeTimeout),
             Stage::Open if c.partial_since.is_some_and(|at| now >= at + limits.message_timeout) => {
                 Some(Cause::Slow)
             }
             Stage::Open if now >= c.active + limits.idle_timeout => Some(Cause::Idle),
             Stage::Open => None,
-            Stage::Ending { until, .. } => (now >= until).then_some(Cause::Peer),
+            Stage::HalfClosed { until } | Stage::Ending { until, .. } => {
+                (now >= until).then_some(Cause::Peer)
+            }
         };
         let closing: Vec<_> =
             self.connections.iter().filter_map(|(&id, c)| Some((id, overdue(c)?))).collect();
         for (id, cause) in closing {
             self.close(now, id, cause);
         }
+        for socket in &mut self.sockets {
+            if socket.as_ref().is_some_and(|socket| socket.is_over(now)) {
+                *socket = None;
+            }
+        }
     }
 
     /// Stops listening; connections go on.
     pub(super) fn stop_listening(&mut self) {
         self.stopping = true;
-        self.listening = std::mem::take(&mut self.listening).cancel();
+        self.gates.drain(..).flatten().for_each(|gate| gate.shut());
     }
 
     /// Closes everything without a word to the role.
@@ -404,4 +438,9 @@ impl<R: Role + 'static> Core<R> {
             self.close(now, id, Cause::End);
         }
     }
+}
+
+/// A response with a status of 200 or more.
+fn is_final_response(bytes: &[u8]) -> bool {
+    bytes.strip_prefix(b"SIP/2.0 ").and_then(<[u8]>::first).is_some_and(|digit| matches!(digit, b'2'..=b'6'))
 }

@@ -3,14 +3,17 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use monoio::net::udp::UdpSocket;
 
-use super::core::{Shared, flush};
+use super::core::{Core, Shared, flush};
+use super::listen::Gate;
 use super::role::Role;
 use crate::base::clock;
 use crate::sip::flow::{Flow, FlowId, Transmit, Transport};
+use crate::sip::message::Message;
 
 /// Largest UDP payload.
 const DATAGRAM_BYTES_MAX: usize = 65_535;
@@ -25,6 +28,8 @@ pub(super) struct Socket {
     queue: VecDeque<(SocketAddr, Transmit)>,
     queue_bytes: usize,
     writing: bool,
+    /// Set when nobody listens here any more: when it goes.
+    until: Option<Instant>,
 }
 
 impl Socket {
@@ -36,6 +41,7 @@ impl Socket {
             queue: VecDeque::new(),
             queue_bytes: 0,
             writing: false,
+            until: None,
         }
     }
 
@@ -49,6 +55,21 @@ impl Socket {
 
     pub(super) fn is_flushed(&self) -> bool {
         !self.writing
+    }
+
+    /// Keeps the socket for sending only, until then.
+    pub(super) fn retire(&mut self, until: Instant) {
+        self.until = Some(until);
+    }
+
+    /// True when it only sends.
+    pub(super) fn is_retired(&self) -> bool {
+        self.until.is_some()
+    }
+
+    /// True when a retired socket's time has come.
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| until <= now)
     }
 
     /// Queues a datagram; false when there is no room.
@@ -76,8 +97,8 @@ impl Socket {
     }
 }
 
-/// Receives until the shard stops. One buffer serves all datagrams.
-pub(super) async fn receive<R: Role + 'static>(shared: Shared<R>, index: u16) {
+/// Receives until its gate is shut. One buffer serves all datagrams.
+pub(super) async fn receive<R: Role + 'static>(shared: Shared<R>, index: u16, gate: Rc<Gate>) {
     let Some((socket, flow_id, local)) = shared
         .borrow()
         .sockets
@@ -89,32 +110,45 @@ pub(super) async fn receive<R: Role + 'static>(shared: Shared<R>, index: u16) {
     };
     let mut buffer = Vec::with_capacity(DATAGRAM_BYTES_MAX);
     loop {
-        let cancel = shared.borrow().listening.handle();
-        let (result, returned) = socket.cancelable_recv_from(buffer, cancel).await;
+        let (result, returned) = socket.cancelable_recv_from(buffer, gate.handle()).await;
         buffer = returned;
         let now = clock::now();
         {
             let core = &mut *shared.borrow_mut();
-            if core.stopping {
+            if !gate.is_open() {
                 return;
             }
             match result {
                 Ok((len, remote)) => {
                     core.counters.bytes_in.add(len);
-                    let datagram = buffer.get(..len).unwrap_or(&[]);
-                    if is_keep_alive(datagram) {
-                        core.counters.keep_alives.add(1);
-                    } else {
-                        let flow =
-                            Flow { id: flow_id, listener: index, transport: Transport::Udp, local, remote };
-                        core.read_message(now, flow, Bytes::copy_from_slice(datagram));
-                    }
+                    let flow =
+                        Flow { id: flow_id, listener: index, transport: Transport::Udp, local, remote };
+                    core.read_datagram(now, flow, buffer.get(..len).unwrap_or(&[]));
                 }
                 // An ICMP error of an earlier datagram; the socket goes on.
                 Err(error) => tracing::debug!(%local, "receiving a datagram: {error}"),
             }
         }
         flush(&shared, now);
+    }
+}
+
+impl<R: Role + 'static> Core<R> {
+    fn read_datagram(&mut self, now: Instant, flow: Flow, datagram: &[u8]) {
+        if is_keep_alive(datagram) {
+            return self.counters.keep_alives.add(1);
+        }
+        let admits = |core: &mut Self| core.role.admits(now, flow.listener, flow.remote);
+        // A response answers what we asked; its transaction knows it, or drops it.
+        let is_response = datagram.starts_with(b"SIP/2.0 ");
+        if !is_response && !admits(self) {
+            return self.drop_unknown(now, flow.remote, flow.transport);
+        }
+        let parsed = Message::parse(Bytes::copy_from_slice(datagram));
+        if is_response && parsed.is_err() && !admits(self) {
+            return self.drop_unknown(now, flow.remote, flow.transport);
+        }
+        self.take_message(now, flow, parsed);
     }
 }
 
@@ -126,7 +160,8 @@ fn is_keep_alive(datagram: &[u8]) -> bool {
 /// Sends until the queue is empty.
 pub(super) async fn write<R: Role + 'static>(shared: Shared<R>, index: usize, socket: Rc<UdpSocket>) {
     loop {
-        let next = shared.borrow_mut().sockets.get_mut(index).and_then(|s| s.as_mut()?.pop());
+        let pop = |own: &mut Socket| Rc::ptr_eq(&own.socket, &socket).then(|| own.pop()).flatten();
+        let next = shared.borrow_mut().sockets.get_mut(index).and_then(|own| pop(own.as_mut()?));
         let Some((remote, transmit)) = next else { return };
         let (result, _) = socket.send_to(transmit.bytes.clone(), remote).await;
         let now = clock::now();

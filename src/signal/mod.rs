@@ -10,12 +10,17 @@
 //! * The role is driven from three places only: bytes that arrived, connections that failed, and
 //!   the pump. After each of them everything it wants to send is taken.
 
+mod connection;
 mod core;
 mod counters;
 mod datagram;
+mod listen;
+mod obey;
 mod order;
+mod pace;
 mod role;
 mod run;
+mod sources;
 mod stream;
 pub mod tls;
 

@@ -6,24 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
-use monoio::net::udp::UdpSocket;
-use monoio::net::{ListenerOpts, TcpListener};
 
-use super::core::{Core, Limits, Shared, flush, next_flow_id};
+use super::core::{Core, Limits, Shared, flush};
 use super::counters::Counters;
-use super::datagram::{self, Socket};
+use super::listen;
 use super::order::{ConnectionLimits, SignalOrder};
 use super::role::Role;
-use super::stream;
 use super::tls::TlsSetup;
 use crate::base::clock;
-use crate::base::limits::SIP_UDP_QUEUE_BYTES;
 use crate::sip::flow::Transport;
 
 /// Entries of the submission queue; one turn rarely starts more operations.
 const RING_ENTRIES: u32 = 1024;
-/// Connections the kernel completes before we accept them.
-const BACKLOG: i32 = 1024;
 /// Bounds of what a role may ask for between two pumps.
 const PUMP_MIN: Duration = Duration::from_millis(1);
 const PUMP_MAX: Duration = Duration::from_millis(50);
@@ -78,11 +72,6 @@ pub fn is_on_io_uring() -> bool {
     monoio::utils::detect_uring()
 }
 
-enum End {
-    Tcp(TcpListener),
-    Udp(UdpSocket),
-}
-
 /// Turns the calling thread into a signalling shard until `role` is finished.
 ///
 /// `bound` is called once: with the listeners' addresses, in order, or with why there are none.
@@ -114,7 +103,9 @@ async fn serve<R: Role + 'static>(
     role: R,
     bound: impl FnOnce(io::Result<Vec<SocketAddr>>),
 ) -> io::Result<()> {
-    let ends: Vec<_> = match config.listeners.iter().map(bind).collect::<io::Result<_>>() {
+    let has_tls = config.tls.is_some();
+    let ends = config.listeners.iter().map(|listener| listen::bind(listener, has_tls));
+    let ends: Vec<_> = match ends.collect::<io::Result<_>>() {
         Ok(ends) => ends,
         Err(error) => {
             let told = io::Error::new(error.kind(), error.to_string());
@@ -126,72 +117,29 @@ async fn serve<R: Role + 'static>(
         connections_max: config.connections_max,
         idle_timeout: config.idle_timeout,
         message_timeout: config.message_timeout,
+        peers: config.limits,
     };
     let addresses = ends.iter().map(|(_, local)| *local).collect();
-    let mut sockets = Vec::new();
-    let mut listeners = Vec::new();
-    for ((end, local), index) in ends.into_iter().zip(0_u16..) {
-        match end {
-            End::Tcp(listener) => {
-                sockets.push(None);
-                listeners.push((index, Some(listener)));
-            }
-            End::Udp(socket) => {
-                sockets.push(Some(Socket::new(socket, next_flow_id(), local)));
-                listeners.push((index, None));
-            }
-        }
-    }
-    let shared = Core::new(role, limits, config.counters, sockets);
-    for (index, listener) in listeners {
-        let core = shared.borrow();
-        match listener {
-            Some(listener) => core.spawn(stream::accept(core.shared(), listener, index)),
-            None => core.spawn(datagram::receive(core.shared(), index)),
-        }
+    let shared = Core::new(role, limits, config.counters, config.tls);
+    for ((end, local), (index, listener)) in ends.into_iter().zip((0_u16..).zip(&config.listeners)) {
+        shared.borrow_mut().listen(index, listener.transport, end, local);
     }
     bound(Ok(addresses));
-    pump(&shared).await;
+    pump(&shared, &config.orders).await;
     end(&shared).await;
     Ok(())
 }
 
-fn bind(listener: &Listener) -> io::Result<(End, SocketAddr)> {
-    let Listener { transport, address } = *listener;
-    let result = match transport {
-        Transport::Udp => bind_udp(address).and_then(|s| Ok((s.local_addr()?, End::Udp(s)))),
-        Transport::Tcp => {
-            // Two processes on one port would share its connections without a word.
-            let options = ListenerOpts::new().reuse_port(false).reuse_addr(true).backlog(BACKLOG);
-            TcpListener::bind_with_config(address, &options).and_then(|l| Ok((l.local_addr()?, End::Tcp(l))))
-        }
-        Transport::Tls => Err(io::Error::new(io::ErrorKind::Unsupported, "there is no TLS yet")),
-    };
-    result
-        .map(|(local, end)| (end, local))
-        .map_err(|error| io::Error::new(error.kind(), ListenError { listener: *listener, error }))
-}
-
-/// A socket whose queue holds a burst of calls: all SIP over UDP to this listener waits there.
-fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = socket2::Socket::new(
-        socket2::Domain::for_address(address),
-        socket2::Type::DGRAM,
-        Some(socket2::Protocol::UDP),
-    )?;
-    socket.set_recv_buffer_size(SIP_UDP_QUEUE_BYTES as usize)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    UdpSocket::from_std(socket.into())
-}
-
 /// Drives timers and cross-thread queues until the role is finished.
-async fn pump<R: Role + 'static>(shared: &Shared<R>) {
+async fn pump<R: Role + 'static>(shared: &Shared<R>, orders: &ArrayQueue<SignalOrder>) {
     loop {
         let now = clock::now();
         let wanted = {
             let core = &mut *shared.borrow_mut();
             let wanted = core.role.pump(now);
+            while let Some(order) = orders.pop() {
+                core.obey(now, order);
+            }
             if core.role.poll_timeout().is_some_and(|at| at <= now) {
                 core.role.handle_timeout(now);
             }

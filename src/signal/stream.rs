@@ -1,85 +1,75 @@
-//! Tasks of a TCP connection: accept or connect, read, write.
+//! Tasks of a TCP or TLS connection: connect, read, write.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 use monoio::io::{
     AsyncWriteRent, CancelHandle, CancelableAsyncReadRent, CancelableAsyncWriteRent, Splitable,
 };
+use monoio::net::TcpStream;
 use monoio::net::tcp::{TcpOwnedReadHalf, TcpOwnedWriteHalf};
-use monoio::net::{TcpListener, TcpStream};
 
-use super::core::{Cause, Core, Shared, Stage, next_flow_id};
+use super::connection::{Cause, Stage};
+use super::core::{Core, HALF_CLOSED, Shared};
 use super::role::Role;
 use crate::base::clock;
-use crate::sip::flow::{Destination, Flow, FlowId, Transmit, Transport};
+use crate::sip::flow::{Destination, Flow, FlowId, PeerNames, Transmit};
 use crate::sip::framer::{Frame, Framer, FramerLimits};
-use crate::sip::message::Message;
+use crate::sip::message::{Message, Method, ParseError};
 
-/// Bytes one read takes at most; a connection holds that much while it waits.
-const READ_BYTES: usize = 8192;
-/// How long a connection we open may take.
+/// What a connection holds while it waits: an ordinary message fits.
+const WAIT_BYTES: usize = 2048;
+/// Bytes one read takes at most, of a connection that has just filled its own buffer.
+const READ_BYTES: usize = 16 * 1024;
+/// How long a connection we open may take, TLS not included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pause after the kernel refused to hand out a connection: descriptors come back in time.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a peer's kernel may take to accept our last record.
+const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
+/// Bounds of the pause of a connection that has brought its messages for now.
+const THROTTLE_MIN: Duration = Duration::from_millis(1);
+const THROTTLE_MAX: Duration = Duration::from_millis(100);
 
-/// Accepts until the shard stops.
-pub(super) async fn accept<R: Role + 'static>(shared: Shared<R>, listener: TcpListener, index: u16) {
-    loop {
-        let cancel = shared.borrow().listening.handle();
-        let accepted = listener.cancelable_accept(cancel).await;
-        let now = clock::now();
-        let core = &mut *shared.borrow_mut();
-        if core.stopping {
-            return;
-        }
-        match accepted {
-            Ok((_, remote)) if core.is_full() => {
-                core.counters.refused.add(1);
-                tracing::warn!(%remote, "connection refused: connections_max are open");
-            }
-            Ok((stream, remote)) => {
-                core.counters.accepted.add(1);
-                let local = stream.local_addr().or_else(|_| listener.local_addr());
-                let Ok(local) = local else { continue };
-                let flow =
-                    Flow { id: next_flow_id(), listener: index, transport: Transport::Tcp, local, remote };
-                open(core, now, flow, stream);
-            }
-            Err(error) => {
-                core.counters.accept_errors.add(1);
-                tracing::warn!("no connection accepted: {error}");
-                let shared = core.shared();
-                core.spawn(pause_accepting(shared, listener, index));
-                return;
-            }
-        }
-    }
+/// What a connection's reader is at.
+struct Incoming {
+    flow: Flow,
+    framer: Framer,
+    /// What is to be done when the framer is empty.
+    after: Option<After>,
 }
 
-async fn pause_accepting<R: Role + 'static>(shared: Shared<R>, listener: TcpListener, index: u16) {
-    monoio::time::sleep(ACCEPT_PAUSE).await;
-    let core = shared.borrow();
-    if !core.stopping {
-        core.spawn(accept(core.shared(), listener, index));
-    }
+enum After {
+    Closed,
+    Failed(rustls::Error),
 }
 
-/// Takes up an established connection.
-fn open<R: Role + 'static>(core: &mut Core<R>, now: Instant, flow: Flow, stream: TcpStream) {
+/// What a reader does next.
+enum Step {
+    Read,
+    /// The peer has brought its messages for now.
+    Wait(Duration),
+    Done,
+}
+
+/// Takes up an established connection that the core knows.
+pub(super) fn open<R: Role + 'static>(core: &mut Core<R>, now: Instant, flow: Flow, stream: TcpStream) {
     // Messages are written whole; waiting to fill segments would only delay them.
     let _ = stream.set_nodelay(true);
+    let until = now + core.limits.peers.handshake_timeout;
+    let Some(connection) = core.connections.get_mut(&flow.id) else { return };
     let (reader, writer) = stream.into_split();
-    if let Some(connection) = core.connections.get_mut(&flow.id) {
-        connection.flow = flow;
-        connection.stage = Stage::Open;
-        connection.writer = Some(writer);
-        connection.active = now;
-        core.start_writing(flow.id);
+    connection.flow = flow;
+    connection.writer = Some(writer);
+    connection.active = now;
+    if connection.tls.is_some() {
+        connection.stage = Stage::Handshaking { until };
     } else {
-        core.insert(now, flow, Some(writer));
+        connection.stage = Stage::Open;
+        // A peer that connects and says nothing is as slow as one that stops in the middle.
+        connection.partial_since = connection.source.is_some().then_some(now);
     }
+    core.start_writing(flow.id);
     core.spawn(read(core.shared(), flow, reader));
 }
 
@@ -103,64 +93,56 @@ pub(super) async fn connect<R: Role + 'static>(shared: Shared<R>, id: FlowId, re
 
 /// Reads until the connection ends.
 async fn read<R: Role + 'static>(shared: Shared<R>, flow: Flow, mut reader: TcpOwnedReadHalf) {
-    let mut framer = Framer::new(FramerLimits::default());
-    let mut buffer = Vec::with_capacity(READ_BYTES);
+    let mut incoming = Incoming { flow, framer: Framer::new(FramerLimits::default()), after: None };
+    let mut own = Vec::with_capacity(WAIT_BYTES);
+    let mut wants_more = false;
     loop {
         let Some(cancel) = shared.borrow().cancel_handle(flow.id) else { return };
-        let (result, returned) = reader.cancelable_read(buffer, cancel).await;
-        buffer = returned;
-        let now = clock::now();
-        let core = &mut *shared.borrow_mut();
-        let Some(connection) = core.connections.get_mut(&flow.id) else { return };
-        let ending = matches!(connection.stage, Stage::Ending { .. });
-        match result {
-            Ok(0) => {
-                core.end_of_stream(now, flow.id);
-                core.flush(now);
-                return;
-            }
-            Err(error) => {
-                core.close(now, flow.id, Cause::Broken(error));
-                core.flush(now);
-                return;
-            }
-            Ok(_) if ending => {} // Thrown away: see Stage::Ending.
-            Ok(len) => {
-                core.counters.bytes_in.add(len);
-                framer.push(buffer.get(..len).unwrap_or(&[]));
-                core.read_frames(now, flow, &mut framer);
-            }
+        let buffer =
+            if wants_more { shared.borrow_mut().lend_buffer(READ_BYTES) } else { std::mem::take(&mut own) };
+        let (result, buffer) = reader.cancelable_read(buffer, cancel).await;
+        let filled = matches!(result, Ok(len) if len == buffer.capacity());
+        let mut step = shared.borrow_mut().arrived(clock::now(), &mut incoming, result, &buffer);
+        if std::mem::replace(&mut wants_more, filled) {
+            shared.borrow_mut().return_buffer(buffer);
+        } else {
+            own = buffer;
         }
-        core.flush(now);
+        while let Step::Wait(pause) = step {
+            monoio::time::sleep(pause).await;
+            step = shared.borrow_mut().drain(clock::now(), &mut incoming);
+        }
+        if matches!(step, Step::Done) {
+            return;
+        }
     }
 }
 
-/// Writes until the queue is empty, then hands the writer back or shuts our side down.
+/// Writes until there is nothing to write, then hands the writer back or shuts our side down.
 pub(super) async fn write<R: Role + 'static>(shared: Shared<R>, id: FlowId, mut writer: TcpOwnedWriteHalf) {
     loop {
-        let (transmit, cancel) = {
+        let (bytes, transmit, cancel) = {
             let core = &mut *shared.borrow_mut();
             let Some(connection) = core.connections.get_mut(&id) else { return };
-            let Some(transmit) = connection.queue.pop_front() else {
+            let Some((bytes, transmit)) = connection.next_output() else {
                 return core.written(clock::now(), id, writer);
             };
-            connection.queue_bytes -= transmit.bytes.len();
-            let Some(cancel) = core.cancel_handle(id) else { return };
-            (transmit, cancel)
+            (bytes, transmit, connection.canceller.handle())
         };
-        let result = write_all(&mut writer, transmit.bytes.clone(), &cancel).await;
+        let len = bytes.len();
+        let result = write_all(&mut writer, bytes, &cancel).await;
         let now = clock::now();
         let core = &mut *shared.borrow_mut();
         match result {
             Ok(()) => {
-                core.counters.bytes_out.add(transmit.bytes.len());
-                core.counters.messages_out.add(1);
+                core.counters.bytes_out.add(len);
+                core.counters.messages_out.add(usize::from(transmit.is_some()));
             }
             Err(error) => {
-                if !core.stopping {
+                if let Some(transmit) = transmit.filter(|_| !core.stopping) {
                     core.fail(now, &transmit);
                 }
-                core.close(now, id, Cause::Broken(error));
+                core.break_off(now, id, error);
                 return core.flush(now);
             }
         }
@@ -183,15 +165,153 @@ async fn write_all(
     Ok(())
 }
 
+/// Writes the last bytes of a connection that is gone already.
+pub(super) async fn say_goodbye(mut writer: TcpOwnedWriteHalf, bytes: Vec<u8>) {
+    let write = monoio::time::timeout(GOODBYE_TIMEOUT, writer.write(bytes));
+    // Who does not take it in one piece and in time finds the connection closed without it.
+    drop(write.await);
+    drop(writer.shutdown());
+}
+
 impl<R: Role + 'static> Core<R> {
-    /// Acts on every frame that is complete and notes when an incomplete one began.
-    fn read_frames(&mut self, now: Instant, flow: Flow, framer: &mut Framer) {
+    /// Acts on what a read brought.
+    fn arrived(
+        &mut self,
+        now: Instant,
+        incoming: &mut Incoming,
+        result: std::io::Result<usize>,
+        buffer: &[u8],
+    ) -> Step {
+        let id = incoming.flow.id;
+        let Some(connection) = self.connections.get_mut(&id) else { return Step::Done };
+        match result {
+            Ok(0) => {
+                self.end_of_stream(now, id);
+                self.flush(now);
+                return Step::Done;
+            }
+            Err(error) => {
+                self.break_off(now, id, error);
+                self.flush(now);
+                return Step::Done;
+            }
+            Ok(_) if connection.is_ending() => return Step::Read, // Thrown away: see Stage::Ending.
+            Ok(len) => {
+                self.counters.bytes_in.add(len);
+                let bytes = buffer.get(..len).unwrap_or(&[]);
+                if connection.tls.is_some() {
+                    self.decrypt(now, incoming, bytes);
+                } else {
+                    incoming.framer.push(bytes);
+                }
+            }
+        }
+        self.drain(now, incoming)
+    }
+
+    /// Takes records in; notes when the handshake ends.
+    fn decrypt(&mut self, now: Instant, incoming: &mut Incoming, bytes: &[u8]) {
+        let id = incoming.flow.id;
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Some(tls) = &mut connection.tls else { return };
+        match tls.receive(bytes, &mut incoming.framer) {
+            Ok(received) => {
+                if received.closed {
+                    incoming.after = Some(After::Closed);
+                }
+                if received.secured {
+                    self.secured(now, incoming.flow);
+                }
+            }
+            Err(error) => incoming.after = Some(After::Failed(error)),
+        }
+        // What the library has to say, and what waited for the handshake.
+        self.start_writing(id);
+    }
+
+    /// The handshake is done: the peer is whom its certificate names, if we still believe that.
+    fn secured(&mut self, now: Instant, flow: Flow) {
+        let Some(connection) = self.connections.get_mut(&flow.id) else { return };
+        let Some(tls) = &connection.tls else { return };
+        // A resumed session was judged when it began, an old setup by what held then.
+        if let Some(setup) = &self.tls
+            && !tls.was_judged_by(setup)
+            && let Err(error) = tls.judge(setup, clock::calendar())
+        {
+            return self.close(now, flow.id, Cause::Tls(error));
+        }
+        self.counters.tls_handshakes.add(1);
+        self.counters.tls_resumed.add(usize::from(tls.is_resumed()));
+        let names = tls.peer_names().map(Arc::new);
+        let (how, peer) = (tls.describe(), names.as_deref().map(PeerNames::to_string).unwrap_or_default());
+        tracing::debug!(remote = %flow.remote, how, peer, "TLS is up");
+        connection.active = now;
+        if matches!(connection.stage, Stage::Handshaking { .. }) {
+            connection.stage = Stage::Open;
+            connection.partial_since = connection.source.is_some().then_some(now);
+        }
+        self.role.handle_secured(now, flow, names);
+    }
+
+    /// Acts on what the framer holds, then on how the stream went on.
+    fn drain(&mut self, now: Instant, incoming: &mut Incoming) -> Step {
+        let flow = incoming.flow;
+        let Some(connection) = self.connections.get(&flow.id) else { return Step::Done };
+        if connection.is_ending() {
+            return Step::Read;
+        }
+        if connection.is_known() && !self.read_frames(now, flow, &mut incoming.framer) {
+            self.flush(now);
+            let token = Duration::from_secs(1) / self.limits.peers.messages_per_s.max(1);
+            return Step::Wait(token.clamp(THROTTLE_MIN, THROTTLE_MAX));
+        }
+        let step = match incoming.after.take() {
+            None => Step::Read,
+            Some(After::Closed) => {
+                self.end_of_stream(now, flow.id);
+                Step::Done
+            }
+            Some(After::Failed(error)) => {
+                self.end(now, flow.id, Cause::Tls(error));
+                Step::Read
+            }
+        };
+        self.flush(now);
+        step
+    }
+
+    /// Ends a connection the kernel has given up; during a handshake TLS has failed with it.
+    fn break_off(&mut self, now: Instant, id: FlowId, error: std::io::Error) {
+        let connection = self.connections.get(&id);
+        let is_unsecured = connection.is_some_and(|c| matches!(c.stage, Stage::Handshaking { .. }));
+        let cause = if is_unsecured {
+            Cause::Tls(rustls::Error::General(format!("network error during the handshake: {error}")))
+        } else {
+            Cause::Broken(error)
+        };
+        self.close(now, id, cause);
+    }
+
+    /// Acts on every frame that is complete and notes when an incomplete one began. False when the
+    /// peer has brought its messages for now and some are left.
+    fn read_frames(&mut self, now: Instant, flow: Flow, framer: &mut Framer) -> bool {
         let mut any = false;
+        let mut waits = false;
+        let per_s = self.limits.peers.messages_per_s;
         loop {
-            match framer.poll() {
+            let Some(connection) = self.connections.get_mut(&flow.id) else { return true };
+            if !connection.pace.has(now, per_s, per_s) {
+                waits = framer.is_partial();
+                break;
+            }
+            let frame = framer.poll();
+            if matches!(frame, Ok(Some(_))) {
+                connection.pace.take(now, per_s, per_s);
+            }
+            match frame {
                 Ok(Some(Frame::Message(bytes))) => {
                     any = true;
-                    self.read_message(now, flow, bytes);
+                    self.take_message(now, flow, Message::parse(bytes));
                     // Answers leave in the order of their requests, and queues stay short.
                     self.flush(now);
                 }
@@ -210,25 +330,34 @@ impl<R: Role + 'static> Core<R> {
                     if let Some(response) = error.response() {
                         self.reply(now, flow, response);
                     }
-                    return self.end(now, flow.id, Cause::Framing);
+                    self.end(now, flow.id, Cause::Framing);
+                    return true;
                 }
             }
         }
-        let Some(connection) = self.connections.get_mut(&flow.id) else { return };
-        if any {
+        let Some(connection) = self.connections.get_mut(&flow.id) else { return true };
+        // Who is left waiting by us is neither idle nor slow.
+        if any || waits {
             connection.active = now;
             connection.partial_since = None;
         }
-        if framer.is_partial() {
+        if waits {
+            self.counters.throttled.add(1);
+        } else if framer.is_partial() {
             connection.partial_since.get_or_insert(now);
         }
+        !waits
     }
 
     /// Hands one message to the role, or refuses it.
-    pub(super) fn read_message(&mut self, now: Instant, flow: Flow, bytes: Bytes) {
-        match Message::parse(bytes) {
+    pub(super) fn take_message(&mut self, now: Instant, flow: Flow, parsed: Result<Message, ParseError>) {
+        match parsed {
             Ok(message) => {
                 self.counters.messages_in.add(1);
+                // RFC 3261 §17.2.1: an ACK has no response.
+                if matches!(&message, Message::Request(request) if request.method != Method::Ack) {
+                    self.owe(flow.id);
+                }
                 self.role.handle_message(now, flow, message);
             }
             Err(error) => {
@@ -238,9 +367,16 @@ impl<R: Role + 'static> Core<R> {
                     tracing::warn!(peer = %flow.remote, transport, rule = "unreadable", "refused: {error}");
                 }
                 if let Some(response) = error.response() {
+                    self.owe(flow.id);
                     self.reply(now, flow, response);
                 }
             }
+        }
+    }
+
+    fn owe(&mut self, id: FlowId) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.owed = connection.owed.saturating_add(1);
         }
     }
 
@@ -248,20 +384,31 @@ impl<R: Role + 'static> Core<R> {
         self.send(now, Transmit { destination: Destination::Flow(flow), bytes });
     }
 
-    /// The peer sends nothing more; what is queued for it is still written.
+    /// The peer sends nothing more; what is queued for it, and the answers it waits for, are still
+    /// written.
     fn end_of_stream(&mut self, now: Instant, id: FlowId) {
+        // What the role has ready may be all that is owed.
+        self.flush(now);
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        if let Stage::Ending { until, .. } = connection.stage {
-            connection.stage = Stage::Ending { until, peer_done: true };
-            if connection.queue.is_empty() && connection.writer.is_some() {
-                self.close(now, id, Cause::Peer);
+        match connection.stage {
+            Stage::Ending { until, .. } => {
+                connection.stage = Stage::Ending { until, peer_done: true };
+                if connection.queue.is_empty() && connection.writer.is_some() {
+                    self.close(now, id, Cause::Peer);
+                }
             }
-        } else {
-            self.end(now, id, Cause::Peer);
+            Stage::Handshaking { .. } => {
+                let why = "the peer closed the connection during the handshake";
+                self.close(now, id, Cause::Tls(rustls::Error::General(why.into())));
+            }
+            Stage::Open if connection.owed > 0 => {
+                connection.stage = Stage::HalfClosed { until: now + HALF_CLOSED };
+            }
+            Stage::Connecting | Stage::Open | Stage::HalfClosed { .. } => self.end(now, id, Cause::Peer),
         }
     }
 
-    /// The queue is written.
+    /// There is nothing to write.
     fn written(&mut self, now: Instant, id: FlowId, mut writer: TcpOwnedWriteHalf) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let stage = connection.stage;

@@ -137,7 +137,10 @@ impl Framer {
             return Ok(None);
         }
         self.state = State::Head { scanned: 0 };
-        Ok(Some(Frame::Message(self.buffer.split_to(total).freeze())))
+        // A framer that has nothing left keeps no memory either: most connections are idle.
+        let whole = self.buffer.len() == total;
+        let message = if whole { std::mem::take(&mut self.buffer) } else { self.buffer.split_to(total) };
+        Ok(Some(Frame::Message(message.freeze())))
     }
 
     /// A blank line where a message might start. One CRLF may be half a ping, so it waits.

@@ -10,7 +10,10 @@
 mod facts;
 mod failure;
 mod names;
+mod session;
 mod setup;
 
 pub use facts::{CaFacts, CrlFacts, TlsFacts};
+pub(super) use failure::Failure;
+pub(super) use session::TlsSession;
 pub use setup::{PeerCertificate, TlsError, TlsFiles, TlsSetup};

@@ -1,0 +1,182 @@
+//! One connection, as the core keeps it.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use bytes::Bytes;
+use monoio::io::Canceller;
+use monoio::net::tcp::TcpOwnedWriteHalf;
+
+use super::counters::{Counter, Counters};
+use super::pace::Pace;
+use super::sources::SourceKey;
+use super::tls::{Failure, TlsSession};
+use crate::sip::flow::{Flow, Transmit};
+
+/// Why a connection ends.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Cause {
+    #[error("the peer closed it")]
+    Peer,
+    #[error("network error: {0}")]
+    Broken(std::io::Error),
+    #[error("it could not be opened: {0}")]
+    Connect(std::io::Error),
+    #[error("no message within the idle timeout")]
+    Idle,
+    #[error("a message was not complete in time")]
+    Slow,
+    #[error("the peer does not read")]
+    Unread,
+    #[error("the peer lost the framing")]
+    Framing,
+    #[error("TLS: {0}")]
+    Tls(rustls::Error),
+    #[error("TLS: the handshake was not complete in time")]
+    HandshakeTimeout,
+    #[error("the new TLS setup does not take the peer: {0}")]
+    Revoked(rustls::Error),
+    #[error("the shard ends")]
+    End,
+}
+
+impl Cause {
+    /// What counts it; `None` for an end that is nobody's fault.
+    pub(super) fn counter<'a>(&self, counters: &'a Counters) -> Option<&'a Counter> {
+        Some(match self {
+            Self::Peer | Self::End => return None,
+            Self::Broken(_) => &counters.broken_closed,
+            Self::Connect(_) => &counters.connect_failed,
+            Self::Idle => &counters.idle_closed,
+            Self::Slow => &counters.slow_closed,
+            Self::Unread => &counters.unread_closed,
+            Self::Framing => &counters.frame_errors,
+            Self::Revoked(_) => &counters.revoked_closed,
+            Self::Tls(_) | Self::HandshakeTimeout => return self.failure().map(|f| f.counter(counters)),
+        })
+    }
+
+    /// What went wrong with TLS, if that did.
+    pub(super) fn failure(&self) -> Option<Failure> {
+        match self {
+            Self::Tls(error) => Some(Failure::of(error)),
+            Self::HandshakeTimeout => Some(Failure::Timeout),
+            Self::Peer
+            | Self::Broken(_)
+            | Self::Connect(_)
+            | Self::Idle
+            | Self::Slow
+            | Self::Unread
+            | Self::Framing
+            | Self::Revoked(_)
+            | Self::End => None,
+        }
+    }
+}
+
+/// How far a connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    Connecting,
+    /// TLS is agreed on; what is to be sent waits.
+    Handshaking {
+        until: Instant,
+    },
+    Open,
+    /// The peer sends nothing more but has requests without a final response. Each message sent
+    /// moves `until`.
+    HalfClosed {
+        until: Instant,
+    },
+    /// Nothing more is taken in: the queue is written, then our side is shut down, then what the
+    /// peer still sends is thrown away until it closes or `until` passes.
+    Ending {
+        until: Instant,
+        peer_done: bool,
+    },
+}
+
+pub(super) struct Connection {
+    pub(super) flow: Flow,
+    pub(super) stage: Stage,
+    pub(super) tls: Option<Box<TlsSession>>,
+    pub(super) queue: VecDeque<Transmit>,
+    pub(super) queue_bytes: usize,
+    /// `None` while connecting and while a task writes with it.
+    pub(super) writer: Option<TcpOwnedWriteHalf>,
+    pub(super) canceller: Canceller,
+    /// Last message or keep-alive, either way.
+    pub(super) active: Instant,
+    /// When the message began that is not complete; on a connection we accepted, when it was
+    /// opened, until the first message or keep-alive is.
+    pub(super) partial_since: Option<Instant>,
+    /// Requests that have no final response yet.
+    pub(super) owed: u32,
+    /// Messages the peer may bring.
+    pub(super) pace: Pace,
+    /// Where it was counted; `None` for one we opened.
+    pub(super) source: Option<SourceKey>,
+    /// Set when the end was our decision; logged and counted at the end.
+    pub(super) ending: Option<Cause>,
+}
+
+impl Connection {
+    pub(super) fn new(now: Instant, flow: Flow, stage: Stage) -> Self {
+        Self {
+            flow,
+            stage,
+            tls: None,
+            queue: VecDeque::new(),
+            queue_bytes: 0,
+            writer: None,
+            canceller: Canceller::new(),
+            active: now,
+            partial_since: None,
+            owed: 0,
+            pace: Pace::new(now),
+            source: None,
+            ending: None,
+        }
+    }
+
+    pub(super) fn is_ending(&self) -> bool {
+        matches!(self.stage, Stage::Ending { .. })
+    }
+
+    /// True when the role has heard of it: it was opened and, with TLS, secured.
+    pub(super) fn is_known(&self) -> bool {
+        self.stage != Stage::Connecting && self.tls.as_ref().is_none_or(|tls| tls.is_secured())
+    }
+
+    /// The next bytes for the socket, with the message they are. `None`: nothing for now.
+    pub(super) fn next_output(&mut self) -> Option<(Bytes, Option<Transmit>)> {
+        let Some(tls) = &mut self.tls else {
+            let transmit = self.pop()?;
+            return Some((transmit.bytes.clone(), Some(transmit)));
+        };
+        if tls.has_output() {
+            return Some((tls.take_output().into(), None));
+        }
+        if tls.is_secured()
+            && let Some(transmit) = self.queue.pop_front()
+        {
+            self.queue_bytes -= transmit.bytes.len();
+            return Some((tls.seal(&transmit.bytes).into(), Some(transmit)));
+        }
+        let says_goodbye = matches!(self.stage, Stage::Ending { .. }) && tls.say_goodbye();
+        says_goodbye.then(|| (tls.take_output().into(), None))
+    }
+
+    fn pop(&mut self) -> Option<Transmit> {
+        let transmit = self.queue.pop_front()?;
+        self.queue_bytes -= transmit.bytes.len();
+        Some(transmit)
+    }
+
+    /// The last bytes for a peer that is closed without waiting for it.
+    pub(super) fn goodbye(&mut self) -> Option<(TcpOwnedWriteHalf, Vec<u8>)> {
+        let tls = self.tls.as_mut().filter(|tls| tls.is_secured())?;
+        let writer = self.writer.take()?;
+        tls.say_goodbye().then(|| (writer, tls.take_output()))
+    }
+}
