@@ -1,217 +1,20 @@
-//! The SIP loop on real loopback sockets, with a role that answers OPTIONS.
+//! Plain TCP and UDP: framing, limits, timers, the end.
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
-use std::thread::JoinHandle;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam::queue::ArrayQueue;
-use voxring::signal::{ConnectionLimits, Counters, Listener, Role, SignalConfig, run};
+use voxring::signal::{ConnectionLimits, Listener, SignalConfig, run};
 use voxring::sip::flow::{Destination, Flow, FlowId, Transmit, Transport};
-use voxring::sip::message::{Message, Method, Response};
+use voxring::sip::message::Message;
 
-/// Nothing on loopback takes this long; a test that waits it out fails.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// What the role saw.
-#[derive(Debug)]
-enum Seen {
-    Message(Flow, Message),
-    Closed(FlowId),
-    Failed(Transmit),
-}
-
-/// Answers OPTIONS with 200 and whatever `send` brings.
-struct TestRole {
-    out: VecDeque<Transmit>,
-    send: Receiver<Transmit>,
-    seen: Sender<Seen>,
-    finish: Arc<AtomicBool>,
-    timer: Option<Instant>,
-}
-
-impl Role for TestRole {
-    fn handle_message(&mut self, now: Instant, flow: Flow, message: Message) {
-        if let Message::Request(request) = &message {
-            if request.method == Method::Options {
-                self.answer(flow, &message);
-            } else if request.method == Method::Info {
-                self.timer = Some(now + Duration::from_millis(30));
-            }
-        }
-        let _ = self.seen.send(Seen::Message(flow, message));
-    }
-
-    fn handle_flow_closed(&mut self, _: Instant, flow: FlowId) {
-        let _ = self.seen.send(Seen::Closed(flow));
-    }
-
-    fn handle_send_failed(&mut self, _: Instant, transmit: &Transmit) {
-        let _ = self.seen.send(Seen::Failed(transmit.clone()));
-    }
-
-    fn handle_timeout(&mut self, now: Instant) {
-        let due = self.timer.take().expect("a timer runs");
-        assert!(due <= now);
-        self.finish.store(true, Ordering::Relaxed);
-    }
-
-    fn poll_transmit(&mut self) -> Option<Transmit> {
-        self.out.pop_front()
-    }
-
-    fn poll_timeout(&self) -> Option<Instant> {
-        self.timer
-    }
-
-    fn pump(&mut self, _: Instant) -> Duration {
-        self.out.extend(self.send.try_iter());
-        Duration::from_millis(5)
-    }
-
-    fn is_finished(&self) -> bool {
-        self.finish.load(Ordering::Relaxed)
-    }
-}
-
-impl TestRole {
-    fn answer(&mut self, flow: Flow, message: &Message) {
-        let Message::Request(request) = message else { return };
-        let response = Response::for_request(request, 200, "OK");
-        let bytes = Message::Response(response).to_bytes();
-        self.out.push_back(Transmit { destination: Destination::Flow(flow), bytes });
-    }
-}
-
-/// A shard on its own thread; ends when dropped.
-struct Shard {
-    addresses: Vec<SocketAddr>,
-    counters: Arc<Counters>,
-    seen: Receiver<Seen>,
-    send: Sender<Transmit>,
-    finish: Arc<AtomicBool>,
-    thread: Option<JoinHandle<std::io::Result<()>>>,
-}
-
-impl Shard {
-    fn start() -> Self {
-        Self::start_with(|_| {})
-    }
-
-    fn start_with(change: impl FnOnce(&mut SignalConfig)) -> Self {
-        let listener = |transport| Listener { transport, address: (Ipv4Addr::LOCALHOST, 0).into() };
-        let counters = Arc::new(Counters::default());
-        let mut config = SignalConfig {
-            listeners: vec![listener(Transport::Tcp), listener(Transport::Udp)],
-            connections_max: 16,
-            idle_timeout: PATIENCE,
-            message_timeout: PATIENCE,
-            limits: ConnectionLimits::default(),
-            tls: None,
-            orders: Arc::new(ArrayQueue::new(16)),
-            cpu: Some(0),
-            counters: Arc::clone(&counters),
-        };
-        change(&mut config);
-        let finish = Arc::new(AtomicBool::new(false));
-        let (send, sends) = mpsc::channel();
-        let (seen_by_role, seen) = mpsc::channel();
-        let (tell, told) = mpsc::channel();
-        let stop = Arc::clone(&finish);
-        let thread = std::thread::spawn(move || {
-            let role =
-                TestRole { out: VecDeque::new(), send: sends, seen: seen_by_role, finish: stop, timer: None };
-            run(config, role, |bound| tell.send(bound).expect("the test waits"))
-        });
-        let addresses = told.recv_timeout(PATIENCE).expect("bound is called").expect("bound");
-        Self { addresses, counters, seen, send, finish, thread: Some(thread) }
-    }
-
-    fn client(&self) -> TcpStream {
-        let client = TcpStream::connect(self.addresses[0]).expect("listening");
-        client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        client
-    }
-
-    fn seen(&self) -> Seen {
-        self.seen.recv_timeout(PATIENCE).expect("the role sees something")
-    }
-
-    /// Waits until a count is reached.
-    fn wait_for(&self, what: &str, count: impl Fn(&Counters) -> u64, least: u64) {
-        for _ in 0..500 {
-            if count(&self.counters) >= least {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        panic!("{what}: {} instead of {least}", count(&self.counters));
-    }
-
-    fn join(&mut self) -> std::io::Result<()> {
-        self.thread.take().map_or(Ok(()), |thread| thread.join().expect("no panic in the shard"))
-    }
-}
-
-impl Drop for Shard {
-    fn drop(&mut self) {
-        self.finish.store(true, Ordering::Relaxed);
-        let ended = self.join();
-        if !std::thread::panicking() {
-            ended.expect("an orderly end");
-        }
-    }
-}
-
-fn request(method: &str, cseq: u32, body: &str) -> String {
-    format!(
-        "{method} sip:test@127.0.0.1 SIP/2.0\r\nVia: SIP/2.0/TCP 127.0.0.1:9;branch=z9hG4bK{cseq}\r\n\
-         From: <sip:a@127.0.0.1>;tag=1\r\nTo: <sip:test@127.0.0.1>\r\nCall-ID: {cseq}@test\r\n\
-         CSeq: {cseq} {method}\r\nMax-Forwards: 70\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    )
-}
-
-fn options(cseq: u32) -> String {
-    request("OPTIONS", cseq, "")
-}
-
-/// Reads until `count` responses with empty bodies came, and gives their status and CSeq.
-fn responses(client: &mut TcpStream, count: usize) -> Vec<(String, String)> {
-    let mut text = String::new();
-    let mut buffer = [0; 65_536];
-    while text.matches("\r\n\r\n").count() < count {
-        let len = client.read(&mut buffer).expect("a response");
-        assert!(len > 0, "closed after {text:?}");
-        text.push_str(std::str::from_utf8(&buffer[..len]).expect("text"));
-    }
-    assert!(text.ends_with("\r\n\r\n"), "{text:?}");
-    let line = |head: &str, start: &str| {
-        head.lines().find_map(|line| line.strip_prefix(start)).unwrap_or_default().to_owned()
-    };
-    text.split_terminator("\r\n\r\n").map(|head| (line(head, "SIP/2.0 "), line(head, "CSeq: "))).collect()
-}
-
-fn ok(cseq: u32) -> (String, String) {
-    ("200 OK".to_owned(), format!("{cseq} OPTIONS"))
-}
-
-/// True when the peer has closed; what it sent before is thrown away.
-fn is_closed(client: &mut TcpStream) -> bool {
-    let mut buffer = [0; 4096];
-    loop {
-        match client.read(&mut buffer) {
-            Ok(0) => return true,
-            Ok(_) => {}
-            Err(error) => return error.kind() == std::io::ErrorKind::ConnectionReset,
-        }
-    }
-}
+use crate::shard::{PATIENCE, Seen, Shard, TestRole, is_closed, ok, options, request, responses, to};
 
 /// Goal: a message is found however TCP cuts it. Method: one byte at a time, body included.
 #[test]
@@ -416,10 +219,6 @@ fn udp_requests_are_answered() {
     assert_eq!((shard.counters.keep_alives.value(), shard.counters.parse_errors.value()), (2, 1));
 }
 
-fn to(transport: Transport, remote: SocketAddr, listener: u16, bytes: String) -> Transmit {
-    Transmit { destination: Destination::Address { transport, remote, listener }, bytes: Bytes::from(bytes) }
-}
-
 /// Goal: messages to one address share one connection, which they wait for in order, and what
 /// comes back has its flow. Method: three messages at once, one later; the peer answers.
 #[test]
@@ -514,6 +313,8 @@ fn a_port_in_use_is_reported_with_its_address() {
         seen,
         finish: Arc::new(AtomicBool::new(true)),
         timer: None,
+        closed_to_all: Arc::default(),
+        tls_name: None,
     };
     let config = SignalConfig {
         listeners: vec![Listener { transport: Transport::Tcp, address }],
