@@ -166,7 +166,8 @@ impl<R: Role + 'static> Core<R> {
         self.by_remote.insert((flow.transport, flow.remote), flow.id);
     }
 
-    fn forget_remote(&mut self, flow: &Flow) {
+    /// From now on messages to this address open a connection of their own.
+    pub(super) fn forget_remote(&mut self, flow: &Flow) {
         let key = (flow.transport, flow.remote);
         if self.by_remote.get(&key) == Some(&flow.id) {
             self.by_remote.remove(&key);
@@ -296,7 +297,11 @@ impl<R: Role + 'static> Core<R> {
     /// Puts a message into a connection's queue and sees that it is written.
     pub(super) fn queue(&mut self, now: Instant, id: FlowId, transmit: Transmit) {
         let connection = self.connections.get_mut(&id);
-        let Some(connection) = connection.filter(|c| !c.is_ending()) else {
+        // Who sends nothing more cannot answer a request.
+        let is_deaf = |c: &Connection| {
+            matches!(c.stage, Stage::HalfClosed { .. }) && !transmit.bytes.starts_with(b"SIP/2.0 ")
+        };
+        let Some(connection) = connection.filter(|c| !c.is_ending() && !is_deaf(c)) else {
             return self.fail(now, &transmit);
         };
         connection.active = now;

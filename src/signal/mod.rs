@@ -9,6 +9,15 @@
 //!   and slow peers are therefore found by a sweep, not by a timer around the read.
 //! * The role is driven from three places only: bytes that arrived, connections that failed, and
 //!   the pump. After each of them everything it wants to send is taken.
+//! * TLS is a layer between socket and framer: the connection's session takes what the reader
+//!   brings and seals what the writer sends. No task waits for both directions at once.
+//! * Who may speak at all is the role's to say ([`Role::admits`]); how often and how much is the
+//!   loop's ([`ConnectionLimits`]). Both are decided before a message is parsed, and a flood costs
+//!   a bounded number of log lines, sources and connections.
+//! * Other threads change a running loop by [`SignalOrder`]s, which the pump takes: listeners come
+//!   and go, limits change, and a new [`TlsSetup`] cuts exactly whom it does not take.
+//! * A peer that has shut its sending side keeps its connection while it waits for a final
+//!   response, as long as a transaction lives. Requests are not sent to it: it could not answer.
 
 mod connection;
 mod core;

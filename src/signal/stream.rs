@@ -403,6 +403,8 @@ impl<R: Role + 'static> Core<R> {
             }
             Stage::Open if connection.owed > 0 => {
                 connection.stage = Stage::HalfClosed { until: now + HALF_CLOSED };
+                let flow = connection.flow;
+                self.forget_remote(&flow);
             }
             Stage::Connecting | Stage::Open | Stage::HalfClosed { .. } => self.end(now, id, Cause::Peer),
         }

@@ -51,20 +51,24 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         (params.not_before, params.not_after) = (date_time_ymd(2000, 1, 1), date_time_ymd(2100, 1, 1));
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.self_signed(&key).unwrap();
-        Self { certificate, issuer: Issuer::new(params, key), directory: tempfile::tempdir().unwrap() }
+        let key = KeyPair::generate().expect("sound parameters");
+        let certificate = params.self_signed(&key).expect("sound parameters");
+        Self {
+            certificate,
+            issuer: Issuer::new(params, key),
+            directory: tempfile::tempdir().expect("a directory"),
+        }
     }
 
     pub(crate) fn issue(&self, wish: &Wish<'_>) -> Identity {
         let names: Vec<_> = wish.names.iter().map(ToString::to_string).collect();
-        let mut params = CertificateParams::new(names).unwrap();
+        let mut params = CertificateParams::new(names).expect("sound parameters");
         params.distinguished_name.push(DnType::CommonName, wish.common_name);
         params.serial_number = Some(SerialNumber::from(wish.serial));
         params.not_before = date_time_ymd(2000, 1, 1);
         params.not_after = date_time_ymd(wish.not_after_year, 1, 1);
-        let key = KeyPair::generate().unwrap();
-        Identity { certificate: params.signed_by(&key, &self.issuer).unwrap(), key }
+        let key = KeyPair::generate().expect("sound parameters");
+        Identity { certificate: params.signed_by(&key, &self.issuer).expect("sound parameters"), key }
     }
 
     /// A revocation list in PEM.
@@ -83,7 +87,7 @@ impl Authority {
             revoked_certs: serials.iter().map(revoked).collect(),
             key_identifier_method: KeyIdMethod::Sha256,
         };
-        params.signed_by(&self.issuer).unwrap().pem().unwrap()
+        params.signed_by(&self.issuer).expect("sound parameters").pem().expect("sound parameters")
     }
 
     /// Files of a node that shows `own`.
@@ -105,19 +109,19 @@ impl Authority {
 
     pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.directory.path().join(name);
-        std::fs::write(&path, text).unwrap();
+        std::fs::write(&path, text).expect("a directory of our own");
         path
     }
 
     /// A node of this authority's with the default wish.
     pub(crate) fn node(&self) -> Arc<TlsSetup> {
-        load(&self.files(&self.issue(&Wish::default()))).unwrap()
+        load(&self.files(&self.issue(&Wish::default()))).expect("sound parameters")
     }
 
     /// This authority as the only one believed.
     pub(crate) fn roots(&self) -> RootCertStore {
         let mut roots = RootCertStore::empty();
-        roots.add(self.certificate.der().clone()).unwrap();
+        roots.add(self.certificate.der().clone()).expect("sound parameters");
         roots
     }
 
@@ -130,12 +134,14 @@ impl Authority {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[version])
-            .unwrap()
+            .expect("sound parameters")
             .with_root_certificates(self.roots());
         match own {
             Some(own) => {
-                let key = PrivateKeyDer::try_from(own.key.serialize_der()).unwrap();
-                builder.with_client_auth_cert(vec![own.certificate.der().clone()], key).unwrap()
+                let key = PrivateKeyDer::try_from(own.key.serialize_der()).expect("sound parameters");
+                builder
+                    .with_client_auth_cert(vec![own.certificate.der().clone()], key)
+                    .expect("sound parameters")
             }
             None => builder.with_no_client_auth(),
         }
@@ -156,11 +162,11 @@ pub(crate) fn load(files: &TlsFiles) -> Result<Arc<TlsSetup>, TlsError> {
 pub(crate) type Client = StreamOwned<ClientConnection, TcpStream>;
 
 pub(crate) fn connect(address: SocketAddr, config: &Arc<ClientConfig>) -> Client {
-    let socket = TcpStream::connect(address).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    socket.set_write_timeout(Some(PATIENCE)).unwrap();
-    let name = ServerName::try_from("localhost").unwrap();
-    StreamOwned::new(ClientConnection::new(Arc::clone(config), name).unwrap(), socket)
+    let socket = TcpStream::connect(address).expect("listening");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    socket.set_write_timeout(Some(PATIENCE)).expect("a timeout");
+    let name = ServerName::try_from("localhost").expect("sound parameters");
+    StreamOwned::new(ClientConnection::new(Arc::clone(config), name).expect("sound parameters"), socket)
 }
 
 /// Sends a request and reads; gives the error of a peer that is refused, however far TLS 1.3 lets

@@ -111,6 +111,9 @@ fn a_half_closed_caller_gets_its_final_response() {
     client.shutdown(Shutdown::Write).unwrap();
     let Seen::Message(flow, Message::Request(invite)) = shard.seen() else { panic!("no INVITE") };
     std::thread::sleep(Duration::from_millis(100));
+    let bytes = options(5).into();
+    shard.send.send(Transmit { destination: Destination::Flow(flow), bytes }).unwrap();
+    assert!(matches!(shard.seen(), Seen::Failed(_)), "a request could not be answered");
     for (status, reason) in [(180, "Ringing"), (200, "OK")] {
         let bytes = Message::Response(Response::for_request(&invite, status, reason)).to_bytes();
         shard.send.send(Transmit { destination: Destination::Flow(flow), bytes }).unwrap();

@@ -16,14 +16,15 @@ const IDLE_BYTES_MAX: u64 = 20 * 1024;
 
 /// Memory of this process that is in use, in bytes.
 fn resident() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    let text = std::fs::read_to_string("/proc/self/status").expect("the kernel tells and grants");
+    let line =
+        text.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the kernel tells and grants");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("the kernel tells and grants") * 1024
 }
 
 fn shard() -> (Authority, Shard) {
-    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("the kernel tells and grants");
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("the kernel tells and grants");
     let authority = Authority::new("CA");
     let setup = authority.node();
     let shard = Shard::start_with(|config| {

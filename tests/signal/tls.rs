@@ -29,7 +29,7 @@ pub(crate) fn secure(setup: &Arc<TlsSetup>) -> impl FnOnce(&mut SignalConfig) {
 
 /// Sends OPTIONS and sees the 200.
 pub(crate) fn serves(client: &mut Client, cseq: u32) {
-    client.write_all(options(cseq).as_bytes()).unwrap();
+    client.write_all(options(cseq).as_bytes()).expect("the connection is up");
     assert_eq!(responses(client, 1), [ok(cseq)]);
 }
 
@@ -88,7 +88,8 @@ fn peers_without_a_sound_certificate_are_refused() {
     let foreign = stranger.issue(&Wish::default());
     let expired = authority.issue(&Wish { serial: 3, not_after_year: 2001, ..Wish::default() });
     let revoked = authority.issue(&Wish { serial: 66, ..Wish::default() });
-    let cases: [(&str, Option<&Identity>, fn(&Counters) -> u64); 4] = [
+    type Count = fn(&Counters) -> u64;
+    let cases: [(&str, Option<&Identity>, Count); 4] = [
         ("tls_no_certificate", None, |c| c.tls_no_certificate.value()),
         ("tls_unknown_ca", Some(&foreign), |c| c.tls_unknown_ca.value()),
         ("tls_expired", Some(&expired), |c| c.tls_expired.value()),
@@ -241,18 +242,19 @@ fn an_orderly_end_is_said() {
 }
 
 /// A TLS server that shows `own` and asks for certificates of `authority`.
-fn server(authority: &RootCertStore, own: &Identity) -> Arc<ServerConfig> {
+pub(crate) fn server(authority: &RootCertStore, own: &Identity) -> Arc<ServerConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let verifier =
         WebPkiClientVerifier::builder_with_provider(Arc::new(authority.clone()), Arc::clone(&provider));
-    let builder =
-        ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let key = own.key.serialize_der().try_into().unwrap();
+    let builder = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("sound parameters");
+    let key = own.key.serialize_der().try_into().expect("sound parameters");
     builder
-        .with_client_cert_verifier(verifier.build().unwrap())
+        .with_client_cert_verifier(verifier.build().expect("sound parameters"))
         .with_single_cert(vec![own.certificate.der().clone()], key)
         .map(Arc::new)
-        .unwrap()
+        .expect("sound parameters")
 }
 
 /// Goal: the node calls TLS servers with its own certificate, over one connection, and takes only
@@ -289,6 +291,80 @@ fn servers_are_called_by_their_name() {
             shard.wait_for("tls_bad_certificate", |c| c.tls_bad_certificate.value(), 1);
         }
     }
+}
+
+/// Goal: a server that does not speak TLS costs its message the handshake's time, no more. Method:
+/// one that accepts and is silent, one that sends text; 300 ms.
+#[test]
+fn servers_without_tls_are_given_up() {
+    let authority = Authority::new("CA");
+    let setup = authority.node();
+    let shard = Shard::start_with(|config| {
+        secure(&setup)(config);
+        config.limits.handshake_timeout = Duration::from_millis(300);
+    });
+    for says in ["", "220 here is no TLS\r\n"] {
+        let peer = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let sent = to(Transport::Tls, peer.local_addr().unwrap(), 0, options(1));
+        shard.send.send(sent.clone()).unwrap();
+        let (mut socket, _) = peer.accept().unwrap();
+        socket.write_all(says.as_bytes()).unwrap();
+        assert!(matches!(shard.seen(), Seen::Failed(failed) if failed == sent));
+    }
+    shard.wait_for("tls_timeout", |c| c.tls_timeout.value(), 1);
+    shard.wait_for("tls_other", |c| c.tls_other.value(), 1);
+}
+
+/// Goal: no handshake, however broken, stops the shard. Method: mutated ClientHellos of both
+/// versions, in two pieces; after each round a good client. Runs `VOXRING_FUZZ_SECONDS` (default
+/// 2), prints its seed, `VOXRING_SEED` replays.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a time budget, not protocol time")]
+fn mutated_handshakes_never_stop_the_shard() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let age = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let seed = number("VOXRING_SEED").unwrap_or(age.as_secs());
+    println!("VOXRING_SEED={seed} cargo test --test signal -- mutated_handshakes");
+    let mut state = seed | 1;
+    let mut random = move |bound: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state % 0xFFFF_FFFF).unwrap() % bound
+    };
+    let authority = Authority::new("CA");
+    let setup = authority.node();
+    let shard = Shard::start_with(|config| {
+        secure(&setup)(config);
+        config.limits.handshake_timeout = Duration::from_millis(200);
+        config.connections_max = 256;
+    });
+    let own = authority.issue(&Wish::default());
+    let good = authority.client_13(&own);
+    let start = std::time::Instant::now();
+    let mut rounds = 0;
+    while start.elapsed() < Duration::from_secs(number("VOXRING_FUZZ_SECONDS").unwrap_or(2)) {
+        let version = if random(2) == 0 { &TLS12 } else { &TLS13 };
+        let mut session = connect(shard.addresses[0], &Arc::new(authority.client(Some(&own), version)));
+        let mut bytes = Vec::new();
+        session.conn.write_tls(&mut bytes).unwrap();
+        for _ in 0..=random(5) {
+            let at = random(bytes.len());
+            match random(3) {
+                0 => bytes[at] = u8::try_from(random(256)).unwrap(),
+                1 => bytes.truncate(at.max(1)),
+                _ => bytes.extend_from_within(at..),
+            }
+        }
+        for piece in bytes.chunks(bytes.len() / 2 + 1) {
+            if session.sock.write_all(piece).is_err() {
+                break;
+            }
+        }
+        serves(&mut connect(shard.addresses[0], &good), 1);
+        rounds += 1;
+    }
+    println!("{rounds} rounds, {:?}", shard.counters);
 }
 
 /// Goal: what is wrong with the files is said with the file's name. Method: a missing file, a key in

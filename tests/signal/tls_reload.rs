@@ -1,15 +1,17 @@
 //! TLS: a new setup while connections are up.
 
 use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener};
 use std::sync::Arc;
 
-use rustls::HandshakeKind;
 use rustls::version::{TLS12, TLS13};
+use rustls::{HandshakeKind, ServerConnection, StreamOwned};
 use voxring::signal::SignalOrder;
+use voxring::sip::flow::Transport;
 
 use crate::certificates::{Authority, Wish, connect, load, refusal};
-use crate::shard::{Seen, Shard, request};
-use crate::tls::{secure, serves};
+use crate::shard::{PATIENCE, Seen, Shard, ok, options, request, responses, to};
+use crate::tls::{secure, server, serves};
 
 /// Goal: a new setup is what new handshakes see, and cuts only whom it does not take. Method: three
 /// clients, one of which the new list revokes; the new certificate has another serial number.
@@ -101,4 +103,31 @@ fn a_handshake_under_way_is_judged_by_the_new_setup() {
     assert!(!matches!(client.read(&mut [0; 100]), Ok(1..)), "no answer");
     shard.wait_for("tls_revoked", |c| c.tls_revoked.value(), 1);
     assert_eq!((shard.counters.messages_in.value(), shard.counters.tls_handshakes.value()), (0, 0));
+}
+
+/// Goal: a server the node called is cut like any other peer when its certificate is revoked.
+/// Method: a connection to a server with serial number 20, another to one with 21; the list names 20.
+#[test]
+fn a_revoked_server_is_cut_too() {
+    let authority = Authority::new("CA");
+    let node = authority.issue(&Wish { serial: 100, ..Wish::default() });
+    let shard = Shard::start_with(secure(&load(&authority.files_with_crl(&node, &[], 2099)).unwrap()));
+    let mut called = [20, 21].map(|serial| {
+        let own = authority.issue(&Wish { serial, ..Wish::default() });
+        let peer = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        shard.send.send(to(Transport::Tls, peer.local_addr().unwrap(), 0, options(1))).unwrap();
+        let (socket, _) = peer.accept().unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let session = ServerConnection::new(server(&authority.roots(), &own)).unwrap();
+        let mut accepted = StreamOwned::new(session, socket);
+        accepted.read_exact(&mut vec![0; options(1).len()]).unwrap();
+        let Seen::Secured(flow, _) = shard.seen() else { panic!("not secured") };
+        (accepted, flow.id)
+    });
+    shard.order(SignalOrder::Tls(load(&authority.files_with_crl(&node, &[20], 2099)).unwrap()));
+    assert!(matches!(shard.seen(), Seen::Closed(id) if id == called[0].1));
+    assert_eq!(called[0].0.read(&mut [0; 10]).unwrap(), 0);
+    called[1].0.write_all(options(2).as_bytes()).unwrap();
+    assert_eq!(responses(&mut called[1].0, 1), [ok(2)]);
+    assert_eq!(shard.counters.revoked_closed.value(), 1);
 }
