@@ -14,17 +14,24 @@ use crossbeam::channel;
 use crossbeam::queue::ArrayQueue;
 
 use crate::base::config::{Addresses, Config, Handoff};
-use crate::control::listeners::{self, ListenRole};
+use crate::control::listeners::ListenRole;
 use crate::control::protocol::ListenerStatus;
 use crate::role::supervisor::ServeError;
 use crate::role::user_agent;
-use crate::signal::{self, Counters, ListenError, Listener, Role};
-use crate::sip::flow::{Destination, Flow, FlowId, Transmit, Transport};
+use crate::signal::{self, Counters, Listener, Role};
+use crate::sip::flow::{Destination, Flow, FlowId, Transmit};
 use crate::sip::layer::{ClientId, Layer, ServerId, TuEvent};
 use crate::sip::message::{Message, Method, Name, Request, Response};
 use crate::sip::uas::UasRules;
-use crate::sip::uri::{Host, SipUri, Uri};
+use crate::sip::uri::Uri;
 use crate::sip::{proxy, target, uas};
+
+mod listeners;
+mod next_hop;
+
+pub use listeners::Hop;
+pub use next_hop::HopPorts;
+use next_hop::{NextHop, Way};
 
 /// How often the front looks for orders.
 const PUMP_INTERVAL: Duration = Duration::from_millis(20);
@@ -34,10 +41,19 @@ const ACCEPTED_LIFE: Duration = Duration::from_secs(32);
 const REPORT_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Supervisor to front.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FrontOrder {
-    /// The port of the worker that takes new calls; `None`: there is none.
-    Worker(Option<u16>),
+    /// What a listener that is about to open is for.
+    Listener {
+        /// Its index in flows.
+        index: u16,
+        /// Whose it is.
+        hop: Hop,
+    },
+    /// From now on work by this one.
+    Config(Arc<Config>),
+    /// The ports of the worker that takes new calls; `None`: there is none.
+    Worker(Option<HopPorts>),
     /// Finish what is under way and leave.
     Stop,
 }
@@ -49,7 +65,7 @@ type Refused = BTreeMap<String, u64>;
 #[derive(Debug, Clone, Default)]
 struct FrontReport {
     refused: Refused,
-    worker_port: Option<u16>,
+    worker: Option<HopPorts>,
 }
 
 /// The supervisor's end.
@@ -77,8 +93,8 @@ impl Front {
     }
 
     /// Where new calls go now; an order takes a moment to get here.
-    pub fn worker_port(&self) -> Option<u16> {
-        self.last.worker_port
+    pub fn worker(&self) -> Option<HopPorts> {
+        self.last.worker
     }
 
     /// Refused calls by reason.
@@ -107,37 +123,12 @@ impl Front {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Hop {
-    Router,
-    Service,
-}
-
-impl Hop {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Router => "router",
-            Self::Service => "service",
-        }
-    }
-}
-
-/// The listeners of both hops, in the order that [`Flow::listener`] counts.
-fn listeners(config: &Config) -> Vec<(Hop, Listener)> {
-    let hops = [(Hop::Router, ListenRole::Router), (Hop::Service, ListenRole::Service)];
-    let of_hop = |(hop, role)| {
-        let planned = listeners::of_role(config, role).into_iter();
-        planned.map(move |l| (hop, Listener { transport: l.transport, address: l.address }))
-    };
-    hops.into_iter().flat_map(of_hop).collect()
-}
-
 /// Starts the shard; returns once its sockets are bound.
 ///
 /// # Errors
 /// A port that is taken, or no thread.
 pub fn spawn(config: &Config) -> Result<Front, ServeError> {
-    let listeners = listeners(config);
+    let listeners = listeners::wanted(config);
     let orders = Arc::new(ArrayQueue::new(64));
     let reports = Arc::new(ArrayQueue::new(4));
     let signal_config = user_agent::signal_config(config, listeners.iter().map(|(_, l)| *l).collect());
@@ -157,7 +148,7 @@ pub fn spawn(config: &Config) -> Result<Front, ServeError> {
     };
     let thread = thread::Builder::new().name("sip-front".into()).spawn(body)?;
     let addresses = binding.recv().unwrap_or_else(|_| Err(io::Error::other("the shard died at its start")));
-    let addresses = addresses.map_err(|error| listen_error(&listeners, error))?;
+    let addresses = addresses.map_err(|error| listeners::listen_error(&listeners, error))?;
     let status = |((hop, listener), address): (&(Hop, Listener), SocketAddr)| ListenerStatus {
         role: hop.name().to_owned(),
         transport: listener.transport,
@@ -167,36 +158,48 @@ pub fn spawn(config: &Config) -> Result<Front, ServeError> {
     Ok(Front { orders, reports, last: FrontReport::default(), listeners, counters, thread: Some(thread) })
 }
 
-/// Names the one listener that could not be bound, when it is known.
-fn listen_error(listeners: &[(Hop, Listener)], error: io::Error) -> ServeError {
-    match error.downcast::<ListenError>() {
-        Ok(ListenError { listener, error }) => {
-            let hop =
-                listeners.iter().find(|(_, known)| *known == listener).map_or("", |(hop, _)| hop.name());
-            let what = format!("{hop} {}/{}", listener.address, listener.transport.name());
-            ServeError::Listen { what, error }
-        }
-        Err(error) => ServeError::Listen { what: "router and service".to_owned(), error },
-    }
-}
-
 /// An INVITE on its way to the next hop.
 struct Forwarded {
     server: ServerId,
     request: Request,
 }
 
+/// What the configuration says to a front.
+struct Settings {
+    handoff: Handoff,
+    service: NextHop,
+    worker_addresses: Addresses,
+    /// `node.fqdn`.
+    fqdn: String,
+    /// `router.maintenance`.
+    maintenance: bool,
+    retry_after_s: u16,
+}
+
+impl Settings {
+    fn of(config: &Config) -> Self {
+        Self {
+            handoff: config.router.handoff,
+            service: NextHop {
+                addresses: config.service.address.clone(),
+                ports: HopPorts::of_role(config, ListenRole::Service),
+            },
+            worker_addresses: config.worker.address.clone(),
+            fqdn: config.node.fqdn.clone(),
+            maintenance: config.router.maintenance,
+            retry_after_s: config.calls.retry_after_s,
+        }
+    }
+}
+
 /// Router and service as the SIP loop drives them.
 struct FrontRole {
     layer: Layer,
-    hops: Vec<Hop>,
-    handoff: Handoff,
-    service: (Addresses, u16),
-    service_udp: bool,
-    worker_address: Addresses,
-    worker_udp: bool,
-    worker_port: Option<u16>,
-    retry_after_s: u16,
+    /// By listener index; those that are closed stay for the connections they took.
+    hops: BTreeMap<u16, Hop>,
+    settings: Settings,
+    /// The ports of the worker that takes calls.
+    worker: Option<HopPorts>,
     rules: UasRules,
     /// INVITEs that were forwarded: the caller's transaction by ours, and back.
     forwarded: HashMap<ClientId, Forwarded>,
@@ -222,14 +225,9 @@ impl FrontRole {
     ) -> io::Result<Self> {
         Ok(Self {
             layer: user_agent::layer(config)?,
-            hops: listeners.iter().map(|(hop, _)| *hop).collect(),
-            handoff: config.router.handoff,
-            service: (config.service.address.clone(), config.service.port),
-            service_udp: config.service.udp,
-            worker_address: config.worker.address.clone(),
-            worker_udp: config.worker.udp,
-            worker_port: None,
-            retry_after_s: config.calls.retry_after_s,
+            hops: (0..).zip(listeners.iter().map(|(hop, _)| *hop)).collect(),
+            settings: Settings::of(config),
+            worker: None,
             rules: user_agent::uas_rules(&FRONT_METHODS),
             forwarded: HashMap::new(),
             forwarding: HashMap::new(),
@@ -242,6 +240,11 @@ impl FrontRole {
             next_report: None,
             stopping: false,
         })
+    }
+
+    /// Works by `config` from now on; calls that are being forwarded go on as they began.
+    fn reconfigure(&mut self, config: &Config) {
+        self.settings = Settings::of(config);
     }
 
     fn handle_events(&mut self, now: Instant) {
@@ -273,7 +276,7 @@ impl FrontRole {
     }
 
     fn handle_request(&mut self, now: Instant, id: ServerId, flow: Flow, request: Request) {
-        let hop = self.hops.get(usize::from(flow.listener)).copied().unwrap_or(Hop::Router);
+        let hop = self.hops.get(&flow.listener).copied().unwrap_or(Hop::Router);
         let response = match self.route(hop, &flow, &request) {
             Ok(Some(response)) => response,
             Ok(None) => return self.forward(now, hop, id, &flow, &request),
@@ -306,18 +309,23 @@ impl FrontRole {
             let why = "no dialogs live here";
             return Err(("no_dialog", uas::refuse(request, agent, 481, "Call Does Not Exist", why)));
         }
-        if self.worker_port.is_none() || self.stopping {
+        if self.settings.maintenance && hop == Hop::Router {
+            let why = "the call router is under maintenance";
+            let response = user_agent::unavailable(request, &self.rules, self.settings.retry_after_s, why);
+            return Err(("maintenance", response));
+        }
+        if self.worker.is_none() || self.stopping {
             let why = "no worker takes calls";
-            let response = user_agent::unavailable(request, &self.rules, self.retry_after_s, why);
+            let response = user_agent::unavailable(request, &self.rules, self.settings.retry_after_s, why);
             return Err(("no_worker", response));
         }
         if request.method == Method::Options {
             return Ok(Some(user_agent::options_response(request, &self.rules)));
         }
-        match self.handoff {
+        match self.settings.handoff {
             Handoff::Proxy => Ok(None),
             Handoff::Redirect => {
-                let contact = self.next_hop_uri(hop, flow, request);
+                let contact = self.way(hop, flow, request)?.uri;
                 let mut response = Response::for_request(request, 302, "Moved Temporarily");
                 response.headers.push(Name::Contact, format!("<{contact}>"));
                 Ok(Some(response))
@@ -325,63 +333,36 @@ impl FrontRole {
         }
     }
 
-    /// The next hop's address: the one this hop was reached at, unless the next hop listens
-    /// elsewhere.
-    fn next_hop(&self, hop: Hop, flow: &Flow) -> SocketAddr {
-        let (address, port) = match hop {
-            Hop::Router => (&self.service.0, self.service.1),
-            // `route` has refused already when there is no worker.
-            Hop::Service => (&self.worker_address, self.worker_port.unwrap_or_default()),
-        };
-        SocketAddr::new(listeners::reach(address, flow.local.ip()), port)
+    /// `route` has refused already when there is no worker.
+    fn worker_hop(&self) -> NextHop {
+        NextHop { addresses: self.settings.worker_addresses.clone(), ports: self.worker.unwrap_or_default() }
     }
 
-    /// What carried the request, unless the next hop does not listen there.
-    fn next_transport(&self, hop: Hop, flow: &Flow) -> Transport {
-        let has_udp = match hop {
-            Hop::Router => self.service_udp,
-            Hop::Service => self.worker_udp,
+    /// The request's way on; the refusal where the next hop cannot carry it as safely.
+    fn way(&self, hop: Hop, flow: &Flow, request: &Request) -> Result<Way, Refusal> {
+        let next = match hop {
+            Hop::Router => self.settings.service.clone(),
+            Hop::Service => self.worker_hop(),
         };
-        if flow.transport == Transport::Udp && !has_udp { Transport::Tcp } else { flow.transport }
-    }
-
-    /// The user part and `user=phone` stay, port and transport are the next
-    /// hop's.
-    fn next_hop_uri(&self, hop: Hop, flow: &Flow, request: &Request) -> SipUri {
-        let next = self.next_hop(hop, flow);
-        let mut uri = SipUri::new(None, Host::from(next.ip()), Some(next.port()));
-        let phone = match request.uri() {
-            Ok(Uri::Sip(called)) => {
-                let phone =
-                    called.params.value("user").is_some_and(|kind| kind.eq_ignore_ascii_case("phone"));
-                uri.user = called.user;
-                phone
-            }
-            Ok(Uri::Tel(called)) => {
-                // A key such as # has to be escaped in a user part.
-                uri = SipUri::new(Some(&called.digits()), uri.host, uri.port);
-                true
-            }
-            Ok(Uri::Other { .. }) | Err(_) => false,
-        };
-        if phone {
-            uri.params.set("user", Some("phone"));
-        }
-        uri.params.set("transport", Some(self.next_transport(hop, flow).name()));
-        uri
+        next.way(&self.settings.fqdn, flow, request).ok_or_else(|| {
+            let why =
+                "the call is secured by TLS and the next hop has no TLS; it does not go on in the clear";
+            ("next_hop_tls", user_agent::unavailable(request, &self.rules, self.settings.retry_after_s, why))
+        })
     }
 
     fn forward(&mut self, now: Instant, hop: Hop, id: ServerId, flow: &Flow, request: &Request) {
-        let uri = self.next_hop_uri(hop, flow, request).to_string();
+        let Way { transport, remote, uri } = match self.way(hop, flow, request) {
+            Ok(way) => way,
+            Err((rule, response)) => return self.refuse(now, hop, id, rule, flow, request, response),
+        };
         let is_us = |route: &Uri| target::resolve(route).is_some_and(|(_, address)| address == flow.local);
         let forwarded = match proxy::forward(request, uri, &self.rules.agent, is_us) {
             Ok(forwarded) => forwarded,
             Err(response) => return self.refuse(now, hop, id, "not_forwarded", flow, request, response),
         };
         self.layer.respond(now, id, Response::for_request(request, 100, "Trying"));
-        let next = self.next_hop(hop, flow);
-        let transport = self.next_transport(hop, flow);
-        let destination = Destination::Address { transport, remote: next, listener: flow.listener };
+        let destination = Destination::Address { transport, remote, listener: flow.listener };
         let client = self.layer.request(now, destination, forwarded, flow.local);
         self.forwarded.insert(client, Forwarded { server: id, request: request.clone() });
         self.forwarding.insert(id, client);
@@ -416,7 +397,7 @@ impl FrontRole {
             let why = "the next hop did not answer";
             let mut response = uas::refuse(&request, &self.rules.agent, status, reason, why);
             if status == 503 {
-                response.headers.push(Name::RetryAfter, self.retry_after_s.to_string());
+                response.headers.push(Name::RetryAfter, self.settings.retry_after_s.to_string());
             }
             self.layer.respond(now, server, response);
         }
@@ -431,8 +412,12 @@ impl FrontRole {
     fn take_orders(&mut self) {
         while let Some(order) = self.orders.pop() {
             match order {
-                FrontOrder::Worker(port) => {
-                    self.worker_port = port;
+                FrontOrder::Listener { index, hop } => {
+                    self.hops.insert(index, hop);
+                }
+                FrontOrder::Config(config) => self.reconfigure(&config),
+                FrontOrder::Worker(ports) => {
+                    self.worker = ports;
                     self.next_report = None;
                 }
                 FrontOrder::Stop => self.stopping = true,
@@ -468,6 +453,11 @@ impl Role for FrontRole {
         self.handle_events(now);
     }
 
+    fn tls_name(&self, remote: SocketAddr) -> Option<String> {
+        let is_ours = self.settings.service.is_at(remote) || self.worker_hop().is_at(remote);
+        (is_ours && !self.settings.fqdn.is_empty()).then(|| self.settings.fqdn.clone())
+    }
+
     fn poll_transmit(&mut self) -> Option<Transmit> {
         self.layer.poll_transmit()
     }
@@ -482,7 +472,7 @@ impl Role for FrontRole {
         if self.next_report.is_none_or(|at| at <= now) {
             let mut refused = self.refused.clone();
             user_agent::add_transport_refusals(&mut refused, &self.counters);
-            let report = FrontReport { refused, worker_port: self.worker_port };
+            let report = FrontReport { refused, worker: self.worker };
             self.reports.force_push(report);
             self.next_report = Some(now + REPORT_INTERVAL);
         }

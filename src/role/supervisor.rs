@@ -22,7 +22,7 @@ use crate::control::protocol::{
 use crate::control::server::{Ask, Server};
 use crate::control::startup::{self, Startup, StartupShard};
 use crate::mailbox::store::{Store, StoreError};
-use crate::role::front::{self, Front, FrontOrder};
+use crate::role::front::{self, Front, FrontOrder, HopPorts};
 use crate::role::link::{FromWorker, Heartbeat, ToWorker};
 use crate::role::process::{Process, ProcessEvent, ProcessEventKind};
 use crate::uring;
@@ -259,7 +259,7 @@ impl Supervisor {
     fn handle_tick(&mut self) -> Result<(), ServeError> {
         let now = clock::now();
         self.front.collect();
-        if !self.was_ready && self.front.worker_port().is_some() {
+        if !self.was_ready && self.front.worker().is_some() {
             self.announce()?;
         }
         // Time in which the supervisor itself did not run is nobody's silence: what the worker said
@@ -344,7 +344,7 @@ impl Supervisor {
         self.worker.phase = WorkerPhase::Ready { heartbeat_at: clock::now() };
         self.worker.listeners = listeners;
         self.worker.counters = Heartbeat { shards, ..Heartbeat::default() };
-        self.front.send(FrontOrder::Worker(Some(self.worker.slot.port(&self.config))));
+        self.front.send(FrontOrder::Worker(Some(self.worker.ports())));
         if recovered > 0 {
             tracing::info!(recovered, "recordings of an earlier worker were finished");
         }
@@ -459,7 +459,7 @@ impl Supervisor {
 
     /// New calls are taken: a worker is ready and the front sends them to it.
     fn is_ready(&self) -> bool {
-        matches!(self.worker.phase, WorkerPhase::Ready { .. }) && self.front.worker_port().is_some()
+        matches!(self.worker.phase, WorkerPhase::Ready { .. }) && self.front.worker().is_some()
     }
 
     fn status(&self) -> Status {
@@ -491,6 +491,11 @@ impl Supervisor {
 }
 
 impl Worker {
+    /// Where it takes calls.
+    fn ports(&self) -> HopPorts {
+        HopPorts::of_listeners(self.listeners.iter().map(|l| (l.transport, l.address)))
+    }
+
     /// `takes_calls`: the front knows of it.
     fn status(&self, takes_calls: bool) -> WorkerStatus {
         let now = clock::now();

@@ -3,6 +3,8 @@
 use bytes::Bytes;
 
 use super::*;
+use crate::control::cli::Slot;
+use crate::sip::flow::Transport;
 use crate::sip::header::Via;
 
 const CALLER: FlowId = FlowId(1);
@@ -30,11 +32,13 @@ impl Net {
     fn with(change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::default();
         change(&mut config);
-        let listeners = listeners(&config);
+        let listeners = listeners::wanted(&config);
         let (orders, reports) = (Arc::new(ArrayQueue::new(4)), Arc::new(ArrayQueue::new(4)));
         let mut role =
             FrontRole::new(&config, &listeners, (Arc::clone(&orders), reports), Arc::default()).unwrap();
-        orders.push(FrontOrder::Worker(Some(config.worker.port_a))).unwrap();
+        orders
+            .push(FrontOrder::Worker(Some(HopPorts::of_role(&config, ListenRole::Worker(Slot::A)))))
+            .unwrap();
         let now = crate::base::clock::now();
         role.pump(now);
         Self {
@@ -236,7 +240,10 @@ fn without_a_worker_calls_and_options_get_503() {
         assert_eq!(response.headers.first(&Name::RetryAfter).unwrap(), "4");
     }
     assert_eq!(net.role.refused["no_worker"], 2);
-    net.role.orders.push(FrontOrder::Worker(Some(5067))).unwrap();
+    net.role
+        .orders
+        .push(FrontOrder::Worker(Some(HopPorts { tcp: Some(5067), ..HopPorts::default() })))
+        .unwrap();
     net.wait(Duration::from_secs(60));
     let response = net.asks("OPTIONS", "sip:x", "");
     assert_eq!(response.status, 200);
