@@ -33,7 +33,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     let place = cli.place;
     match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => {
-            let (config, source) = place.load()?;
+            let file = place.load_file()?;
             start_log();
             // Workers inherit it. Without it the node serves fewer calls, and `check` told so.
             if let Err(error) = check::raise_descriptor_limit() {
@@ -42,7 +42,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             // What callers said, and to whom, is for the node's user alone, whatever mode the data
             // folder has. The worker inherits it.
             umask(Mode::from_bits_truncate(0o077));
-            supervisor::serve(config, source.file)?;
+            supervisor::serve(place, file)?;
         }
         Command::Worker { slot: _ } => {
             start_log();
@@ -51,6 +51,11 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Check(output) => return Ok(check::run(&place, output)?),
         Command::Status(output) => commands::status(&place.socket()?, output)?,
         Command::Calls(output) => commands::calls(&place.socket()?, output)?,
+        Command::Reload(output) => {
+            let is_done = commands::reload(&place.socket()?, output)?;
+            return Ok(if is_done { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::CallRouter(command) => commands::call_router(&place.socket()?, command)?,
         Command::Mailbox(command) => commands::mailbox(&place.socket()?, command)?,
         Command::Message(command) => commands::message(&place.socket()?, command)?,
     }

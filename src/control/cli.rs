@@ -1,12 +1,16 @@
 //! The command line, described once: what clap parses is what `--help` teaches.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
-use super::protocol::SOCKET_NAME;
-use crate::base::config::{Config, ConfigError, PortRange, Source};
+use super::call_router;
+use super::protocol::{CallRouterSettings, Request, SOCKET_NAME};
+use crate::base::config::{
+    AddressFamily, Addresses, Config, ConfigError, PortRange, Source, StartupMode, Value,
+};
 use crate::base::id::MessageId;
 
 /// Answers calls, takes voice mail, measures itself.
@@ -79,6 +83,17 @@ Example:
     /// Messages in the mailboxes of the running node
     #[command(subcommand)]
     Message(MessageCommand),
+    /// Read configuration and TLS files anew, as SIGHUP does
+    #[command(after_help = "\
+Prints the keys that are in force now and those that need a restart. When anything is wrong, every
+problem is named with file, line and key, nothing changes, and the exit status is 1.
+
+Example:
+  voxring reload --data /var/lib/voxring")]
+    Reload(Output),
+    /// Settings of the call router, which change while it runs
+    #[command(subcommand)]
+    CallRouter(CallRouterCommand),
     /// Run a worker process (started by the supervisor only)
     #[command(hide = true)]
     Worker {
@@ -183,6 +198,98 @@ pub enum MessageCommand {
     },
 }
 
+/// What can be done with the call router.
+#[derive(Debug, Subcommand)]
+pub enum CallRouterCommand {
+    /// Its settings in force, each with where it comes from, and its sockets
+    Get(Output),
+    /// Change settings while it runs; they stay over a restart
+    #[command(after_help = "\
+New sockets open before old ones close, and connections that are up stay. A value that cannot work is
+refused and nothing changes. What is set is kept in call-router.toml in the data folder and lies over
+[router] in the configuration file, until --reset.
+
+Examples:
+  voxring call-router set --port 5070
+  voxring call-router set --address 192.0.2.5,2001:db8::5 --udp on
+  voxring call-router set --maintenance on
+  voxring call-router set --reset")]
+    Set {
+        /// What changes.
+        #[command(flatten)]
+        settings: CallRouterArguments,
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// `voxring call-router set`.
+#[derive(Debug, Clone, Args)]
+#[group(id = "settings", required = true, multiple = true)]
+pub struct CallRouterArguments {
+    /// Port for TCP and UDP
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    port: Option<u16>,
+    /// Port for TLS
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    tls_port: Option<u16>,
+    /// Listen on UDP too
+    #[arg(long)]
+    udp: Option<Switch>,
+    /// Transports beside UDP: dual, tcp or tls
+    #[arg(long, value_name = "MODE", value_parser = choice::<StartupMode>)]
+    startup_mode: Option<StartupMode>,
+    /// Internet protocols: any, ipv4 or ipv6
+    #[arg(long, value_name = "FAMILY", value_parser = choice::<AddressFamily>)]
+    address_family: Option<AddressFamily>,
+    /// Address to listen on, or several with commas between
+    #[arg(long, value_name = "ADDRESS,...", value_delimiter = ',')]
+    address: Vec<IpAddr>,
+    /// Refuse new calls and OPTIONS with 503
+    #[arg(long)]
+    maintenance: Option<Switch>,
+    /// Drop everything that was set at run time; other settings given here then apply
+    #[arg(long)]
+    reset: bool,
+}
+
+impl CallRouterArguments {
+    /// The request for it.
+    pub fn request(self) -> Request {
+        let settings = CallRouterSettings {
+            address: Addresses::new(self.address),
+            address_family: self.address_family,
+            startup_mode: self.startup_mode,
+            port: self.port,
+            tls_port: self.tls_port,
+            udp: self.udp.map(Switch::is_on),
+            maintenance: self.maintenance.map(Switch::is_on),
+        };
+        Request::CallRouterSet { settings, reset: self.reset }
+    }
+}
+
+/// On or off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
+impl Switch {
+    fn is_on(self) -> bool {
+        self == Self::On
+    }
+}
+
+/// Reads one of a key's named values.
+fn choice<T: Value>(text: &str) -> Result<T, String> {
+    let known = T::choices().iter().any(|choice| choice.name == text);
+    let read = serde_json::from_value(serde_json::Value::String(text.to_owned())).ok();
+    read.filter(|_| known).ok_or_else(|| format!("not {}", T::takes()))
+}
+
 /// How to print.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct Output {
@@ -225,11 +332,22 @@ impl Slot {
 }
 
 impl Place {
-    /// The configuration: the file, else the embedded default; `--data` wins over `node.data`.
+    /// The configuration: the file, else the embedded default; `--data` wins over `node.data`; what
+    /// was set at run time lies over `[router]`.
+    ///
+    /// # Errors
+    /// Those of [`Config::load`] and [`call_router::apply`].
+    pub fn load(&self) -> Result<(Config, Source), ConfigError> {
+        let (mut config, mut source) = self.load_file()?;
+        call_router::apply(&mut config, &mut source)?;
+        Ok((config, source))
+    }
+
+    /// The same without what was set at run time.
     ///
     /// # Errors
     /// Those of [`Config::load`].
-    pub fn load(&self) -> Result<(Config, Source), ConfigError> {
+    pub fn load_file(&self) -> Result<(Config, Source), ConfigError> {
         let (mut config, source) = match &self.config {
             Some(file) => Config::load_with_source(file)?,
             None => (Config::embedded(), Source::default()),
@@ -247,7 +365,7 @@ impl Place {
     pub fn socket(&self) -> Result<PathBuf, ConfigError> {
         match &self.data {
             Some(data) => Ok(data.join(SOCKET_NAME)),
-            None => Ok(self.load()?.0.node.data.join(SOCKET_NAME)),
+            None => Ok(self.load_file()?.0.node.data.join(SOCKET_NAME)),
         }
     }
 }
@@ -297,6 +415,51 @@ mod tests {
         }
     }
 
+    fn set(rest: &str) -> Result<Request, clap::Error> {
+        match parse(&format!("voxring call-router set{rest}"))?.command {
+            Some(Command::CallRouter(CallRouterCommand::Set { settings, .. })) => Ok(settings.request()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Goal: settings of the call router arrive as they were typed. Method: all of them, and --reset.
+    #[test]
+    fn call_router_settings_are_what_was_typed() {
+        let all = " --port 5070 --tls-port 5071 --udp on --startup-mode tcp --address-family ipv4 \
+                   --address 192.0.2.5,192.0.2.6 --maintenance off";
+        let settings = CallRouterSettings {
+            address: Some(serde_json::from_str(r#"["192.0.2.5","192.0.2.6"]"#).unwrap()),
+            address_family: Some(AddressFamily::Ipv4),
+            startup_mode: Some(StartupMode::Tcp),
+            port: Some(5070),
+            tls_port: Some(5071),
+            udp: Some(true),
+            maintenance: Some(false),
+        };
+        assert_eq!(set(all).unwrap(), Request::CallRouterSet { settings, reset: false });
+        let reset = Request::CallRouterSet { settings: CallRouterSettings::default(), reset: true };
+        assert_eq!(set(" --reset").unwrap(), reset);
+    }
+
+    /// Goal: nothing to set, and values that no setting takes, never reach the node; the message says
+    /// what is taken. Method: one slip a line.
+    #[test]
+    fn wrong_call_router_settings_are_refused_with_what_is_right() {
+        for (rest, told) in [
+            ("", "--port"),
+            (" --json", "--port"),
+            (" --port 0", "1..=65535"),
+            (" --port 65536", "1..=65535"),
+            (" --udp yes", "on, off"),
+            (" --startup-mode both", "\"dual\" or \"tcp\" or \"tls\""),
+            (" --address-family ip", "\"any\" or \"ipv4\" or \"ipv6\""),
+            (" --address localhost", "invalid IP address"),
+        ] {
+            let error = set(rest).unwrap_err().to_string();
+            assert!(error.contains(told), "{rest}: {error}");
+        }
+    }
+
     /// Goal: every command that prints has --json. Method: ask clap, serve and worker apart.
     #[test]
     fn every_printing_command_has_json() {
@@ -309,7 +472,7 @@ mod tests {
         }
         let mut found = Vec::new();
         leaves(&Cli::command(), &mut found);
-        assert_eq!(found.len(), 12, "{found:?}");
+        assert_eq!(found.len(), 15, "{found:?}");
         for (name, json) in found {
             assert_eq!(json, !matches!(name.as_str(), "serve" | "worker"), "{name}");
         }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::cli::{MailboxCommand, MessageCommand, Output};
+use super::cli::{CallRouterCommand, MailboxCommand, MessageCommand, Output};
 use super::client::{self, ClientError};
 use super::print;
 use super::protocol::{Reply, Request};
@@ -63,6 +63,29 @@ pub fn status(socket: &Path, output: Output) -> Result<(), CommandError> {
 pub fn calls(socket: &Path, output: Output) -> Result<(), CommandError> {
     let Reply::Calls { calls } = ask(socket, &Request::Calls)? else { return Err(CommandError::Unexpected) };
     show(output, &calls, || print::calls(&calls))
+}
+
+/// `voxring reload`. False when nothing was reloaded because something is wrong.
+///
+/// # Errors
+/// No reply, or no output.
+pub fn reload(socket: &Path, output: Output) -> Result<bool, CommandError> {
+    let Reply::Reload(report) = ask(socket, &Request::Reload)? else { return Err(CommandError::Unexpected) };
+    show(output, &report, || print::reload(&report))?;
+    Ok(report.problems.is_empty())
+}
+
+/// `voxring call-router …`.
+///
+/// # Errors
+/// No reply, a refusal, or no output.
+pub fn call_router(socket: &Path, command: CallRouterCommand) -> Result<(), CommandError> {
+    let (request, output) = match command {
+        CallRouterCommand::Get(output) => (Request::CallRouterGet, output),
+        CallRouterCommand::Set { settings, output } => (settings.request(), output),
+    };
+    let Reply::CallRouter(report) = ask(socket, &request)? else { return Err(CommandError::Unexpected) };
+    show(output, &report, || print::call_router(&report))
 }
 
 /// `voxring mailbox …`.

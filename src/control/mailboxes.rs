@@ -15,7 +15,11 @@ use crate::mailbox::{Store, StoreError, pin};
 /// Blocks for as long as the disk (and, for a new PIN, the hash) takes.
 pub fn execute(store: &mut Store, request: Request) -> Option<Reply> {
     let done = match request {
-        Request::Status | Request::Calls => return None,
+        Request::Status
+        | Request::Calls
+        | Request::Reload
+        | Request::CallRouterGet
+        | Request::CallRouterSet { .. } => return None,
         Request::MailboxAdd { number, name, pin } => add(store, number, name, pin),
         Request::MailboxList => list(store),
         Request::MailboxShow { number } => show_mailbox(store, &number),

@@ -1,5 +1,6 @@
 //! Command line, control socket, checks. No packet work.
 
+pub mod call_router;
 pub mod check;
 pub mod cli;
 pub mod client;
@@ -10,3 +11,4 @@ pub mod print;
 pub mod protocol;
 pub mod server;
 pub mod startup;
+pub mod tls;

@@ -6,7 +6,10 @@ use std::io::{self, Write as _};
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-use super::protocol::{CallInfo, MailboxInfo, Status};
+use super::protocol::{
+    CallInfo, CallRouterReport, CertificateDate, CertificateStatus, ListenerStatus, MailboxInfo,
+    ReloadReport, Status,
+};
 use crate::mailbox::{Message, MessageKind};
 use crate::media::order::{Codec, LegStats};
 
@@ -76,6 +79,7 @@ pub fn status(status: &Status) -> String {
         uptime(status.uptime_s),
         status.data.display()
     );
+    let _ = writeln!(text, "reloads: {} done, {} refused", status.reloads, status.reloads_failed);
     let _ = writeln!(
         text,
         "calls: {} now, {} answered, {} refused; stored: {} messages, {} missed calls\n",
@@ -85,13 +89,9 @@ pub fn status(status: &Status) -> String {
         status.messages_stored,
         status.missed_stored
     );
-    let listeners: Vec<_> = status
-        .listeners
-        .iter()
-        .map(|l| vec![l.role.clone(), l.transport.name().to_owned(), l.address.to_string()])
-        .collect();
-    text.push_str(&table(&["ROLE", "TRANSPORT", "ADDRESS"], &listeners));
+    text.push_str(&listeners(&status.listeners));
     text.push('\n');
+    text.push_str(&certificate(status.certificate.as_ref()));
     let workers: Vec<_> = status
         .workers
         .iter()
@@ -120,6 +120,60 @@ pub fn status(status: &Status) -> String {
         text.push_str(&table(&["REFUSED", "REASON"], &refused));
     }
     text
+}
+
+fn listeners(listeners: &[ListenerStatus]) -> String {
+    let row = |l: &ListenerStatus| vec![l.role.clone(), l.transport.name().to_owned(), l.address.to_string()];
+    table(&["ROLE", "TRANSPORT", "ADDRESS"], &listeners.iter().map(row).collect::<Vec<_>>())
+}
+
+/// The node's certificate, its authorities and their revocation lists, and how long each is good.
+fn certificate(status: Option<&CertificateStatus>) -> String {
+    let Some(status) = status else { return String::new() };
+    let row = |what: &str, date: &CertificateDate| {
+        let until = date.until.clone().unwrap_or_else(|| "-".to_owned());
+        let left = match date.days_left {
+            None => "not said: expired".to_owned(),
+            Some(days) if days < 0 => "expired".to_owned(),
+            Some(days) => format!("{days} days"),
+        };
+        vec![what.to_owned(), date.subject.clone(), until, left]
+    };
+    let mut rows = vec![row("certificate", &status.certificate)];
+    rows.extend(status.authorities.iter().map(|date| row("authority", date)));
+    rows.extend(status.revocation_lists.iter().map(|date| row("revocations", date)));
+    let names = printable(&status.names.join(", "));
+    format!("TLS as {names}\n{}\n", table(&["FILE", "OF", "GOOD UNTIL", "LEFT"], &rows))
+}
+
+/// `voxring reload`.
+pub fn reload(report: &ReloadReport) -> String {
+    let mut text = String::new();
+    for problem in &report.problems {
+        let _ = writeln!(text, "error: {}", printable(problem));
+    }
+    if !report.problems.is_empty() {
+        text.push_str("nothing was changed\n");
+        return text;
+    }
+    let _ = writeln!(text, "reloaded; {} settings changed", report.applied.len());
+    for key in &report.applied {
+        let _ = writeln!(text, "  in force: {key}");
+    }
+    for key in &report.needs_restart {
+        let _ = writeln!(text, "  needs a restart: {key}");
+    }
+    text
+}
+
+/// `voxring call-router get` and `set`.
+pub fn call_router(report: &CallRouterReport) -> String {
+    let rows: Vec<_> = report
+        .settings
+        .iter()
+        .map(|setting| vec![setting.key.clone(), setting.value.clone(), setting.origin.clone()])
+        .collect();
+    format!("{}\n{}", table(&["SETTING", "VALUE", "FROM"], &rows), listeners(&report.listeners))
 }
 
 /// What router, service and workers met, without noughts.

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::config::PortRange;
+use crate::base::config::{AddressFamily, Addresses, PortRange, StartupMode};
 use crate::base::id::MessageId;
 use crate::mailbox::Message;
 use crate::media::order::{Codec, LegStats};
@@ -69,6 +69,18 @@ pub enum Request {
         /// Which message.
         id: MessageId,
     },
+    /// Read the configuration and the TLS files anew; answered by `Reload`.
+    Reload,
+    /// The call router's settings; answered by `CallRouter`.
+    CallRouterGet,
+    /// Change the call router's settings while it runs, and keep them; answered by `CallRouter`.
+    CallRouterSet {
+        /// What changes.
+        settings: CallRouterSettings,
+        /// First drop all that was set at run time before.
+        #[serde(default)]
+        reset: bool,
+    },
 }
 
 /// The node to a client.
@@ -123,6 +135,10 @@ pub enum Reply {
         /// What is gone.
         id: MessageId,
     },
+    /// To `Reload`.
+    Reload(ReloadReport),
+    /// To `CallRouterGet` and `CallRouterSet`.
+    CallRouter(CallRouterReport),
     /// The request could not be done.
     Error {
         /// Whose doing it is.
@@ -155,6 +171,65 @@ impl Reply {
     }
 }
 
+/// What a reload did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadReport {
+    /// `table.key` of each changed value that is in force now; for new calls where the reference
+    /// says so.
+    pub applied: Vec<String>,
+    /// `table.key` of each changed value that takes effect at the next start only.
+    pub needs_restart: Vec<String>,
+    /// Why nothing was changed, each with file, line and key as far as they are known.
+    pub problems: Vec<String>,
+}
+
+/// The call router's settings, as far as they are set.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CallRouterSettings {
+    /// `router.address`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<Addresses>,
+    /// `router.address_family`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address_family: Option<AddressFamily>,
+    /// `router.startup_mode`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub startup_mode: Option<StartupMode>,
+    /// `router.port`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// `router.tls_port`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_port: Option<u16>,
+    /// `router.udp`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub udp: Option<bool>,
+    /// `router.maintenance`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<bool>,
+}
+
+/// The call router as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallRouterReport {
+    /// Every setting in force.
+    pub settings: Vec<CallRouterSetting>,
+    /// Its sockets.
+    pub listeners: Vec<ListenerStatus>,
+}
+
+/// One setting of the call router.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallRouterSetting {
+    /// Its name in the table `[router]`.
+    pub key: String,
+    /// As it would stand in the file.
+    pub value: String,
+    /// `default`, `FILE:LINE` or `set at run time`.
+    pub origin: String,
+}
+
 /// How the node is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -182,10 +257,44 @@ pub struct Status {
     pub refused_total: BTreeMap<String, u64>,
     /// What router and service met on the wire, since the start of the node: `sip_…`.
     pub front_counters: BTreeMap<String, u64>,
+    /// What router, service and workers met in TLS, summed: `tls_handshakes`, `tls_expired`…
+    pub tls_counters: BTreeMap<String, u64>,
+    /// The node's certificate; `None`: TLS is off.
+    pub certificate: Option<CertificateStatus>,
+    /// Reloads of configuration or TLS files that took effect, since the start of the node.
+    pub reloads: u64,
+    /// Reloads that were refused for an error.
+    pub reloads_failed: u64,
     /// Voice messages in the store.
     pub messages_stored: u64,
     /// Missed calls in the store.
     pub missed_stored: u64,
+}
+
+/// The node's certificate and what it believes others' by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateStatus {
+    /// The DNS names and addresses it names; where there are none, its common name.
+    pub names: Vec<String>,
+    /// Its subject and end.
+    pub certificate: CertificateDate,
+    /// SHA-256 of its DER, in lower-case hex without separators.
+    pub fingerprint_sha256: String,
+    /// The authorities that vouch for peers.
+    pub authorities: Vec<CertificateDate>,
+    /// Their revocation lists: issuer and next update.
+    pub revocation_lists: Vec<CertificateDate>,
+}
+
+/// How long something with a date is good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateDate {
+    /// Whose it is.
+    pub subject: String,
+    /// The end, RFC 3339 in UTC; `None`: it does not say, and is not believed.
+    pub until: Option<String>,
+    /// Whole days until then; negative: it has expired.
+    pub days_left: Option<i64>,
 }
 
 /// One socket that takes SIP.

@@ -13,13 +13,15 @@ use std::time::{Duration, Instant};
 use crossbeam::channel;
 use crossbeam::queue::ArrayQueue;
 
+use crate::base::clock;
 use crate::base::config::{Addresses, Config, Handoff};
 use crate::control::listeners::ListenRole;
 use crate::control::protocol::ListenerStatus;
+use crate::role::listening::{Change, Listening, Open, OpenError};
 use crate::role::supervisor::ServeError;
 use crate::role::user_agent;
-use crate::signal::{self, Counters, Listener, Role};
-use crate::sip::flow::{Destination, Flow, FlowId, Transmit};
+use crate::signal::{self, Counters, Listener, Role, SignalOrder, TlsSetup};
+use crate::sip::flow::{Destination, Flow, FlowId, Transmit, Transport};
 use crate::sip::layer::{ClientId, Layer, ServerId, TuEvent};
 use crate::sip::message::{Message, Method, Name, Request, Response};
 use crate::sip::uas::UasRules;
@@ -35,6 +37,8 @@ use next_hop::{NextHop, Way};
 
 /// How often the front looks for orders.
 const PUMP_INTERVAL: Duration = Duration::from_millis(20);
+/// Orders that may wait; the front takes all of them every [`PUMP_INTERVAL`].
+const ORDERS_MAX: usize = 256;
 /// How long copies of a 2xx may come: timer L, 64*T1.
 const ACCEPTED_LIFE: Duration = Duration::from_secs(32);
 /// How often it reports its counters.
@@ -74,7 +78,7 @@ pub struct Front {
     orders: Arc<ArrayQueue<FrontOrder>>,
     reports: Arc<ArrayQueue<FrontReport>>,
     last: FrontReport,
-    listeners: Vec<ListenerStatus>,
+    listening: Listening<Hop>,
     counters: Arc<Counters>,
     thread: Option<JoinHandle<()>>,
 }
@@ -107,9 +111,65 @@ impl Front {
         user_agent::counters("sip_", &*self.counters)
     }
 
-    /// Where router and service listen.
-    pub fn listeners(&self) -> &[ListenerStatus] {
-        &self.listeners
+    /// Where router and service listen now.
+    pub fn listeners(&self) -> Vec<ListenerStatus> {
+        let status = |open: &Open<Hop>| ListenerStatus {
+            role: open.owner.name().to_owned(),
+            transport: open.listener.transport,
+            address: open.address,
+        };
+        self.listening.open().iter().map(status).collect()
+    }
+
+    /// Opens what `config` asks for beside what is open; `tls` is its setup.
+    ///
+    /// Waits for the loop, a turn of it as a rule and a second where an address is in use.
+    ///
+    /// # Errors
+    /// The first listener that cannot be bound; nothing has changed then.
+    pub fn prepare(
+        &mut self,
+        config: &Config,
+        tls: Option<&Arc<TlsSetup>>,
+    ) -> Result<Change<Hop>, OpenError> {
+        let had_tls = self.listening.open().iter().any(|open| open.listener.transport == Transport::Tls);
+        if let Some(tls) = tls
+            && !had_tls
+        {
+            // Nobody is connected who could be judged by it.
+            self.listening.order(SignalOrder::Tls(Arc::clone(tls)));
+        }
+        let orders = &self.orders;
+        let mut change = self.listening.begin(&listeners::wanted(config), |index, hop| {
+            orders.force_push(FrontOrder::Listener { index, hop });
+        });
+        match change.wait(clock::now()) {
+            Ok(()) => Ok(change),
+            Err(error) => {
+                self.listening.abort(change);
+                Err(error)
+            }
+        }
+    }
+
+    /// Puts in force what was prepared: closes the listeners `config` does not ask for.
+    pub fn commit(&mut self, change: Change<Hop>, config: &Arc<Config>, tls: Option<&Arc<TlsSetup>>) {
+        self.send(FrontOrder::Config(Arc::clone(config)));
+        self.listening.commit(change);
+        self.listening.order(SignalOrder::Limits(user_agent::connection_limits(config)));
+        if let Some(tls) = tls {
+            self.renew_tls(tls);
+        }
+    }
+
+    /// Takes back what was prepared.
+    pub fn abort(&mut self, change: Change<Hop>) {
+        self.listening.abort(change);
+    }
+
+    /// New connections get this; those whose peer it does not take are closed.
+    pub fn renew_tls(&self, tls: &Arc<TlsSetup>) {
+        self.listening.order(SignalOrder::Tls(Arc::clone(tls)));
     }
 
     /// Ends the thread.
@@ -127,14 +187,15 @@ impl Front {
 ///
 /// # Errors
 /// A port that is taken, or no thread.
-pub fn spawn(config: &Config) -> Result<Front, ServeError> {
+pub fn spawn(config: &Config, tls: Option<Arc<TlsSetup>>) -> Result<Front, ServeError> {
     let listeners = listeners::wanted(config);
-    let orders = Arc::new(ArrayQueue::new(64));
+    let orders = Arc::new(ArrayQueue::new(ORDERS_MAX));
     let reports = Arc::new(ArrayQueue::new(4));
-    let signal_config = user_agent::signal_config(config, listeners.iter().map(|(_, l)| *l).collect());
+    let signal_config = user_agent::signal_config(config, tls, listeners.iter().map(|(_, l)| *l).collect());
     let queues = (Arc::clone(&orders), Arc::clone(&reports));
     let role = FrontRole::new(config, &listeners, queues, Arc::clone(&signal_config.counters))?;
     let counters = Arc::clone(&signal_config.counters);
+    let loop_orders = Arc::clone(&signal_config.orders);
     let (bound, binding) = channel::bounded(1);
     let body = move || {
         let report_bound = move |result| {
@@ -149,13 +210,8 @@ pub fn spawn(config: &Config) -> Result<Front, ServeError> {
     let thread = thread::Builder::new().name("sip-front".into()).spawn(body)?;
     let addresses = binding.recv().unwrap_or_else(|_| Err(io::Error::other("the shard died at its start")));
     let addresses = addresses.map_err(|error| listeners::listen_error(&listeners, error))?;
-    let status = |((hop, listener), address): (&(Hop, Listener), SocketAddr)| ListenerStatus {
-        role: hop.name().to_owned(),
-        transport: listener.transport,
-        address,
-    };
-    let listeners = listeners.iter().zip(addresses).map(status).collect();
-    Ok(Front { orders, reports, last: FrontReport::default(), listeners, counters, thread: Some(thread) })
+    let listening = Listening::new(loop_orders, &listeners, &addresses);
+    Ok(Front { orders, reports, last: FrontReport::default(), listening, counters, thread: Some(thread) })
 }
 
 /// An INVITE on its way to the next hop.
@@ -276,6 +332,10 @@ impl FrontRole {
     }
 
     fn handle_request(&mut self, now: Instant, id: ServerId, flow: Flow, request: Request) {
+        if !self.hops.contains_key(&flow.listener) {
+            // It has just opened, and what it is for was ordered before that.
+            self.take_orders();
+        }
         let hop = self.hops.get(&flow.listener).copied().unwrap_or(Hop::Router);
         let response = match self.route(hop, &flow, &request) {
             Ok(Some(response)) => response,

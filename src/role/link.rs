@@ -42,6 +42,13 @@ pub enum ToWorker {
         /// Comes back with the answer.
         query: u64,
     },
+    /// From now on work by this one: new calls, limits, listeners.
+    Config {
+        /// The whole configuration; what takes effect at a start only is as it was.
+        config: Box<Config>,
+    },
+    /// The TLS files have changed: load them anew.
+    Tls,
     /// End every call in order, store what was recorded, exit.
     Stop,
 }
@@ -58,6 +65,11 @@ pub enum FromWorker {
         shards: Vec<ShardStatus>,
         /// Recordings that an earlier worker left and this one finished.
         recovered: u64,
+    },
+    /// It listens elsewhere now.
+    Listeners {
+        /// All of them.
+        listeners: Vec<ListenerStatus>,
     },
     /// It could not start.
     Failed {
@@ -200,6 +212,8 @@ mod tests {
         let orders = [
             ToWorker::Start { slot: Slot::B, config: Box::new(config) },
             ToWorker::Calls { query: u64::MAX },
+            ToWorker::Config { config: Box::default() },
+            ToWorker::Tls,
             ToWorker::Stop,
         ];
         for order in orders {
@@ -234,6 +248,7 @@ mod tests {
         };
         let reports = [
             FromWorker::Ready { listeners: Vec::new(), shards: vec![shard], recovered: 4 },
+            FromWorker::Listeners { listeners: Vec::new() },
             FromWorker::Failed { reason: "no \u{1F4DE}".into() },
             FromWorker::Heartbeat(heartbeat),
             FromWorker::Calls { query: 9, calls: vec![call] },

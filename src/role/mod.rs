@@ -2,6 +2,7 @@
 
 pub mod front;
 pub mod link;
+pub mod listening;
 pub mod process;
 pub mod supervisor;
 pub mod user_agent;

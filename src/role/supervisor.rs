@@ -6,26 +6,36 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::base::clock;
-use crate::base::config::Config;
-use crate::control::cli::Slot;
-use crate::control::mailboxes;
-use crate::control::print;
+use crate::base::config::{Config, ConfigError, Router, Source};
+use crate::control::cli::Place;
 use crate::control::protocol::{
-    CallInfo, ErrorKind, ListenerStatus, Reply, Request, ShardStatus, Status, WorkerState, WorkerStatus,
+    CallInfo, CallRouterSettings, ErrorKind, ListenerStatus, Reply, Request, ShardStatus, Status,
 };
 use crate::control::server::{Ask, Server};
 use crate::control::startup::{self, Startup, StartupShard};
+use crate::control::{call_router, mailboxes, print, tls};
 use crate::mailbox::store::{Store, StoreError};
-use crate::role::front::{self, Front, FrontOrder, HopPorts};
+use crate::role::front::{self, Front, FrontOrder};
 use crate::role::link::{FromWorker, Heartbeat, ToWorker};
 use crate::role::process::{Process, ProcessEvent, ProcessEventKind};
+use crate::signal::{TlsError, TlsSetup};
 use crate::uring;
+
+mod certificates;
+mod reload;
+mod router;
+mod worker;
+
+use certificates::Certificates;
+use reload::Reloads;
+use worker::{Totals, Worker, WorkerPhase};
 
 /// A worker must be ready this long after its start; a spool full of an outage's recordings is
 /// finished within it.
@@ -57,6 +67,17 @@ pub enum ServeError {
     /// No ring can be made.
     #[error("io_uring: {0}")]
     IoUring(#[from] uring::ProbeError),
+    /// What was set at run time does not fit the configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// One of the TLS files.
+    #[error("{place}: {error}")]
+    Tls {
+        /// File, line and key.
+        place: String,
+        /// What is wrong with the file it names.
+        error: TlsError,
+    },
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -79,12 +100,22 @@ pub enum ServeError {
     Resource(#[from] io::Error),
 }
 
-/// Runs the node until SIGTERM or SIGINT. `source` is the configuration file, for the start-up
-/// table; `None`: built in.
+/// What a node starts with.
+struct Start {
+    config: Arc<Config>,
+    source: Source,
+    place: Place,
+    file: (Router, Source),
+    overlay: CallRouterSettings,
+    tls: Option<Arc<TlsSetup>>,
+}
+
+/// Runs the node until SIGTERM or SIGINT. `file` is what `place` has loaded, without what was set
+/// at run time.
 ///
 /// # Errors
 /// See [`ServeError`]; all of them come before "ready".
-pub fn serve(mut config: Config, source: Option<PathBuf>) -> Result<(), ServeError> {
+pub fn serve(place: Place, (mut config, mut source): (Config, Source)) -> Result<(), ServeError> {
     // Media shards and this thread both need it; say so before anything else is started.
     uring::probe()?;
     let data = config.node.data.clone();
@@ -95,11 +126,16 @@ pub fn serve(mut config: Config, source: Option<PathBuf>) -> Result<(), ServeErr
     // The worker is told the same folder, whatever its working directory.
     config.node.data = data.canonicalize().map_err(|error| ServeError::Data { path: data, error })?;
     let _lock = lock(&config.node.data)?;
+    let file = (config.router.clone(), source.clone());
+    let overlay = call_router::apply(&mut config, &mut source)?;
+    let tls = tls::load(&config, clock::calendar())
+        .map_err(|problem| ServeError::Tls { place: source.locate(problem.key), error: problem.error })?;
     let store = Store::open(&config.node.data)?;
-    let front = front::spawn(&config)?;
+    let front = front::spawn(&config, tls.clone())?;
+    let start = Start { config: Arc::new(config), source, place, file, overlay, tls };
     tokio_uring::start(async move {
-        let server = Server::bind(&config.node.data).map_err(ServeError::Control)?;
-        Supervisor::new(config, source, store, front).run(server).await
+        let server = Server::bind(&start.config.node.data).map_err(ServeError::Control)?;
+        Supervisor::new(start, store, front).run(server).await
     })
 }
 
@@ -116,56 +152,16 @@ fn lock(data: &Path) -> Result<File, ServeError> {
     }
 }
 
-/// What the slot's worker is at.
-#[derive(Debug)]
-enum WorkerPhase {
-    /// Started; must report `Ready` by the deadline.
-    Starting { deadline: Instant },
-    /// Takes calls; must send the next heartbeat by the deadline.
-    Ready { heartbeat_at: Instant },
-    /// Told to stop; killed at the deadline.
-    Stopping { deadline: Instant },
-    /// No process; the next one starts at this instant.
-    Down { retry_at: Instant },
-}
-
-impl WorkerPhase {
-    /// Gives the worker more time; a restart that is due stays due.
-    fn postpone(&mut self, by: Duration) {
-        match self {
-            Self::Starting { deadline: at }
-            | Self::Ready { heartbeat_at: at }
-            | Self::Stopping { deadline: at } => {
-                *at += by;
-            }
-            Self::Down { .. } => {}
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Worker {
-    slot: Slot,
-    process: Option<Process>,
-    phase: WorkerPhase,
-    generation: u64,
-    restarts: u32,
-    backoff: Duration,
-    listeners: Vec<ListenerStatus>,
-    /// Of the running process.
-    counters: Heartbeat,
-}
-
-/// Sums over the processes that are gone.
-#[derive(Debug, Default)]
-struct Totals {
-    calls: u64,
-    refused: BTreeMap<String, u64>,
-}
-
 struct Supervisor {
-    config: Config,
-    source: Option<PathBuf>,
+    /// In force.
+    config: Arc<Config>,
+    source: Source,
+    place: Place,
+    /// `[router]` as the file says, without what was set at run time.
+    file: (Router, Source),
+    overlay: CallRouterSettings,
+    certificates: Certificates,
+    reloads: Reloads,
     store: Store,
     front: Front,
     worker: Worker,
@@ -182,25 +178,20 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn new(config: Config, source: Option<PathBuf>, store: Store, front: Front) -> Self {
+    fn new(start: Start, store: Store, front: Front) -> Self {
         let now = clock::now();
         let (events, inbox) = mpsc::channel(256);
-        let worker = Worker {
-            slot: Slot::A,
-            process: None,
-            phase: WorkerPhase::Down { retry_at: now },
-            generation: 0,
-            restarts: 0,
-            backoff: Duration::ZERO,
-            listeners: Vec::new(),
-            counters: Heartbeat::default(),
-        };
         Self {
-            config,
-            source,
+            config: start.config,
+            source: start.source,
+            place: start.place,
+            file: start.file,
+            overlay: start.overlay,
+            certificates: Certificates::new(now, start.tls),
+            reloads: Reloads::default(),
             store,
             front,
-            worker,
+            worker: Worker::new(now),
             ticked: now,
             totals: Totals::default(),
             started: now,
@@ -218,6 +209,7 @@ impl Supervisor {
         tokio::task::spawn_local(server.run(asks));
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hang_up = signal(SignalKind::hangup())?;
         let mut tick = tokio::time::interval(TICK);
         let Some(mut inbox) = self.inbox.take() else {
             return Ok(());
@@ -228,6 +220,9 @@ impl Supervisor {
                 Some((request, reply)) = ask_queue.recv() => self.handle_ask(request, reply),
                 _ = terminate.recv() => self.stop("SIGTERM"),
                 _ = interrupt.recv() => self.stop("SIGINT"),
+                _ = hang_up.recv() => {
+                    self.reload("SIGHUP");
+                }
                 _ = tick.tick() => self.handle_tick()?,
             }
             if self.stopping && self.worker.process.is_none() {
@@ -259,6 +254,7 @@ impl Supervisor {
     fn handle_tick(&mut self) -> Result<(), ServeError> {
         let now = clock::now();
         self.front.collect();
+        self.look_at_certificates(now);
         if !self.was_ready && self.front.worker().is_some() {
             self.announce()?;
         }
@@ -331,6 +327,12 @@ impl Supervisor {
                     *heartbeat_at = clock::now();
                 }
             }
+            ProcessEventKind::Report(FromWorker::Listeners { listeners }) => {
+                self.worker.listeners = listeners;
+                if let WorkerPhase::Ready { .. } = self.worker.phase {
+                    self.front.send(FrontOrder::Worker(Some(self.worker.ports())));
+                }
+            }
             ProcessEventKind::Report(FromWorker::Calls { query, calls }) => self.answer_calls(query, calls),
             ProcessEventKind::Exited(how) => return self.worker_exited(&how),
         }
@@ -374,7 +376,7 @@ impl Supervisor {
 
     /// What the start-up table tells.
     fn startup(&self, demo_pins: Vec<(String, String)>) -> Startup {
-        let listeners = self.front.listeners().iter().chain(&self.worker.listeners);
+        let listeners = self.front.listeners().into_iter().chain(self.worker.listeners.iter().cloned());
         let shard = |shard: &ShardStatus| StartupShard {
             slot: self.worker.slot.name().to_owned(),
             index: shard.index,
@@ -385,9 +387,9 @@ impl Supervisor {
         };
         Startup {
             node: self.config.node.name.clone(),
-            config: self.source.clone(),
+            config: self.source.file.clone(),
             data: self.config.node.data.clone(),
-            listeners: listeners.map(|l| (l.role.clone(), l.transport, l.address)).collect(),
+            listeners: listeners.map(|l| (l.role, l.transport, l.address)).collect(),
             shards: self.worker.counters.shards.iter().map(shard).collect(),
             // Told once: they are stored as hashes only.
             demo_pins,
@@ -428,6 +430,9 @@ impl Supervisor {
         let answer = match request {
             Request::Status => Reply::Status(Box::new(self.status())),
             Request::Calls => return self.ask_calls(reply),
+            Request::Reload => Reply::Reload(self.reload("voxring reload")),
+            Request::CallRouterGet => Reply::CallRouter(self.call_router()),
+            Request::CallRouterSet { settings, reset } => self.set_call_router(settings, reset),
             other => mailboxes::execute(&mut self.store, other)
                 .unwrap_or_else(|| Reply::error(ErrorKind::BadRequest, "this node cannot do that")),
         };
@@ -469,7 +474,7 @@ impl Supervisor {
         for (reason, count) in now_refused {
             *refused_total.entry(reason.clone()).or_default() += count;
         }
-        let mut listeners = self.front.listeners().to_vec();
+        let mut listeners = self.front.listeners();
         listeners.extend(self.worker.listeners.iter().cloned());
         Status {
             node: self.config.node.name.clone(),
@@ -484,76 +489,23 @@ impl Supervisor {
             calls_total: self.totals.calls + self.worker.counters.calls_total,
             refused_total,
             front_counters: self.front.counters(),
+            tls_counters: tls_counters(&[&self.front.counters(), &self.worker.counters.counters]),
+            certificate: self.certificates.status(clock::calendar()),
+            reloads: self.reloads.done,
+            reloads_failed: self.reloads.refused,
             messages_stored: counts.voice,
             missed_stored: counts.missed,
         }
     }
 }
 
-impl Worker {
-    /// Where it takes calls.
-    fn ports(&self) -> HopPorts {
-        HopPorts::of_listeners(self.listeners.iter().map(|l| (l.transport, l.address)))
-    }
-
-    /// `takes_calls`: the front knows of it.
-    fn status(&self, takes_calls: bool) -> WorkerStatus {
-        let now = clock::now();
-        let (state, heartbeat_at) = match self.phase {
-            WorkerPhase::Starting { .. } => (WorkerState::Starting, None),
-            WorkerPhase::Ready { heartbeat_at } if takes_calls => (WorkerState::Ready, Some(heartbeat_at)),
-            WorkerPhase::Ready { heartbeat_at } => (WorkerState::Starting, Some(heartbeat_at)),
-            WorkerPhase::Stopping { .. } => (WorkerState::Draining, None),
-            WorkerPhase::Down { .. } => (WorkerState::Down, None),
-        };
-        WorkerStatus {
-            slot: self.slot.name().to_owned(),
-            pid: self.process.as_ref().map(|process| process.pid),
-            state,
-            uptime_s: self.process.as_ref().map_or(0, |process| (now - process.started).as_secs()),
-            restarts: self.restarts,
-            heartbeat_age_ms: heartbeat_at
-                .map(|at| u64::try_from((now - at).as_millis()).unwrap_or(u64::MAX)),
-            calls_active: self.counters.calls_active,
-            counters: self.counters.counters.clone(),
-            shards: self.counters.shards.clone(),
+/// The TLS counters of all these, summed, without their room's name.
+fn tls_counters(sets: &[&BTreeMap<String, u64>]) -> BTreeMap<String, u64> {
+    let mut sum = BTreeMap::new();
+    for (name, count) in sets.iter().copied().flatten() {
+        if let Some(name) = name.strip_prefix("sip_").filter(|name| name.starts_with("tls_")) {
+            *sum.entry(name.to_owned()).or_default() += count;
         }
     }
-}
-
-impl Totals {
-    fn add(&mut self, gone: &Heartbeat) {
-        self.calls += gone.calls_total;
-        for (reason, count) in &gone.refused_total {
-            *self.refused.entry(reason.clone()).or_default() += count;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Goal: a supervisor that was stopped for a while does not kill a worker whose heartbeats it
-    /// could not read; a restart that is due is not put off. Method: postpone each phase's instant.
-    #[test]
-    fn a_pause_of_the_supervisor_is_not_the_workers_silence() {
-        let now = clock::now();
-        let pause = Duration::from_secs(6);
-        let at = |phase: &WorkerPhase| match phase {
-            WorkerPhase::Starting { deadline: at }
-            | WorkerPhase::Ready { heartbeat_at: at }
-            | WorkerPhase::Stopping { deadline: at }
-            | WorkerPhase::Down { retry_at: at } => *at,
-        };
-        for (mut phase, later) in [
-            (WorkerPhase::Starting { deadline: now }, pause),
-            (WorkerPhase::Ready { heartbeat_at: now }, pause),
-            (WorkerPhase::Stopping { deadline: now }, pause),
-            (WorkerPhase::Down { retry_at: now }, Duration::ZERO),
-        ] {
-            phase.postpone(pause);
-            assert_eq!(at(&phase), now + later, "{phase:?}");
-        }
-    }
+    sum
 }

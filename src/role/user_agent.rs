@@ -10,7 +10,7 @@ use crossbeam::queue::ArrayQueue;
 use serde::Serialize;
 
 use crate::base::config::Config;
-use crate::signal::{ConnectionLimits, Counters, Listener, SignalConfig};
+use crate::signal::{ConnectionLimits, Counters, Listener, SignalConfig, TlsSetup};
 use crate::sip::flow::Flow;
 use crate::sip::layer::{self, Layer};
 use crate::sip::message::{Method, Name, Request, Response};
@@ -36,17 +36,30 @@ pub fn random() -> io::Result<u64> {
 /// The SIP loop's limits for these listeners.
 ///
 /// Its counters are shared with the role that reports them.
-pub fn signal_config(config: &Config, listeners: Vec<Listener>) -> SignalConfig {
+pub fn signal_config(config: &Config, tls: Option<Arc<TlsSetup>>, listeners: Vec<Listener>) -> SignalConfig {
     SignalConfig {
         listeners,
         connections_max: config.sip.connections_max as usize,
         idle_timeout: Duration::from_secs(u64::from(config.sip.idle_timeout_s)),
         message_timeout: Duration::from_secs(u64::from(config.sip.message_timeout_s)),
-        limits: ConnectionLimits::default(),
-        tls: None,
+        limits: connection_limits(config),
+        tls,
         orders: Arc::new(ArrayQueue::new(SIGNAL_ORDERS_MAX)),
         cpu: None,
         counters: Arc::default(),
+    }
+}
+
+/// What `config` lets one source ask of a SIP loop.
+pub fn connection_limits(config: &Config) -> ConnectionLimits {
+    let limits = &config.limits;
+    ConnectionLimits {
+        source_per_s: limits.source_connections_per_s,
+        source_burst: limits.source_connections_burst,
+        source_max: limits.source_connections_max,
+        messages_per_s: limits.connection_messages_per_s,
+        handshake_timeout: Duration::from_secs(u64::from(config.tls.handshake_timeout_s)),
+        ..ConnectionLimits::default()
     }
 }
 
@@ -54,12 +67,23 @@ pub fn signal_config(config: &Config, listeners: Vec<Listener>) -> SignalConfig 
 pub fn add_transport_refusals(refused: &mut BTreeMap<String, u64>, counters: &Counters) {
     let refusals = [
         ("connections_max", &counters.refused),
+        ("source_connections", &counters.source_refused),
+        ("unknown_source", &counters.unknown_source),
         ("framing", &counters.frame_errors),
         ("unreadable", &counters.parse_errors),
+        ("tls_no_certificate", &counters.tls_no_certificate),
+        ("tls_unknown_ca", &counters.tls_unknown_ca),
+        ("tls_expired", &counters.tls_expired),
+        ("tls_revoked", &counters.tls_revoked),
+        ("tls_bad_certificate", &counters.tls_bad_certificate),
+        ("tls_crl_expired", &counters.tls_crl_expired),
+        ("tls_timeout", &counters.tls_timeout),
+        ("tls_other", &counters.tls_other),
     ];
     for (rule, counter) in refusals {
         if counter.value() > 0 {
-            refused.insert(rule.to_owned(), counter.value());
+            // A role may refuse by the same rule what the loop let through.
+            *refused.entry(rule.to_owned()).or_default() += counter.value();
         }
     }
 }

@@ -14,6 +14,11 @@ use super::check::is_dns_name;
 pub struct Addresses(Vec<IpAddr>);
 
 impl Addresses {
+    /// These; `None` when there are none.
+    pub fn new(addresses: Vec<IpAddr>) -> Option<Self> {
+        (!addresses.is_empty()).then_some(Self(addresses))
+    }
+
     /// 127.0.0.1.
     pub fn loopback() -> Self {
         Self(vec![Ipv4Addr::LOCALHOST.into()])

@@ -22,6 +22,19 @@ pub struct Source {
     /// The file; `None` for the embedded default.
     pub file: Option<PathBuf>,
     lines: BTreeMap<String, usize>,
+    /// Keys that were set at run time, each with the file that keeps it.
+    overlaid: BTreeMap<String, PathBuf>,
+}
+
+/// Where a value comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin<'s> {
+    /// Nobody set it.
+    Default,
+    /// The configuration file, on this line.
+    File(&'s Path, usize),
+    /// A command to the running node; this file keeps it.
+    RunTime(&'s Path),
 }
 
 /// One thing wrong with a file.
@@ -55,11 +68,26 @@ pub(super) enum Refusal {
 impl Source {
     /// `file:line key`, as far as each is known. `key` is `table.key`.
     pub fn locate(&self, key: &str) -> String {
-        match (&self.file, self.lines.get(key)) {
-            (Some(file), Some(line)) => format!("{}:{line} {key}", file.display()),
-            (Some(file), None) => format!("{} {key} (default)", file.display()),
-            (None, _) => format!("{key} (default)"),
+        match (self.origin(key), &self.file) {
+            (Origin::RunTime(file), _) => format!("{} {key} (set at run time)", file.display()),
+            (Origin::File(file, line), _) => format!("{}:{line} {key}", file.display()),
+            (Origin::Default, Some(file)) => format!("{} {key} (default)", file.display()),
+            (Origin::Default, None) => format!("{key} (default)"),
         }
+    }
+
+    /// Where the value of `table.key` comes from.
+    pub fn origin(&self, key: &str) -> Origin<'_> {
+        match (self.overlaid.get(key), &self.file, self.lines.get(key)) {
+            (Some(file), _, _) => Origin::RunTime(file),
+            (None, Some(file), Some(line)) => Origin::File(file, *line),
+            (None, _, _) => Origin::Default,
+        }
+    }
+
+    /// Notes that `table.key` was set at run time and is kept in `file`.
+    pub fn overlay(&mut self, key: &str, file: &Path) {
+        self.overlaid.insert(key.to_owned(), file.to_owned());
     }
 }
 
@@ -122,7 +150,7 @@ impl Config {
             text,
             tables: Self::tables(),
             config: Self::default(),
-            source: Source { file: Some(file.into()), lines: BTreeMap::new() },
+            source: Source { file: Some(file.into()), ..Source::default() },
             problems: Vec::new(),
         };
         let (document, errors) = DeTable::parse_recoverable(text);

@@ -16,7 +16,7 @@ mod tables;
 
 pub use address::{Addresses, GatewayAddress, GatewayAddresses, Network};
 pub use declare::{Choice, Key, Reload, Table, Value};
-pub use load::{ConfigError, ConfigProblem, Source};
+pub use load::{ConfigError, ConfigProblem, Origin, Source};
 pub use port_range::PortRange;
 pub use srtp_suite::{SrtpSuite, SrtpSuites};
 pub use tables::{

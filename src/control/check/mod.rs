@@ -12,4 +12,4 @@ mod run;
 
 pub use machine::{Machine, raise_descriptor_limit};
 pub use report::{Level, Problem, Report};
-pub use run::{examine, run};
+pub use run::{conflicts, examine, run};

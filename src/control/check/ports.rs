@@ -47,10 +47,16 @@ impl std::fmt::Display for Span {
 /// Compares all ports of `config` with each other and with the kernel's.
 pub(super) fn examine(report: &mut Report, config: &Config, source: &Source, machine: &Machine) {
     let listeners = planned(config);
-    between_listeners(report, &listeners, source);
-    against_rtp(report, config, &listeners, source);
+    conflicts(report, config, source);
     against_kernel(report, config, &listeners, source, machine);
     enough_pairs(report, config, source);
+}
+
+/// Compares the ports of `config` with each other alone.
+pub(super) fn conflicts(report: &mut Report, config: &Config, source: &Source) {
+    let listeners = planned(config);
+    between_listeners(report, &listeners, source);
+    against_rtp(report, config, &listeners, source);
 }
 
 /// Two sockets of one transport at one place.

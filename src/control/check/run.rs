@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::machine::Machine;
-use super::report::Report;
+use super::report::{Problem, Report};
 use super::{limits, live, ports};
 use crate::base::config::{Config, Source};
 use crate::control::cli::{Output, Place};
@@ -52,6 +52,13 @@ pub fn examine(place: &Place, machine: &Machine) -> Report {
     }
     live::io_uring(&mut report);
     report
+}
+
+/// What conflicts among the ports of `config` itself, whatever the machine.
+pub fn conflicts(config: &Config, source: &Source) -> Vec<Problem> {
+    let mut report = Report::default();
+    ports::conflicts(&mut report, config, source);
+    report.problems
 }
 
 #[cfg(test)]

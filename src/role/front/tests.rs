@@ -4,7 +4,6 @@ use bytes::Bytes;
 
 use super::*;
 use crate::control::cli::Slot;
-use crate::sip::flow::Transport;
 use crate::sip::header::Via;
 
 const CALLER: FlowId = FlowId(1);

@@ -17,6 +17,7 @@ use crate::role::link::{FromWorker, HEARTBEAT_INTERVAL, Heartbeat, WorkerLink};
 use crate::role::user_agent;
 use crate::role::worker::entry::{Entry, Patience};
 use crate::role::worker::greetings::Greetings;
+use crate::role::worker::reconfigure::Edge;
 use crate::role::worker::shards::Shards;
 use crate::signal::{Counters, Role};
 use crate::sip::dialog::DialogId;
@@ -70,6 +71,7 @@ pub struct Calls {
     answered: u64,
     refused: BTreeMap<String, u64>,
     counters: Arc<Counters>,
+    pub(super) edge: Edge,
     /// Queries for calls, each with the moment its answer goes out.
     pub(super) queries: VecDeque<(Instant, u64)>,
     next_heartbeat: Option<Instant>,
@@ -100,6 +102,8 @@ pub struct Parts {
     pub seed: u64,
     /// The SIP loop's.
     pub counters: Arc<Counters>,
+    /// The SIP loop's listeners and certificate.
+    pub edge: Edge,
 }
 
 impl Calls {
@@ -127,6 +131,7 @@ impl Calls {
             answered: 0,
             refused: BTreeMap::new(),
             counters: parts.counters,
+            edge: parts.edge,
             queries: VecDeque::new(),
             next_heartbeat: None,
             phase: Phase::Serving,
@@ -560,6 +565,7 @@ impl Role for Calls {
 
     fn pump(&mut self, now: Instant) -> Duration {
         self.take_orders(now);
+        self.settle_listeners();
         self.take_media_events(now);
         self.take_mailbox_replies(now);
         self.answer_queries(now);

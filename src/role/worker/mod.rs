@@ -8,5 +8,6 @@ mod entry;
 mod greetings;
 mod intake;
 mod queues;
+pub mod reconfigure;
 pub mod shards;
 pub mod start;

@@ -130,6 +130,8 @@ impl Calls {
                     }
                     self.queries.push_back((now + REPORT_WAIT, query));
                 }
+                Some(ToWorker::Config { config }) => self.reconfigure(config),
+                Some(ToWorker::Tls) => self.renew_tls(),
                 Some(ToWorker::Stop) => self.stop(now, "the supervisor says so"),
                 None => self.stop(now, "the supervisor is gone"),
                 Some(ToWorker::Start { .. }) => tracing::error!("told to start while running"),

@@ -6,17 +6,20 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use crate::base::clock;
 use crate::base::config::Config;
 use crate::call::inbound::CallRules;
 use crate::control::cli::Slot;
 use crate::control::listeners::{self, ListenRole};
 use crate::control::protocol::ListenerStatus;
+use crate::control::tls::{self, TlsProblem};
 use crate::mailbox::audio::read_prompts;
 use crate::mailbox::service::{self, ServiceConfig, ServiceError};
 use crate::media::order::{Audio, Codec};
 use crate::role::link::{FromWorker, WorkerLink};
 use crate::role::user_agent;
 use crate::role::worker::calls::{Calls, Parts};
+use crate::role::worker::reconfigure::Edge;
 use crate::role::worker::shards::{Shards, ShardsError};
 use crate::sdp::LocalMedia;
 use crate::signal::{self, ListenError, Listener};
@@ -49,6 +52,9 @@ pub enum WorkerError {
         /// Where it wanted to listen and what the kernel says.
         error: io::Error,
     },
+    /// One of the TLS files.
+    #[error(transparent)]
+    Tls(#[from] TlsProblem),
     /// Random numbers, threads.
     #[error("{0}")]
     Resource(#[from] io::Error),
@@ -71,6 +77,7 @@ pub fn run() -> Result<(), WorkerError> {
 }
 
 fn serve(link: &Arc<WorkerLink>, slot: Slot, config: Box<Config>) -> Result<(), WorkerError> {
+    let tls = tls::load(&config, clock::calendar())?;
     let listeners = listeners(&config, slot);
     await_ports(slot, &listeners)?;
     let shards = Shards::spawn(&config, slot)?;
@@ -82,7 +89,7 @@ fn serve(link: &Arc<WorkerLink>, slot: Slot, config: Box<Config>) -> Result<(), 
     })?;
     let prompts = load_prompts(&config);
     let seed = user_agent::random()?;
-    let signal_config = user_agent::signal_config(&config, listeners.clone());
+    let signal_config = user_agent::signal_config(&config, tls, listeners.clone());
     let calls = Calls::new(Parts {
         slot,
         rules: call_rules(&config),
@@ -94,13 +101,18 @@ fn serve(link: &Arc<WorkerLink>, slot: Slot, config: Box<Config>) -> Result<(), 
         demo_loop: Audio::from_pcm(prompts.get(Prompt::DemoLoop)),
         seed,
         counters: Arc::clone(&signal_config.counters),
+        edge: Edge::new(Arc::clone(&signal_config.orders), &listeners),
         config,
     });
     let bound_link = Arc::clone(link);
     let mut bind_error = None;
     let bound = |result: io::Result<Vec<SocketAddr>>| match result {
         Ok(addresses) => bound_link.report(FromWorker::Ready {
-            listeners: listener_status(slot, &listeners, &addresses),
+            listeners: listeners
+                .iter()
+                .zip(&addresses)
+                .map(|(l, at)| listener_status(slot, l, *at))
+                .collect(),
             shards: shard_status,
             recovered: recovered.messages + recovered.missed,
         }),
@@ -135,18 +147,19 @@ fn await_ports(slot: Slot, listeners: &[Listener]) -> Result<(), WorkerError> {
     Ok(())
 }
 
-fn listeners(config: &Config, slot: Slot) -> Vec<Listener> {
+/// The slot's sockets.
+pub(super) fn listeners(config: &Config, slot: Slot) -> Vec<Listener> {
     let planned = listeners::of_role(config, ListenRole::Worker(slot)).into_iter();
     planned.map(|l| Listener { transport: l.transport, address: l.address }).collect()
 }
 
-fn listener_status(slot: Slot, listeners: &[Listener], addresses: &[SocketAddr]) -> Vec<ListenerStatus> {
-    let role = format!("worker {}", slot.name());
-    let pairs = listeners.iter().zip(addresses);
-    pairs.map(|(l, a)| ListenerStatus { role: role.clone(), transport: l.transport, address: *a }).collect()
+pub(super) fn listener_status(slot: Slot, listener: &Listener, address: SocketAddr) -> ListenerStatus {
+    let role = ListenRole::Worker(slot).name().to_owned();
+    ListenerStatus { role, transport: listener.transport, address }
 }
 
-fn call_rules(config: &Config) -> CallRules {
+/// What the configuration says to every call.
+pub(super) fn call_rules(config: &Config) -> CallRules {
     CallRules {
         local: LocalMedia {
             address: config.rtp.address.first(),

@@ -2,6 +2,7 @@
 //! plays, on a fake clock: no thread, no socket.
 
 use bytes::Bytes;
+use crossbeam::queue::ArrayQueue;
 
 use super::*;
 use crate::base::id::PlayId;
@@ -84,6 +85,7 @@ impl Rig {
             prompts,
             demo_loop: audio(800),
             counters: Arc::default(),
+            edge: Edge::new(Arc::new(ArrayQueue::new(64)), &[]),
             seed: 1,
         });
         let now = crate::base::clock::now();
