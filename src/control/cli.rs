@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use super::call_router;
+use super::cert::CertCommand;
 use super::protocol::{CallRouterSettings, Request, SOCKET_NAME};
 use crate::base::config::{
     AddressFamily, Addresses, Config, ConfigError, PortRange, Source, StartupMode, Value,
@@ -94,6 +95,9 @@ Example:
     /// Settings of the call router, which change while it runs
     #[command(subcommand)]
     CallRouter(CallRouterCommand),
+    /// Certificates for development and tests: make, revoke, look at
+    #[command(subcommand)]
+    Cert(CertCommand),
     /// Run a worker process (started by the supervisor only)
     #[command(hide = true)]
     Worker {
@@ -472,7 +476,7 @@ mod tests {
         }
         let mut found = Vec::new();
         leaves(&Cli::command(), &mut found);
-        assert_eq!(found.len(), 15, "{found:?}");
+        assert_eq!(found.len(), 18, "{found:?}");
         for (name, json) in found {
             assert_eq!(json, !matches!(name.as_str(), "serve" | "worker"), "{name}");
         }

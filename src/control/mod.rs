@@ -1,6 +1,7 @@
 //! Command line, control socket, checks. No packet work.
 
 pub mod call_router;
+pub mod cert;
 pub mod check;
 pub mod cli;
 pub mod client;
