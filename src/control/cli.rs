@@ -95,6 +95,11 @@ Example:
     /// Settings of the call router, which change while it runs
     #[command(subcommand)]
     CallRouter(CallRouterCommand),
+    /// Print the kernel settings the configuration needs, as a drop-in for /etc/sysctl.d
+    #[command(after_help = "\
+Example:
+  voxring sysctl --config voxring.toml > /etc/sysctl.d/90-voxring.conf && sysctl --system")]
+    Sysctl(Output),
     /// Certificates for development and tests: make, revoke, look at
     #[command(subcommand)]
     Cert(CertCommand),
@@ -476,7 +481,7 @@ mod tests {
         }
         let mut found = Vec::new();
         leaves(&Cli::command(), &mut found);
-        assert_eq!(found.len(), 18, "{found:?}");
+        assert_eq!(found.len(), 19, "{found:?}");
         for (name, json) in found {
             assert_eq!(json, !matches!(name.as_str(), "serve" | "worker"), "{name}");
         }
