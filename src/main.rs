@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Parser as _;
 use nix::sys::stat::{Mode, umask};
 use voxring::control::cli::{Cli, Command};
-use voxring::control::{cert, check, commands, sysctl};
+use voxring::control::{cert, check, commands, firewall, sysctl};
 use voxring::role::supervisor;
 use voxring::role::worker::start;
 
@@ -49,6 +49,10 @@ fn run(cli: Cli) -> Result<ExitCode> {
             start::run()?;
         }
         Command::Check(output) => return Ok(check::run(&place, output)?),
+        Command::Firewall(args) => {
+            let (config, source) = place.load()?;
+            return Ok(firewall::run(&config, &source, &args)?);
+        }
         Command::Sysctl(output) => sysctl::run(&place.load()?.0, output)?,
         Command::Cert(command) => cert::run(&command)?,
         Command::Status(output) => commands::status(&place.socket()?, output)?,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::call_router;
 use super::cert::CertCommand;
+use super::firewall::FirewallArgs;
 use super::protocol::{CallRouterSettings, Request, SOCKET_NAME};
 use crate::base::config::{
     AddressFamily, Addresses, Config, ConfigError, PortRange, Source, StartupMode, Value,
@@ -95,6 +96,17 @@ Example:
     /// Settings of the call router, which change while it runs
     #[command(subcommand)]
     CallRouter(CallRouterCommand),
+    /// Print an nftables ruleset for the configuration, or compare it with the running one
+    #[command(after_help = "\
+Nothing is ever applied. Gateways reach SIP and media, --allow-tcp stays open to everybody, all else
+that comes in is dropped. Names of gateways are looked up now. With --json the ruleset is for nft -j.
+
+Examples:
+  voxring firewall --config voxring.toml > voxring.nft
+  nft -c -f voxring.nft                       is it right?
+  nft -f voxring.nft                          load it; loading again replaces it
+  voxring firewall --config voxring.toml --check")]
+    Firewall(FirewallArgs),
     /// Print the kernel settings the configuration needs, as a drop-in for /etc/sysctl.d
     #[command(after_help = "\
 Example:
@@ -481,7 +493,7 @@ mod tests {
         }
         let mut found = Vec::new();
         leaves(&Cli::command(), &mut found);
-        assert_eq!(found.len(), 19, "{found:?}");
+        assert_eq!(found.len(), 20, "{found:?}");
         for (name, json) in found {
             assert_eq!(json, !matches!(name.as_str(), "serve" | "worker"), "{name}");
         }

@@ -6,6 +6,7 @@ pub mod check;
 pub mod cli;
 pub mod client;
 pub mod commands;
+pub mod firewall;
 pub mod listeners;
 pub mod mailboxes;
 pub mod print;
