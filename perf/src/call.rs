@@ -546,3 +546,6 @@ impl Summary {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -160,7 +160,7 @@ fn send_stream(stream: &mut TcpStream, mut rest: &[u8], deadline: Instant) -> Re
 }
 
 /// Takes the first whole message from the front of `inbox` (RFC 3261 §18.3), skipping keep-alives.
-fn cut_message(inbox: &mut Vec<u8>) -> Result<Option<Vec<u8>>> {
+pub(crate) fn cut_message(inbox: &mut Vec<u8>) -> Result<Option<Vec<u8>>> {
     let blank = inbox.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
     inbox.drain(..blank);
     let Some(head) = inbox.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4) else {

@@ -233,14 +233,12 @@ pub fn answer(ours: &Crypto, offer: &Crypto) -> Result<Crypto> {
 /// # Errors
 /// One side has SRTP and the other does not, or no two lines have one tag and one suite.
 pub fn agree(ours: &Crypto, theirs: &Crypto) -> Result<Option<Agreed>> {
-    if ours.lines.is_empty() && theirs.lines.is_empty() && !theirs.savp {
-        ensure!(!ours.savp, "we offered SRTP, the far side has plain RTP");
-        return Ok(None);
-    }
-    ensure!(!ours.lines.is_empty(), "the far side has SRTP, we have none");
-    ensure!(ours.savp == theirs.savp, "RTP/SAVP on one side, RTP/AVP on the other");
-    if theirs.lines.is_empty() && !theirs.savp {
-        return Ok(None);
+    match (ours.savp, theirs.savp) {
+        (true, false) => bail!("we have RTP/SAVP, the far side has RTP/AVP"),
+        (false, true) => bail!("the far side has RTP/SAVP, we have RTP/AVP"),
+        // Who leaves the lines of RTP/AVP out declines them.
+        (false, false) if ours.lines.is_empty() || theirs.lines.is_empty() => return Ok(None),
+        (true, true) | (false, false) => {}
     }
     for line in &theirs.lines {
         if let Some(mine) = ours.lines.iter().find(|mine| (mine.tag, mine.suite) == (line.tag, line.suite)) {
@@ -339,6 +337,7 @@ mod tests {
         assert_eq!(agree(&optional, &plain).unwrap(), None);
         assert_eq!(agree(&plain, &plain).unwrap(), None);
         assert!(agree(&plain, &demanded).is_err());
+        assert_eq!(agree(&plain, &optional).unwrap(), None);
         assert!(answer(&plain, &demanded).is_err());
         assert_eq!(answer(&plain, &optional).unwrap(), plain);
     }
