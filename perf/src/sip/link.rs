@@ -42,16 +42,20 @@ impl Link {
     /// # Errors
     /// The neighbour refuses or does not answer in 5 s; TLS without a word on whom to trust.
     pub fn connect(target: &Target, tls: Option<&TlsClient>) -> Result<Self> {
-        let (remote, transport) = (target.address, target.transport);
+        let (mut remote, transport) = (target.address, target.transport);
         let (socket, local) = match transport {
             Transport::Tcp => {
-                let (stream, local) = connect_stream(remote, "TCP")?;
+                let stream = connect_stream(target)?;
+                remote = stream.peer_addr()?;
+                let local = stream.local_addr()?;
                 (Socket::Tcp(stream), local)
             }
             Transport::Tls => {
                 let tls = tls.context(NO_TRUST)?;
                 let connection = tls.connection(&target.host)?;
-                let (stream, local) = connect_stream(remote, "TLS")?;
+                let stream = connect_stream(target)?;
+                remote = stream.peer_addr()?;
+                let local = stream.local_addr()?;
                 let stream = TlsStream::open(stream, connection, crate::clock::now() + PATIENCE)
                     .with_context(|| format!("no TLS with {} ({remote})", target.host))?;
                 (Socket::Tls(Box::new(stream)), local)
@@ -129,13 +133,15 @@ impl Link {
     }
 }
 
-fn connect_stream(remote: SocketAddr, transport: &str) -> Result<(TcpStream, SocketAddr)> {
-    let stream = TcpStream::connect_timeout(&remote, PATIENCE)
-        .with_context(|| format!("cannot connect to {remote} over {transport}"))?;
+/// Connects to the first of the target's addresses that takes us; the error is that of the first.
+fn connect_stream(target: &Target) -> Result<TcpStream> {
+    let connect = |remote: &SocketAddr| TcpStream::connect_timeout(remote, PATIENCE);
+    let stream = connect(&target.address)
+        .or_else(|error| target.others.iter().find_map(|other| connect(other).ok()).ok_or(error))
+        .with_context(|| format!("cannot connect to {} over {}", target.address, target.transport.name()))?;
     stream.set_nodelay(true)?;
     stream.set_nonblocking(true)?;
-    let local = stream.local_addr()?;
-    Ok((stream, local))
+    Ok(stream)
 }
 
 /// `None` when there is nothing to read yet.
@@ -203,5 +209,19 @@ mod tests {
         }
         assert_eq!(found, [one, two]);
         assert!(inbox.is_empty());
+    }
+
+    /// Goal: a host with several addresses is reached where it listens, and the link then counts as
+    /// leading there.
+    /// Method: a port with a listener on 127.0.0.1; 127.0.0.9, where nobody listens, comes first.
+    #[test]
+    fn the_address_that_listens_is_found() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let open = listener.local_addr().unwrap();
+        let mut target = Target::parse(&format!("sip:a@127.0.0.9:{};transport=tcp", open.port())).unwrap();
+        assert!(Link::connect(&target, None).is_err());
+        target.others = vec![open];
+        let link = Link::connect(&target, None).unwrap();
+        assert!(link.remote == open && target.is_at(link.remote));
     }
 }

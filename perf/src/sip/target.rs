@@ -36,6 +36,8 @@ pub struct Target {
     pub host: String,
     /// Where to send.
     pub address: SocketAddr,
+    /// The host's further addresses, tried in turn when nobody listens there.
+    pub others: Vec<SocketAddr>,
     /// How to send.
     pub transport: Transport,
 }
@@ -72,12 +74,15 @@ impl Target {
         let way = maddr.map_or_else(|| host.clone(), |maddr| bare(&maddr));
         let default_port = if transport == Transport::Tls { 5061 } else { 5060 };
         let port = uri.port().map_or(default_port, |port| *port.value());
-        let address = (way.as_str(), port)
-            .to_socket_addrs()
-            .with_context(|| format!("cannot resolve {way}"))?
-            .next()
-            .with_context(|| format!("{way} has no address"))?;
-        Ok(Self { uri, host, address, transport })
+        let mut addresses =
+            (way.as_str(), port).to_socket_addrs().with_context(|| format!("cannot resolve {way}"))?;
+        let address = addresses.next().with_context(|| format!("{way} has no address"))?;
+        Ok(Self { uri, host, address, others: addresses.collect(), transport })
+    }
+
+    /// True when a link to `remote` leads there.
+    pub fn is_at(&self, remote: SocketAddr) -> bool {
+        self.address == remote || self.others.contains(&remote)
     }
 }
 

@@ -412,7 +412,7 @@ impl Uac {
             Some(route) => Target::parse(route.trim_matches(['<', '>']).split('>').next().unwrap_or(route))?,
             None => Target::from_uri(self.target.clone())?,
         };
-        if next.address != self.link.remote || next.transport != self.link.transport {
+        if !next.is_at(self.link.remote) || next.transport != self.link.transport {
             self.link = Link::connect(&next, self.wishes.tls.as_ref())?;
             self.name_link();
         }
