@@ -273,25 +273,25 @@ impl<R: Role + 'static> Core<R> {
         let flow = Flow { id, listener, transport, local, remote };
         let mut connection = Connection::new(now, flow, Stage::Connecting);
         if transport == Transport::Tls {
-            connection.tls = Some(self.call(remote)?);
+            connection.tls = Some(self.call(now, remote)?);
         }
         self.insert(connection);
         self.spawn(stream::connect(self.shared(), id, remote));
         Some(id)
     }
 
-    fn call(&self, remote: SocketAddr) -> Option<Box<TlsSession>> {
-        let Some(setup) = &self.tls else {
-            tracing::warn!(%remote, "no connection opened: this node has no TLS certificate");
-            return None;
+    fn call(&mut self, now: Instant, remote: SocketAddr) -> Option<Box<TlsSession>> {
+        let why = match &self.tls {
+            Some(setup) => match TlsSession::called(setup, self.role.tls_name(remote), remote.ip()) {
+                Ok(session) => return Some(Box::new(session)),
+                Err(error) => error.to_string(),
+            },
+            None => "this node has no certificate".to_owned(),
         };
-        match TlsSession::called(setup, self.role.tls_name(remote), remote.ip()) {
-            Ok(session) => Some(Box::new(session)),
-            Err(error) => {
-                tracing::warn!(%remote, "no connection opened: TLS: {error}");
-                None
-            }
+        if self.log.take(now) {
+            tracing::warn!(%remote, "no connection opened: TLS: {why}");
         }
+        None
     }
 
     /// Puts a message into a connection's queue and sees that it is written.

@@ -68,9 +68,10 @@ pub struct Counters {
     pub tls_handshakes: Counter,
     /// TLS handshakes that resumed a session.
     pub tls_resumed: Counter,
-    /// TLS failed: the peer showed no certificate.
+    /// TLS failed: there was no certificate. This and the next four count what we say of the peer's
+    /// certificate and what its alert says of ours; the log line tells which.
     pub tls_no_certificate: Counter,
-    /// TLS failed: the certificate is by none of our authorities.
+    /// TLS failed: the certificate is by no known authority.
     pub tls_unknown_ca: Counter,
     /// TLS failed: the certificate has expired or is not valid yet.
     pub tls_expired: Counter,

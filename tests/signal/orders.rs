@@ -103,6 +103,8 @@ fn a_udp_listener_that_goes_still_sends() {
     let Seen::Message(flow, Message::Request(_)) = shard.seen() else { panic!("no request") };
     shard.order(SignalOrder::Unlisten { index: 1 });
     shard.wait_for("the order", |_| u64::from(shard.orders.is_empty()), 1);
+    // Some sweeps later it is still there.
+    std::thread::sleep(Duration::from_millis(300));
     let bytes = options(7).into();
     shard.send.send(Transmit { destination: Destination::Flow(flow), bytes }).unwrap();
     let mut buffer = [0; 2000];
