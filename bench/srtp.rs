@@ -1,0 +1,213 @@
+//! Protecting and unprotecting an RTP packet of 20 ms G.711 in place (RFC 3711, RFC 7714).
+//!
+//! Unit: time per packet of 172 bytes. Floor, in the same run: the bare cipher and MAC on the same
+//! bytes, with their keys at hand, and nothing else: no header, index, replay window, MKI or tag in
+//! its place. Beside: rtc-srtp, which allocates its result. Packets are made outside the measured
+//! time; allocations are counted and shown.
+//!
+//!     cargo bench --bench srtp
+
+use aes::Aes128Enc;
+use aes::cipher::{InnerIvInit, KeyInit, StreamCipher};
+use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use ctr::{Ctr128BE, CtrCore};
+use divan::counter::ItemsCount;
+use divan::{AllocProfiler, Bencher, black_box};
+use hmac::{Hmac, Mac};
+use rtc_srtp::context::Context;
+use rtc_srtp::option::srtp_replay_protection;
+use rtc_srtp::protection_profile::ProtectionProfile;
+use sha1::Sha1;
+use voxring::base::config::SrtpSuite;
+use voxring::rtp::packet::{HEADER_BYTES, RtpHeader, RtpTimestamp, SeqNo, write_header};
+use voxring::rtp::srtp::{MasterKey, OVERHEAD_BYTES_MAX, SrtpPlan, SrtpSession, key_and_salt_bytes};
+
+#[global_allocator]
+static ALLOCATIONS: AllocProfiler = AllocProfiler::system();
+
+/// Header and 160 samples.
+const PACKET_BYTES: usize = HEADER_BYTES + 160;
+/// A packet with room for its protection.
+type Buffer = [u8; PACKET_BYTES + OVERHEAD_BYTES_MAX];
+
+fn main() {
+    divan::main();
+}
+
+fn master(suite: SrtpSuite) -> MasterKey {
+    let bytes: Vec<u8> = (1..).take(key_and_salt_bytes(suite)).collect();
+    MasterKey::new(suite, &bytes, None).expect("the suite's length")
+}
+
+/// Sends and receives with one key, so that it opens what another like it protects.
+fn session(suite: SrtpSuite) -> SrtpSession {
+    SrtpSession::new(&SrtpPlan { send: master(suite), receive: master(suite) })
+}
+
+fn rtc(suite: SrtpSuite) -> Context {
+    let (profile, key_bytes) = match suite {
+        SrtpSuite::AeadAes128Gcm => (ProtectionProfile::AeadAes128Gcm, 16),
+        SrtpSuite::AeadAes256Gcm => (ProtectionProfile::AeadAes256Gcm, 32),
+        SrtpSuite::AesCm128HmacSha1_80 => (ProtectionProfile::Aes128CmHmacSha1_80, 16),
+        SrtpSuite::AesCm128HmacSha1_32 => (ProtectionProfile::Aes128CmHmacSha1_32, 16),
+    };
+    let master = master(suite);
+    let (key, salt) = master.key_and_salt().split_at(key_bytes);
+    let provider = rtc_srtp::crypto::default_provider().expect("its default is built in");
+    let window = Some(srtp_replay_protection(128));
+    Context::new(key, salt, profile, window, None, provider.crypto()).expect("the profile's lengths")
+}
+
+/// One packet after the other of one stream.
+fn packets() -> impl FnMut() -> Buffer {
+    let (mut sequence, mut timestamp) = (SeqNo(0), RtpTimestamp(0));
+    move || {
+        let mut packet = [0x55; _];
+        let header = RtpHeader { marker: false, payload_type: 0, sequence, timestamp, ssrc: 0xCAFE_BABE };
+        write_header(&header, &mut packet);
+        (sequence, timestamp) = (sequence.plus(1), timestamp.plus(160));
+        packet
+    }
+}
+
+/// The same, protected, and how long they are.
+fn protected(suite: SrtpSuite) -> impl FnMut() -> (Buffer, usize) {
+    let (mut packets, mut session) = (packets(), session(suite));
+    move || {
+        let mut packet = packets();
+        let len = session.protect_rtp(&mut packet, PACKET_BYTES).expect("room and a fresh index");
+        (packet, len)
+    }
+}
+
+#[divan::bench(args = SrtpSuite::ALL, sample_count = 2000, sample_size = 100)]
+fn protect(bencher: Bencher, suite: SrtpSuite) {
+    let mut session = session(suite);
+    bencher.counter(ItemsCount::new(1_u32)).with_inputs(packets()).bench_local_refs(|packet| {
+        assert!(session.protect_rtp(black_box(packet), PACKET_BYTES).is_some());
+    });
+}
+
+#[divan::bench(args = SrtpSuite::ALL, sample_count = 2000, sample_size = 100)]
+fn unprotect(bencher: Bencher, suite: SrtpSuite) {
+    let mut session = session(suite);
+    bencher.counter(ItemsCount::new(1_u32)).with_inputs(protected(suite)).bench_local_refs(
+        |(packet, len)| {
+            assert!(session.unprotect_rtp(black_box(&mut packet[..*len])).is_ok());
+        },
+    );
+}
+
+#[divan::bench(args = SrtpSuite::ALL, sample_count = 2000, sample_size = 100)]
+fn rtc_srtp_protect(bencher: Bencher, suite: SrtpSuite) {
+    let mut context = rtc(suite);
+    bencher.counter(ItemsCount::new(1_u32)).with_inputs(packets()).bench_local_refs(|packet| {
+        drop(context.encrypt_rtp(black_box(&packet[..PACKET_BYTES])).expect("protected"));
+    });
+}
+
+#[divan::bench(args = SrtpSuite::ALL, sample_count = 2000, sample_size = 100)]
+fn rtc_srtp_unprotect(bencher: Bencher, suite: SrtpSuite) {
+    let mut context = rtc(suite);
+    bencher.counter(ItemsCount::new(1_u32)).with_inputs(protected(suite)).bench_local_refs(
+        |(packet, len)| {
+            drop(context.decrypt_rtp(black_box(&packet[..*len])).expect("authentic"));
+        },
+    );
+}
+
+/// Keys of the bare ciphers.
+enum Bare {
+    Gcm(LessSafeKey),
+    Cm(Aes128Enc, Hmac<Sha1>),
+}
+
+impl Bare {
+    fn new(suite: SrtpSuite) -> Self {
+        let gcm = |algorithm, key| UnboundKey::new(algorithm, key).map(LessSafeKey::new).expect("its length");
+        match suite {
+            SrtpSuite::AeadAes128Gcm => Self::Gcm(gcm(&AES_128_GCM, &[1; 16])),
+            SrtpSuite::AeadAes256Gcm => Self::Gcm(gcm(&AES_256_GCM, &[1; 32])),
+            SrtpSuite::AesCm128HmacSha1_80 | SrtpSuite::AesCm128HmacSha1_32 => {
+                let mac = Hmac::<Sha1>::new_from_slice(&[1; 20]).expect("any length");
+                Self::Cm(Aes128Enc::new(&[1; 16].into()), mac)
+            }
+        }
+    }
+
+    /// Encrypts the payload and gives the tag of it and the header.
+    fn seal(&self, packet: &mut Buffer) -> [u8; 20] {
+        let mut tag = [0; 20];
+        match self {
+            Self::Gcm(key) => {
+                let (header, rest) = packet.split_at_mut(HEADER_BYTES);
+                let sealed = key
+                    .seal_in_place_separate_tag(nonce(), Aad::from(&*header), &mut rest[..160])
+                    .expect("sealed");
+                tag[..16].copy_from_slice(sealed.as_ref());
+            }
+            Self::Cm(cipher, mac) => {
+                keystream(cipher, &mut packet[HEADER_BYTES..PACKET_BYTES]);
+                tag = hmac(mac, packet);
+            }
+        }
+        tag
+    }
+
+    /// Compares the tag and decrypts the payload.
+    fn open(&self, packet: &mut Buffer, tag: &[u8; 20]) -> bool {
+        match self {
+            Self::Gcm(key) => {
+                let (header, rest) = packet.split_at_mut(HEADER_BYTES);
+                key.open_in_place(nonce(), Aad::from(&*header), &mut rest[..160 + 16]).is_ok()
+            }
+            Self::Cm(cipher, mac) => {
+                let equal = verify_slices_are_equal(&hmac(mac, packet)[..10], &tag[..10]).is_ok();
+                keystream(cipher, &mut packet[HEADER_BYTES..PACKET_BYTES]);
+                equal
+            }
+        }
+    }
+}
+
+fn nonce() -> Nonce {
+    Nonce::assume_unique_for_key([7; 12])
+}
+
+fn keystream(cipher: &Aes128Enc, text: &mut [u8]) {
+    Ctr128BE::from_core(CtrCore::inner_iv_init(cipher, &[7; 16].into())).apply_keystream(text);
+}
+
+/// Over header, payload and the four bytes after them, as SRTP's is over the rollover counter.
+fn hmac(mac: &Hmac<Sha1>, packet: &Buffer) -> [u8; 20] {
+    let mut mac = mac.clone();
+    mac.update(&packet[..PACKET_BYTES + 4]);
+    mac.finalize().into_bytes().into()
+}
+
+#[divan::bench(args = SrtpSuite::ALL, sample_count = 2000, sample_size = 100)]
+fn floor_seal(bencher: Bencher, suite: SrtpSuite) {
+    let bare = Bare::new(suite);
+    bencher
+        .counter(ItemsCount::new(1_u32))
+        .with_inputs(packets())
+        .bench_local_refs(|packet| black_box(bare.seal(black_box(packet))));
+}
+
+#[divan::bench(args = SrtpSuite::ALL, sample_count = 2000, sample_size = 100)]
+fn floor_open(bencher: Bencher, suite: SrtpSuite) {
+    let bare = Bare::new(suite);
+    let mut packets = packets();
+    let sealed = || {
+        let mut packet = packets();
+        let tag = bare.seal(&mut packet);
+        if matches!(bare, Bare::Gcm(_)) {
+            packet[PACKET_BYTES..PACKET_BYTES + 16].copy_from_slice(&tag[..16]);
+        }
+        (packet, tag)
+    };
+    bencher.counter(ItemsCount::new(1_u32)).with_inputs(sealed).bench_local_refs(|(packet, tag)| {
+        assert!(bare.open(black_box(packet), tag));
+    });
+}
