@@ -1,27 +1,25 @@
 //! AES-128 in counter mode with HMAC-SHA1 (RFC 3711 §4.1.1, §4.2.1).
 
 use aes::Aes128Enc;
-use aes::cipher::{InnerIvInit, KeyInit, StreamCipher};
-use ctr::{Ctr128BE, CtrCore};
-use hmac::{Hmac, Mac};
-use sha1::Sha1;
+use aes::cipher::{Array, BlockCipherEncrypt, KeyInit};
+
+use super::hmac::{HmacSha1, MAC_BYTES};
 
 use super::derive::{Label, derive};
 use super::keys::MasterKey;
-
-/// Bytes of a whole HMAC-SHA1; tags are its beginning.
-pub(super) const MAC_BYTES: usize = 20;
 /// Bytes of the authentication key (RFC 3711 §8.2).
 const MAC_KEY_BYTES: usize = 20;
 const KEY_BYTES: usize = 16;
 const SALT_BYTES: usize = 14;
+const BLOCK_BYTES: usize = 16;
+/// Blocks of keystream made at once: more than 20 ms of G.711 need.
+const STREAM_BLOCKS: usize = 16;
 
 /// Session keys and salt of SRTP or of SRTCP.
 pub(super) struct Cm {
     /// The key, expanded.
     cipher: Aes128Enc,
-    /// The state after the key's own block, inner and outer.
-    mac: Hmac<Sha1>,
+    mac: HmacSha1,
     /// The salt at the upper end of an IV.
     salt: u128,
 }
@@ -40,25 +38,30 @@ impl Cm {
         mac_key: [u8; MAC_KEY_BYTES],
         salt: [u8; SALT_BYTES],
     ) -> Self {
-        let mac = Hmac::<Sha1>::new_from_slice(&mac_key).expect("HMAC takes a key of any length");
         let salt = salt.iter().fold(0, |bits, byte| bits << 8 | u128::from(*byte)) << 16;
-        Self { cipher: Aes128Enc::new(&key.into()), mac, salt }
+        Self { cipher: Aes128Enc::new(&key.into()), mac: HmacSha1::new(&mac_key), salt }
     }
 
     /// Encrypts or decrypts in place. A datagram is far shorter than the 2^16 blocks of one IV.
     pub(super) fn apply_keystream(&self, ssrc: u32, index: u64, text: &mut [u8]) {
         // RFC 3711 §4.1.1; an SRTCP index stands where an SRTP index does (§4.1).
-        let iv = (self.salt ^ u128::from(ssrc) << 64 ^ u128::from(index) << 16).to_be_bytes();
-        let core = CtrCore::inner_iv_init(&self.cipher, &iv.into());
-        Ctr128BE::from_core(core).apply_keystream(text);
+        let mut counter = self.salt ^ u128::from(ssrc) << 64 ^ u128::from(index) << 16;
+        let mut stream = [[0; BLOCK_BYTES]; STREAM_BLOCKS];
+        for text in text.chunks_mut(STREAM_BLOCKS * BLOCK_BYTES) {
+            let stream = &mut stream[..text.len().div_ceil(BLOCK_BYTES)];
+            for block in stream.iter_mut() {
+                *block = counter.to_be_bytes();
+                counter += 1;
+            }
+            // All at once: the processor works on several blocks side by side.
+            self.cipher.encrypt_blocks(Array::cast_slice_from_core_mut(stream));
+            text.iter_mut().zip(stream.as_flattened()).for_each(|(byte, key)| *byte ^= key);
+        }
     }
 
     /// The whole HMAC over `packet` and then `rollover`, which is empty for SRTCP.
     pub(super) fn mac(&self, packet: &[u8], rollover: &[u8]) -> [u8; MAC_BYTES] {
-        let mut mac = self.mac.clone();
-        mac.update(packet);
-        mac.update(rollover);
-        mac.finalize().into_bytes().into()
+        self.mac.of(packet, rollover)
     }
 }
 

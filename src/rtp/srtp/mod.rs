@@ -9,6 +9,7 @@
 mod cm;
 mod derive;
 mod gcm;
+mod hmac;
 mod index;
 mod keys;
 mod transform;

@@ -111,7 +111,7 @@ impl Transform {
             Cipher::Gcm(gcm) => {
                 let (clear, text) = packet.split_at_mut_checked(head.bytes)?;
                 let tag = gcm.seal(head.ssrc, head.index, clear, text)?;
-                trailer.get_mut(self.tag.clone())?.copy_from_slice(&tag);
+                *trailer.first_chunk_mut()? = tag;
             }
             Cipher::Cm(cm) => {
                 cm.apply_keystream(head.ssrc, head.index, packet.get_mut(head.bytes..)?);
@@ -130,7 +130,8 @@ impl Transform {
             return Err(SrtpError::Short);
         }
         let mki = packet.get(len + self.mki.start..len + self.mki.end).ok_or(SrtpError::Short)?;
-        if mki != &self.mki_bytes[..mki.len()] {
+        // Most have none, and comparing nothing is a call all the same.
+        if !mki.is_empty() && mki != &self.mki_bytes[..mki.len()] {
             return Err(SrtpError::Mki);
         }
         Ok(len)
@@ -163,7 +164,7 @@ impl Transform {
         match &self.cipher {
             Cipher::Gcm(gcm) => {
                 let tag = gcm.seal(ssrc, index.into(), &rtcp_clear(clear, word)?, text)?;
-                trailer.get_mut(self.tag.clone())?.copy_from_slice(&tag);
+                *trailer.first_chunk_mut()? = tag;
             }
             Cipher::Cm(cm) => {
                 cm.apply_keystream(ssrc, index.into(), text);
@@ -228,8 +229,10 @@ impl Transform {
     }
 
     fn write_mki(&self, trailer: &mut [u8]) -> Option<()> {
-        let mki = trailer.get_mut(self.mki.clone())?;
-        mki.copy_from_slice(&self.mki_bytes[..mki.len()]);
+        if !self.mki.is_empty() {
+            let mki = trailer.get_mut(self.mki.clone())?;
+            mki.copy_from_slice(&self.mki_bytes[..mki.len()]);
+        }
         Some(())
     }
 }
