@@ -35,6 +35,8 @@ const THROTTLE_MAX: Duration = Duration::from_millis(100);
 struct Incoming {
     flow: Flow,
     framer: Framer,
+    /// Complete, but the peer may not bring it yet.
+    waiting: Option<Frame>,
     /// What is to be done when the framer is empty.
     after: Option<After>,
 }
@@ -93,7 +95,8 @@ pub(super) async fn connect<R: Role + 'static>(shared: Shared<R>, id: FlowId, re
 
 /// Reads until the connection ends.
 async fn read<R: Role + 'static>(shared: Shared<R>, flow: Flow, mut reader: TcpOwnedReadHalf) {
-    let mut incoming = Incoming { flow, framer: Framer::new(FramerLimits::default()), after: None };
+    let mut incoming =
+        Incoming { flow, framer: Framer::new(FramerLimits::default()), waiting: None, after: None };
     let mut own = Vec::with_capacity(WAIT_BYTES);
     let mut wants_more = false;
     loop {
@@ -260,7 +263,7 @@ impl<R: Role + 'static> Core<R> {
         if connection.is_ending() {
             return Step::Read;
         }
-        if connection.is_known() && !self.read_frames(now, flow, &mut incoming.framer) {
+        if connection.is_known() && !self.read_frames(now, incoming) {
             self.flush(now);
             let token = Duration::from_secs(1) / self.limits.peers.messages_per_s.max(1);
             return Step::Wait(token.clamp(THROTTLE_MIN, THROTTLE_MAX));
@@ -293,20 +296,22 @@ impl<R: Role + 'static> Core<R> {
     }
 
     /// Acts on every frame that is complete and notes when an incomplete one began. False when the
-    /// peer has brought its messages for now and some are left.
-    fn read_frames(&mut self, now: Instant, flow: Flow, framer: &mut Framer) -> bool {
-        let mut any = false;
-        let mut waits = false;
+    /// peer has brought its messages for now and one is left.
+    fn read_frames(&mut self, now: Instant, incoming: &mut Incoming) -> bool {
+        let (flow, framer) = (incoming.flow, &mut incoming.framer);
         let per_s = self.limits.peers.messages_per_s;
+        let mut any = false;
         loop {
+            let frame = incoming.waiting.take().map_or_else(|| framer.poll(), |frame| Ok(Some(frame)));
             let Some(connection) = self.connections.get_mut(&flow.id) else { return true };
-            if !connection.pace.has(now, per_s, per_s) {
-                waits = framer.is_partial();
-                break;
-            }
-            let frame = framer.poll();
-            if matches!(frame, Ok(Some(_))) {
-                connection.pace.take(now, per_s, per_s);
+            if let Ok(Some(frame)) = &frame
+                && !connection.pace.take(now, per_s, per_s)
+            {
+                // Who is left waiting by us is neither idle nor slow.
+                (connection.active, connection.partial_since) = (now, None);
+                incoming.waiting = Some(frame.clone());
+                self.counters.throttled.add(1);
+                return false;
             }
             match frame {
                 Ok(Some(Frame::Message(bytes))) => {
@@ -336,17 +341,14 @@ impl<R: Role + 'static> Core<R> {
             }
         }
         let Some(connection) = self.connections.get_mut(&flow.id) else { return true };
-        // Who is left waiting by us is neither idle nor slow.
-        if any || waits {
+        if any {
             connection.active = now;
             connection.partial_since = None;
         }
-        if waits {
-            self.counters.throttled.add(1);
-        } else if framer.is_partial() {
+        if framer.is_partial() {
             connection.partial_since.get_or_insert(now);
         }
-        !waits
+        true
     }
 
     /// Hands one message to the role, or refuses it.

@@ -49,7 +49,8 @@ fn a_source_opens_only_so_many_at_once() {
 }
 
 /// Goal: a peer that sends faster than it may is left unread, and loses nothing. Method: 50 messages
-/// a second, 150 at once, in two writes, the second of which ends in half a message.
+/// a second, 150 at once, in two writes, the first of which ends in half a message; then
+/// 120 keep-alives.
 #[test]
 fn a_throttled_peer_loses_nothing() {
     let limits = ConnectionLimits { messages_per_s: 50, ..ConnectionLimits::default() };
@@ -69,6 +70,10 @@ fn a_throttled_peer_loses_nothing() {
     assert_eq!(responses(&mut client, 150), (1..=150).map(ok).collect::<Vec<_>>());
     assert!(shard.counters.throttled.value() > 0);
     assert_eq!((shard.counters.slow_closed.value(), shard.counters.frame_errors.value()), (0, 0));
+    client.write_all("\r\n\r\n".repeat(120).as_bytes()).unwrap();
+    let mut pongs = [0; 240];
+    client.read_exact(&mut pongs).unwrap();
+    assert_eq!(pongs[..], *b"\r\n".repeat(120));
 }
 
 /// Goal: an address the role does not know gets nothing: no byte on TCP, no answer on UDP, where
