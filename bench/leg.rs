@@ -66,8 +66,12 @@ fn open(now: Instant, id: u32) -> Leg {
         nat: None,
         srtp: None,
     };
-    let plan =
-        LegPlan { media: Some(media), cname: "voxring@bench".into(), media_timeout: Duration::from_secs(60) };
+    let plan = LegPlan {
+        media: Some(media),
+        address: PHONE.ip(),
+        cname: "voxring@bench".into(),
+        media_timeout: Duration::from_secs(60),
+    };
     let seed = LegSeed { ssrc: id, sequence: 0, timestamp: 0 };
     Leg::new(now, SystemTime::UNIX_EPOCH, LegId(id.into()), plan, seed)
 }

@@ -7,7 +7,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use divan::{Bencher, black_box};
-use voxring::sdp::{Codec, LocalMedia, OfferError, Origin, negotiate, parse};
+use voxring::sdp::{Codec, LocalMedia, OfferError, Origin, OwnKeys, SrtpRules, negotiate, parse};
 
 /// A phone's offer: six formats, of which the third is the first that we take.
 const OFFER: &str = "v=0\r\n\
@@ -35,18 +35,20 @@ fn main() {
 
 fn local() -> LocalMedia {
     LocalMedia {
-        address: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+        addresses: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)).into(),
         codecs: vec![Codec::Pcmu, Codec::Pcma],
         dtmf: true,
-        nat: false,
+        nat: None,
+        srtp: SrtpRules::plain(),
     }
 }
 
 #[divan::bench(sample_size = 50)]
 fn answer(bencher: Bencher) {
     let local = local();
+    let keys = OwnKeys { in_use: None, source: |_| false };
     let answer = |offer: &str| {
-        let negotiated = negotiate(&parse(offer.as_bytes())?, &local)?;
+        let negotiated = negotiate(&parse(offer.as_bytes())?, &local, keys)?;
         Ok::<_, OfferError>(Origin::new(20_518).answer(&negotiated, 16_384))
     };
     let body = answer(OFFER).expect("the offer has PCMA");

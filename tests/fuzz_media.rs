@@ -3,7 +3,7 @@
 //! Runs `VOXRING_FUZZ_SECONDS` (default 2) for each of them. Prints its seed; the same `VOXRING_SEED`
 //! repeats the same inputs.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use voxring::base::config::SrtpSuite;
@@ -12,7 +12,7 @@ use voxring::rtp::packet::{self, RtpTimestamp};
 use voxring::rtp::rtcp;
 use voxring::rtp::sequence::SourceState;
 use voxring::rtp::srtp::{MasterKey, Mki, OVERHEAD_BYTES_MAX, SrtpPlan, SrtpSession, key_and_salt_bytes};
-use voxring::sdp::{self, Codec, LocalMedia};
+use voxring::sdp::{self, Codec, LocalMedia, OwnKeys, SrtpRules};
 
 /// Picks and spoils.
 struct Random(SplitMix64);
@@ -202,31 +202,42 @@ fn fuzz_srtp_never_panics_and_takes_nothing_changed() {
 /// line for each offered, and no more than a bounded size. Method: mutated offers.
 #[test]
 fn fuzz_sdp_never_panics() {
-    const OFFERS: [&str; 4] = [
+    const OFFERS: [&str; 5] = [
         "v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=-\r\nc=IN IP4 192.0.2.1\r\nt=0 0\r\nm=audio 4000 RTP/AVP 0 8 101\r\n\
          a=rtpmap:101 telephone-event/8000\r\na=fmtp:101 0-16,36\r\na=ptime:20\r\na=maxptime:60\r\n",
         "v=0\no=x 2 -1 IN IP4 h\ns=\nm=video 5000/2 RTP/AVP 31\nm=audio 5002 RTP/SAVP 0\nm=audio 5004 RTP/AVP 8\n\
          c=IN IP4 0.0.0.0\na=sendonly\na=rtcp:5010 IN IP4 192.0.2.2\n",
         "v=0\r\nc=IN IP6 ::1\r\nt=1 2\r\nr=7d 1h 0 25h\r\nz=1 -1h\r\nm=audio 65535 RTP/AVP 97\r\na=rtpmap:97 PCMU/8000/1\r\n",
+        "v=0\r\nc=IN IP4 192.0.2.1\r\nm=audio 4000 RTP/SAVP 0\r\n\
+         a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:MTIzNDU2Nzg5QUJDREUwMTIzNDU2Nzg5QUJjZGVm|2^20|1:4;inline:QUJjZGVmMTIzNDU2Nzg5QUJDREUwMTIzNDU2Nzg5|2^20|2:4 WSH=64\r\n\
+         a=crypto:2 AEAD_AES_128_GCM inline:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGw== KDR=0 -X=1\r\n",
         "v=0\r\ns=x\r\nb=AS:64\r\nk=clear:x\r\nm=image 4 udptl t38\r\ni=t\r\na=inactive\r\n",
     ];
     let corpus = OFFERS.map(|text| text.as_bytes().to_vec());
     let local = LocalMedia {
-        address: Ipv4Addr::LOCALHOST.into(),
+        addresses: IpAddr::from(Ipv4Addr::LOCALHOST).into(),
         codecs: vec![Codec::Pcmu, Codec::Pcma],
         dtmf: true,
-        nat: false,
+        nat: None,
+        srtp: SrtpRules { suites: SrtpSuite::ALL.to_vec(), allowed: true, required: false },
+    };
+    let keys = OwnKeys {
+        in_use: None,
+        source: |key| {
+            key.fill(7);
+            true
+        },
     };
     fuzz("fuzz_sdp", |random| {
-        let body = random.mutated(&corpus, b"\r\n=:/ 0129-,amcvots\0\xFF");
+        let body = random.mutated(&corpus, b"\r\n=:/ 0129-,amcvots;|^\0\xFF");
         let Ok(offer) = sdp::parse(&body) else { return };
-        let Ok(negotiated) = sdp::negotiate(&offer, &local) else { return };
+        let Ok(negotiated) = sdp::negotiate(&offer, &local, keys) else { return };
         assert!((10..=60).contains(&negotiated.plan().ptime_ms));
         let answer = sdp::Origin::new(random.next()).answer(&negotiated, 2000);
-        assert!(answer.len() < body.len() + 1000);
+        assert!(answer.len() < body.len() + 1100);
         let again = sdp::parse(&answer).expect("our own answer");
         assert_eq!(
-            sdp::negotiate(&again, &local).expect("our own answer").plan().codec,
+            sdp::negotiate(&again, &local, keys).expect("our own answer").plan().codec,
             negotiated.plan().codec
         );
     });

@@ -12,25 +12,33 @@ use bytes::Bytes;
 use crate::base::id::LegId;
 use crate::call::outcome::{End, EndCause, Output};
 use crate::media::order::{LegPlan, LegStats, MediaPlan, Order};
-use crate::sdp::{self, LocalMedia, Negotiated, Origin};
+use crate::sdp::{self, KeySource, LocalMedia, Negotiated, OfferError, OfferKeys, Origin, OwnKeys};
 use crate::sip::dialog::{Dialog, DialogId};
-use crate::sip::flow::{Destination, Flow, FlowId};
+use crate::sip::flow::{Destination, Flow, FlowId, Transport};
 use crate::sip::layer::{ClientId, ServerId};
 use crate::sip::message::{Method, Name, Request, Response};
 use crate::sip::session_timer::{self, SessionEvent, SessionRules, SessionTimer};
 use crate::sip::target;
 use crate::sip::uas::{UasRules, refuse};
-use crate::sip::uri::{Host, SipUri, Uri};
 
+mod contact;
 mod renegotiation;
 
+use contact::contact;
 use renegotiation::Reinvite;
 
 /// What every call of a worker has in common.
 #[derive(Debug, Clone)]
 pub struct CallRules {
-    /// Codecs, address, NAT.
+    /// Codecs, addresses, crypto suites. Each call has its own `nat`, `srtp.allowed` and
+    /// `srtp.required`.
     pub local: LocalMedia,
+    /// Callers may be behind a NAT: media from the address that signals is taken too.
+    pub nat: bool,
+    /// Random bytes for our SRTP keys.
+    pub key_source: KeySource,
+    /// Our name in Contact over TLS, where a certificate is checked against it.
+    pub fqdn: Option<String>,
     /// RTCP canonical name.
     pub cname: String,
     /// No RTP for this long ends the call.
@@ -42,6 +50,19 @@ pub struct CallRules {
     /// What we serve, for Allow, Accept and Supported.
     pub uas: UasRules,
 }
+
+/// What a call may and must do about SRTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallSecurity {
+    /// Keys may be exchanged: the hop is encrypted, or `srtp.sdes_over_plain` is set.
+    pub allowed: bool,
+    /// The dial plan takes calls under SRTP only.
+    pub required: bool,
+}
+
+/// Why an INVITE cannot become a call: the rule's name for log and counters, and the final
+/// response.
+pub type Refusal = (&'static str, Box<Response>);
 
 #[derive(Debug)]
 enum State {
@@ -66,11 +87,12 @@ enum State {
     Ended,
 }
 
-/// An inbound call.
-#[derive(Debug)]
+/// An inbound call. `Debug` shows little of it: descriptions have keys.
 pub struct InboundCall {
     leg: LegId,
     state: State,
+    /// What we bring to each offer and answer; one address once the leg's is known.
+    local: LocalMedia,
     /// A leg was asked for and is not gone as far as we know.
     has_leg: bool,
     flow: Flow,
@@ -80,6 +102,8 @@ pub struct InboundCall {
     origin: Origin,
     /// The INVITE's offer, if it had one.
     offer: Option<Negotiated>,
+    /// Keys in the latest offer of ours.
+    offered: OfferKeys,
     plan: Option<MediaPlan>,
     reinvite: Option<Reinvite>,
     /// What the INVITE's 200 will say about the session interval.
@@ -92,32 +116,69 @@ pub struct InboundCall {
     outputs: VecDeque<Output>,
 }
 
+impl std::fmt::Debug for InboundCall {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("InboundCall")
+            .field("leg", &self.leg)
+            .field("state", &self.state)
+            .finish_non_exhaustive()
+    }
+}
+
 impl InboundCall {
     /// Takes an INVITE outside a dialog and answers 100.
     ///
     /// `local_tag` is the To tag of all our responses.
     ///
     /// # Errors
-    /// The final response to an INVITE that cannot become a call: 400, 422 or 488.
+    /// The final response to an INVITE that cannot become a call: 400, 403, 422 or 488; 500 without
+    /// random numbers for a key.
     pub fn new(
         leg: LegId,
         server: ServerId,
         flow: Flow,
         invite: Request,
         local_tag: &str,
+        security: CallSecurity,
         rules: &CallRules,
-    ) -> Result<Self, Box<Response>> {
-        let offer = read_offer(&invite, rules)?;
-        let interval = session_timer::answer(&invite, &rules.session)?;
-        let dialog = Dialog::uas(&invite, local_tag, &contact(&invite, &flow));
-        let dialog =
-            dialog.map_err(|error| refusal(&invite, 400, "Bad Request", &error.to_string(), rules))?;
+    ) -> Result<Self, Refusal> {
+        if flow.transport != Transport::Tls && contact::is_sips(&invite) {
+            let why = "a sips: URI is served over TLS only";
+            return Err(("sips_over_plain", refusal(&invite, 403, "Forbidden", why, rules)));
+        }
+        let mut local = rules.local.clone();
+        local.nat = rules.nat.then(|| flow.remote.ip());
+        local.srtp.allowed = security.allowed;
+        local.srtp.required = security.required;
+        let keys = OwnKeys { in_use: None, source: rules.key_source };
+        let offer = read_offer(&invite, &local, keys, rules)?;
+        let (address, offered) = match &offer {
+            Some(offer) => (offer.address(), OfferKeys::plain()),
+            None => {
+                let address = local.addresses.of_family(flow.local.ip());
+                let offered = if security.required {
+                    let keys = OfferKeys::every_suite(&local.srtp, keys);
+                    keys.map_err(|error| refuse_media(&invite, &error, rules))?
+                } else {
+                    OfferKeys::plain()
+                };
+                (address.unwrap_or(local.addresses.first()), offered)
+            }
+        };
+        local.addresses = address.into();
+        let interval = session_timer::answer(&invite, &rules.session);
+        let interval = interval.map_err(|response| (timer_rule(response.status), Box::new(response)))?;
+        let dialog = Dialog::uas(&invite, local_tag, &contact(&invite, &flow, rules.fqdn.as_deref()));
+        let dialog = dialog.map_err(|error| {
+            ("malformed", refusal(&invite, 400, "Bad Request", &error.to_string(), rules))
+        })?;
         let plan = offer.as_ref().map(|offer| offer.plan().clone());
         let trying = Response::for_request(&invite, 100, "Trying");
         let outputs = VecDeque::from([Output::Respond(server, trying)]);
         Ok(Self {
             leg,
             state: State::Routing,
+            local,
             has_leg: false,
             flow,
             server,
@@ -125,6 +186,7 @@ impl InboundCall {
             origin: Origin::new(leg.0),
             invite,
             offer,
+            offered,
             plan,
             reinvite: None,
             interval,
@@ -192,6 +254,7 @@ impl InboundCall {
         if let State::Routing = self.state {
             let plan = LegPlan {
                 media: self.plan.clone(),
+                address: self.local.addresses.first(),
                 cname: rules.cname.clone(),
                 media_timeout: rules.media_timeout,
             };
@@ -240,7 +303,7 @@ impl InboundCall {
         };
         let sdp = match &self.offer {
             Some(offer) => self.origin.answer(offer, rtp_port),
-            None => self.origin.offer(&rules.local, rtp_port),
+            None => self.origin.offer(&self.local, &self.offered, rtp_port),
         };
         let invite = self.invite.clone();
         let mut response = self.response(&invite, 200, "OK", rules);
@@ -252,14 +315,14 @@ impl InboundCall {
     }
 
     /// An ACK of a 2xx in this dialog.
-    pub fn handle_ack(&mut self, now: Instant, ack: &Request, rules: &CallRules) {
+    pub fn handle_ack(&mut self, now: Instant, ack: &Request) {
         match self.state {
             // RFC 3261 §13.2.2.4: an ACK has its INVITE's CSeq number.
             State::Answered { rtp_port, at, ending } if cseq_number(ack) == cseq_number(&self.invite) => {
                 self.state = State::Established { rtp_port, at };
                 if let Some(cause) = ending {
                     self.hang_up(now, cause);
-                } else if self.offer.is_some() || self.take_answer(now, ack, rules) {
+                } else if self.offer.is_some() || self.take_answer(now, ack) {
                     self.outputs.push_back(Output::Started);
                 }
             }
@@ -268,7 +331,7 @@ impl InboundCall {
                 if let Some(reinvite) = self.reinvite.take_if(ours)
                     && reinvite.offered
                 {
-                    self.take_answer(now, ack, rules);
+                    self.take_answer(now, ack);
                 }
             }
             State::Routing
@@ -451,29 +514,35 @@ impl InboundCall {
     }
 }
 
-/// Where the caller reaches this dialog: the called user at the address the INVITE came to.
-fn contact(invite: &Request, flow: &Flow) -> String {
-    let mut uri = SipUri::new(None, Host::from(flow.local.ip()), Some(flow.local.port()));
-    if let Ok(Uri::Sip(called)) = invite.uri() {
-        uri.user = called.user;
-    }
-    uri.params.set("transport", Some(flow.transport.name()));
-    format!("<{uri}>")
-}
-
 /// The offer in a request; `None` without a body.
-fn read_offer(request: &Request, rules: &CallRules) -> Result<Option<Negotiated>, Box<Response>> {
+fn read_offer(
+    request: &Request,
+    local: &LocalMedia,
+    keys: OwnKeys<'_>,
+    rules: &CallRules,
+) -> Result<Option<Negotiated>, Refusal> {
     if request.body.is_empty() {
         return Ok(None);
     }
-    let negotiated = sdp::parse(&request.body).and_then(|offer| sdp::negotiate(&offer, &rules.local));
-    negotiated.map(Some).map_err(|error| {
-        let reason = if error.status() == 400 { "Bad Request" } else { "Not Acceptable Here" };
-        let mut response = Response::for_request(request, error.status(), reason);
-        let warning = format!("{} {} \"{error}\"", error.warn_code(), rules.uas.agent);
-        response.headers.push(Name::Warning, warning);
-        Box::new(response)
-    })
+    let negotiated = sdp::parse(&request.body).and_then(|offer| sdp::negotiate(&offer, local, keys));
+    negotiated.map(Some).map_err(|error| refuse_media(request, &error, rules))
+}
+
+/// The refusal of an offer, or of an INVITE that wants one of us.
+fn refuse_media(request: &Request, error: &OfferError, rules: &CallRules) -> Refusal {
+    let reason = match error.status() {
+        400 => "Bad Request",
+        500 => "Server Internal Error",
+        _ => "Not Acceptable Here",
+    };
+    let mut response = Response::for_request(request, error.status(), reason);
+    let warning = format!("{} {} \"{error}\"", error.warn_code(), rules.uas.agent);
+    response.headers.push(Name::Warning, warning);
+    (error.rule(), Box::new(response))
+}
+
+fn timer_rule(status: u16) -> &'static str {
+    if status == 422 { "session_interval" } else { "malformed" }
 }
 
 fn cseq_number(request: &Request) -> Option<u32> {

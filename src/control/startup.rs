@@ -1,7 +1,7 @@
 //! The table a node prints when it starts: who listens where, and with what.
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::print;
@@ -36,8 +36,8 @@ pub struct StartupShard {
     pub index: u16,
     /// The processor it is pinned to.
     pub cpu: Option<u32>,
-    /// Where its sockets are bound.
-    pub address: IpAddr,
+    /// Where its sockets are bound: one address of each family that media has.
+    pub addresses: String,
     /// Its slice.
     pub ports: PortRange,
     /// `io_uring` or `epoll`.
@@ -70,7 +70,7 @@ pub fn render(startup: &Startup) -> String {
         let cpu = shard.cpu.map_or_else(String::new, |cpu| format!(", cpu {cpu}"));
         vec![
             format!("media {}{}", shard.slot, shard.index),
-            shard.address.to_string(),
+            shard.addresses.clone(),
             String::from(shard.ports),
             "rtp/rtcp".to_owned(),
             format!("{}{cpu}", shard.backend),
@@ -105,7 +105,7 @@ mod tests {
                 slot: "A".into(),
                 index: 0,
                 cpu: Some(1),
-                address: "127.0.0.1".parse().unwrap(),
+                addresses: "127.0.0.1, ::1".into(),
                 ports: PortRange { first: 16_384, last: 24_575 },
                 backend: "io_uring".into(),
             }],
@@ -114,9 +114,9 @@ mod tests {
         };
         let text = render(&startup);
         let expected = "\
-ROLE      ADDRESS    PORT         TRANSPORT  BACKEND
-router    127.0.0.1  5060         tcp
-media A0  127.0.0.1  16384-24575  rtp/rtcp   io_uring, cpu 1
+ROLE      ADDRESS         PORT         TRANSPORT  BACKEND
+router    127.0.0.1       5060         tcp
+media A0  127.0.0.1, ::1  16384-24575  rtp/rtcp   io_uring, cpu 1
 ";
         assert!(text.contains(expected), "{text}");
         assert!(text.contains("mailbox 1001  PIN 271828"));

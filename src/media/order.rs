@@ -3,7 +3,7 @@
 //! All three travel over bounded queues. A full order queue answers the INVITE with 503; events
 //! other than `Opened`, `Recorded` and `Closed` may be dropped with a count.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,8 @@ pub use crate::sdp::plan::{Codec, MediaPlan};
 pub struct LegPlan {
     /// `None` when the offer is ours to make (INVITE without SDP); an `Update` follows.
     pub media: Option<MediaPlan>,
+    /// Where RTP and RTCP are bound.
+    pub address: IpAddr,
     /// RTCP canonical name (RFC 3550 §6.5.1).
     pub cname: String,
     /// No RTP for this long while we may receive raises `MediaTimeout`.

@@ -381,7 +381,7 @@ impl Supervisor {
             slot: self.worker.slot.name().to_owned(),
             index: shard.index,
             cpu: shard.cpu,
-            address: self.config.rtp.address.first(),
+            addresses: self.config.rtp.address.to_string(),
             ports: shard.ports,
             backend: shard.backend.clone(),
         };

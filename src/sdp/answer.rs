@@ -4,23 +4,13 @@ use std::net::IpAddr;
 
 use sdp_types::{Attribute, Media, Time};
 
+use super::crypto;
 use super::description::{Description, parse};
 use super::error::OfferError;
-use super::media_line::{Accepted, Direction, Events, accept};
+use super::local::{LocalMedia, OfferKeys, OwnKeys};
+use super::media_line::{Accepted, Direction, Events, Side, accept, is_secured};
 use super::plan::{Codec, MediaPlan};
-
-/// What we have to offer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LocalMedia {
-    /// Where our media sockets are; the peer's must be of the same family.
-    pub address: IpAddr,
-    /// Codecs, in the order our own offers have them. The offerer's order decides in answers.
-    pub codecs: Vec<Codec>,
-    /// Agree on telephone-event (RFC 4733).
-    pub dtmf: bool,
-    /// Handed on to [`MediaPlan::nat`].
-    pub nat: bool,
-}
+use crate::rtp::srtp::MasterKey;
 
 /// An offer that can be answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,18 +21,25 @@ pub struct Negotiated {
     /// The offered media lines, reduced to what their rejection repeats.
     offered: Vec<Media>,
     times: Vec<Time>,
-    pub(super) address: IpAddr,
 }
 
-/// Takes the first audio line that we can serve.
+/// Takes the first audio line that we can serve: of those under SRTP, if any, else of the others.
 ///
 /// # Errors
-/// 488 when there is none; the error explains the line that came closest.
-pub fn negotiate(offer: &Description, local: &LocalMedia) -> Result<Negotiated, OfferError> {
+/// 488 when there is none; the error explains the line that came closest. 500 without random
+/// numbers for a key.
+pub fn negotiate(
+    offer: &Description,
+    local: &LocalMedia,
+    keys: OwnKeys<'_>,
+) -> Result<Negotiated, OfferError> {
     let session = &offer.session;
+    let lines = || session.medias.iter().enumerate();
+    let secured = lines().filter(|(_, media)| is_secured(media));
+    let others = lines().filter(|(_, media)| !is_secured(media));
     let mut refused = OfferError::NoAudio;
-    for (index, media) in session.medias.iter().enumerate() {
-        match accept(session, media, local) {
+    for (index, media) in secured.chain(others) {
+        match accept(session, media, local, Side::Offer(keys)) {
             Ok(accepted) => {
                 return Ok(Negotiated {
                     accepted,
@@ -50,7 +47,6 @@ pub fn negotiate(offer: &Description, local: &LocalMedia) -> Result<Negotiated, 
                     offered: session.medias.iter().map(reduced).collect(),
                     // RFC 3264 §6: the answer's t= equals the offer's.
                     times: session.times.iter().map(|t| Time::new(t.start_time, t.stop_time)).collect(),
-                    address: local.address,
                 });
             }
             Err(error) if error.rank() > refused.rank() => refused = error,
@@ -60,22 +56,27 @@ pub fn negotiate(offer: &Description, local: &LocalMedia) -> Result<Negotiated, 
     Err(refused)
 }
 
-/// Reads the answer to an offer made with [`super::Origin::offer`] and the same `local`.
+/// Reads the answer to an offer made with [`super::Origin::offer`] and the same `local` and `keys`.
 ///
 /// # Errors
 /// 400 for syntax, 488 when our one media line was rejected or answered with what we did not
 /// offer. Either ends the dialog with ACK and BYE (RFC 3261 §13.2.2.4).
-pub fn read_answer(local: &LocalMedia, body: &[u8]) -> Result<MediaPlan, OfferError> {
+pub fn read_answer(local: &LocalMedia, keys: &OfferKeys, body: &[u8]) -> Result<MediaPlan, OfferError> {
     let answer = parse(body)?;
     // RFC 3264 §6: answers have the offer's media lines, in order; ours had one.
     let media = answer.session.medias.first().ok_or(OfferError::NoAudio)?;
-    Ok(accept(&answer.session, media, local)?.plan)
+    Ok(accept(&answer.session, media, local, Side::Answer(keys))?.plan)
 }
 
 impl Negotiated {
     /// What the media shard needs.
     pub fn plan(&self) -> &MediaPlan {
         &self.accepted.plan
+    }
+
+    /// Where our media socket must be.
+    pub fn address(&self) -> IpAddr {
+        self.accepted.address
     }
 
     /// Every offered line in order (RFC 3264 §6): ours accepted, the others with port 0.
@@ -86,6 +87,9 @@ impl Negotiated {
             let dtmf = plan.dtmf_payload_type.map(|payload_type| (payload_type, self.accepted.events));
             let direction = Direction { send: plan.send, receive: plan.receive };
             *media = audio_line(rtp_port, &[(plan.codec, plan.payload_type)], dtmf, plan.ptime_ms, direction);
+            // RFC 4568 §5.1.2: the tag and suite of the line that was taken, and a key of ours.
+            let own = plan.srtp.as_ref().map(|srtp| &srtp.send);
+            secure(media, self.accepted.crypto_tag.zip(own));
         }
         medias
     }
@@ -141,6 +145,14 @@ pub(super) fn audio_line(
     );
     media.attributes = attributes;
     media
+}
+
+/// Makes a plain audio line one of SRTP, if there are keys, each with its tag.
+pub(super) fn secure<'a>(media: &mut Media, keys: impl IntoIterator<Item = (u32, &'a MasterKey)>) {
+    for (tag, key) in keys {
+        media.proto = "RTP/SAVP".to_owned();
+        media.attributes.push(Attribute::with_value("crypto", crypto::write(tag, key)));
+    }
 }
 
 #[cfg(test)]

@@ -7,10 +7,16 @@ use super::error::OfferError;
 /// Most media lines in one description; each is answered.
 pub(super) const MEDIA_LINES_MAX: usize = 32;
 
-/// A session description with sound syntax.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A session description with sound syntax. `Debug` hides it: there may be keys in it.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Description {
     pub(super) session: Session,
+}
+
+impl std::fmt::Debug for Description {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Description").field("media_lines", &self.session.medias.len()).finish_non_exhaustive()
+    }
 }
 
 /// Reads a body of type `application/sdp`.

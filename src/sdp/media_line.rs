@@ -4,9 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use sdp_types::{Attribute, Connection, Media, Session};
 
-use super::answer::LocalMedia;
+use super::crypto::{self, CryptoError, CryptoLine};
 use super::error::OfferError;
+use super::local::{LocalMedia, OfferKeys, OwnKeys};
 use super::plan::{Codec, MediaPlan};
+use crate::rtp::srtp::{MasterKey, SrtpPlan};
 
 /// Packet time where nothing is said, ms (RFC 3551 §4.2).
 pub(super) const PTIME_MS_DEFAULT: u8 = 20;
@@ -99,19 +101,45 @@ pub(super) struct Accepted {
     pub(super) plan: MediaPlan,
     /// Events both sides know, when telephone-event is agreed.
     pub(super) events: Events,
+    /// Tag of the `a=crypto` line that was taken.
+    pub(super) crypto_tag: Option<u32>,
+    /// Where our end is.
+    pub(super) address: IpAddr,
+}
+
+/// What a media line is to us, and which keys of ours go with it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Side<'a> {
+    /// It is offered; our key is still to be chosen.
+    Offer(OwnKeys<'a>),
+    /// It answers our offer, which had these.
+    Answer(&'a OfferKeys),
+}
+
+impl Side<'_> {
+    /// Our key that goes with the peer's.
+    fn own_key(self, theirs: &CryptoLine) -> Result<MasterKey, OfferError> {
+        match self {
+            Self::Offer(keys) => keys.for_answer(&theirs.key),
+            Self::Answer(keys) => {
+                keys.of_tag(theirs.tag).cloned().ok_or(OfferError::Crypto(CryptoError::Suite))
+            }
+        }
+    }
 }
 
 /// Judges one media line against what we have.
-pub(super) fn accept(session: &Session, media: &Media, local: &LocalMedia) -> Result<Accepted, OfferError> {
+pub(super) fn accept(
+    session: &Session,
+    media: &Media,
+    local: &LocalMedia,
+    side: Side<'_>,
+) -> Result<Accepted, OfferError> {
     if media.media != "audio" || media.port == 0 {
         return Err(OfferError::NoAudio);
     }
-    match media.proto.to_ascii_uppercase().as_str() {
-        "RTP/AVP" => {}
-        proto if proto.contains("SAVP") => return Err(OfferError::SrtpRequired),
-        _ => return Err(OfferError::Transport),
-    }
-    let address = usable_address(connection(session, media)?, local.address)?;
+    let crypto = crypto_line(media, local, side)?;
+    let (remote, address) = addresses(connection(session, media)?, local)?;
     let (codec, payload_type) = choose_codec(media, &local.codecs).ok_or(OfferError::NoCommonCodec)?;
     let (dtmf_payload_type, events) = match telephone_event(media, payload_type) {
         Some((payload_type, events)) if local.dtmf => (Some(payload_type), events),
@@ -119,9 +147,11 @@ pub(super) fn accept(session: &Session, media: &Media, local: &LocalMedia) -> Re
     };
     let mut theirs = direction(session, media);
     // RFC 3264 §8.4: 0.0.0.0, the older form of hold: nothing is to be sent there.
-    theirs.receive &= address.is_some();
+    theirs.receive &= remote.is_some();
     let ours = theirs.reversed();
-    let remote_rtp = address.map(|ip| SocketAddr::new(ip, media.port));
+    let remote_rtp = remote.map(|ip| SocketAddr::new(ip, media.port));
+    let crypto_tag = crypto.as_ref().map(|line| line.tag);
+    let keys = |line: CryptoLine| Ok(SrtpPlan { send: side.own_key(&line)?, receive: line.key });
     let plan = MediaPlan {
         remote_rtp,
         remote_rtcp: remote_rtp.and_then(|rtp| remote_rtcp(media, rtp)),
@@ -131,10 +161,38 @@ pub(super) fn accept(session: &Session, media: &Media, local: &LocalMedia) -> Re
         ptime_ms: ptime_ms(session, media),
         send: ours.send,
         receive: ours.receive,
-        nat: None,
-        srtp: None,
+        nat: local.nat,
+        srtp: crypto.map(keys).transpose()?,
     };
-    Ok(Accepted { plan, events })
+    Ok(Accepted { plan, events, crypto_tag, address })
+}
+
+/// True for audio under SRTP.
+pub(super) fn is_secured(media: &Media) -> bool {
+    media.proto.eq_ignore_ascii_case("RTP/SAVP")
+}
+
+/// Judges the transport: the peer's key, or `None` for plain RTP.
+fn crypto_line(media: &Media, local: &LocalMedia, side: Side<'_>) -> Result<Option<CryptoLine>, OfferError> {
+    let secured = is_secured(media);
+    if !secured && !media.proto.eq_ignore_ascii_case("RTP/AVP") {
+        return Err(OfferError::Transport);
+    }
+    match side {
+        Side::Offer(_) if secured && !local.srtp.allowed => return Err(OfferError::SrtpOverPlain),
+        Side::Offer(_) if !secured && local.srtp.required => return Err(OfferError::SrtpRequired),
+        Side::Answer(keys) if secured == keys.is_plain() => return Err(OfferError::AnswerTransport),
+        Side::Offer(_) | Side::Answer(_) => {}
+    }
+    if !secured {
+        return Ok(None);
+    }
+    let fits = |tag: u32, suite| match side {
+        Side::Offer(_) => local.srtp.suites.contains(&suite),
+        // RFC 4568 §5.1.3: tag and suite of one line that we offered.
+        Side::Answer(keys) => keys.of_tag(tag).is_some_and(|key| key.suite() == suite),
+    };
+    crypto::find(media, fits).map(Some).map_err(OfferError::Crypto)
 }
 
 /// The media line's `c=`, else the session's (RFC 8866 §5.7).
@@ -142,13 +200,16 @@ fn connection<'a>(session: &'a Session, media: &'a Media) -> Result<&'a Connecti
     media.connections.first().or(session.connection.as_ref()).ok_or(OfferError::Address)
 }
 
-/// Where to send; `None` for 0.0.0.0 and `::`.
-fn usable_address(connection: &Connection, local: IpAddr) -> Result<Option<IpAddr>, OfferError> {
+/// Where to send, `None` for 0.0.0.0 and `::`, and our address of that family.
+fn addresses(connection: &Connection, local: &LocalMedia) -> Result<(Option<IpAddr>, IpAddr), OfferError> {
     let ip: IpAddr = connection.connection_address.trim().parse().map_err(|_| OfferError::Address)?;
+    let ours = local.addresses.of_family(ip);
     if ip.is_unspecified() {
-        return Ok(None);
+        return Ok((None, ours.unwrap_or(local.addresses.first())));
     }
-    is_sendable(ip, local).then_some(Some(ip)).ok_or(OfferError::Address)
+    let families = if ip.is_ipv4() { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
+    let ours = ours.ok_or(OfferError::Family { theirs: families.0, ours: families.1 })?;
+    is_sendable(ip, ours).then_some((Some(ip), ours)).ok_or(OfferError::Address)
 }
 
 /// One host, and of the family our socket has.

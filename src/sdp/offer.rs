@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use sdp_types::{Connection, Media, Session, Time};
 
-use super::answer::{LocalMedia, Negotiated, audio_line};
+use super::answer::{Negotiated, audio_line, secure};
+use super::local::{LocalMedia, OfferKeys};
 use super::media_line::{Direction, Events, PTIME_MS_DEFAULT};
 
 /// Payload type of telephone-event in our offers: the one most equipment uses.
@@ -14,12 +15,19 @@ const DTMF_PAYLOAD_TYPE: u8 = 101;
 /// Our `o=` line through the life of one dialog.
 ///
 /// The version grows by one when a description differs from the one before and stays otherwise
-/// (RFC 3264 §8), so that a session refresh is recognised as one.
-#[derive(Debug, Clone)]
+/// (RFC 3264 §8), so that a session refresh is recognised as one. `Debug` hides the description,
+/// which may have keys.
+#[derive(Clone)]
 pub struct Origin {
     session_id: u64,
     version: u64,
     last: Option<Bytes>,
+}
+
+impl std::fmt::Debug for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Origin").field("version", &self.version).finish_non_exhaustive()
+    }
 }
 
 impl Origin {
@@ -33,15 +41,17 @@ impl Origin {
 
     /// The answer, once the media shard has named its RTP port.
     pub fn answer(&mut self, negotiated: &Negotiated, rtp_port: u16) -> Bytes {
-        self.write(negotiated.address, negotiated.times(), negotiated.medias(rtp_port))
+        self.write(negotiated.address(), negotiated.times(), negotiated.medias(rtp_port))
     }
 
     /// An offer of all we have: for an INVITE that came without one, and for a session refresh.
-    pub fn offer(&mut self, local: &LocalMedia, rtp_port: u16) -> Bytes {
+    /// RTP/SAVP if there are `keys`.
+    pub fn offer(&mut self, local: &LocalMedia, keys: &OfferKeys, rtp_port: u16) -> Bytes {
         let codecs: Vec<_> = local.codecs.iter().map(|&codec| (codec, codec.static_payload_type())).collect();
         let dtmf = local.dtmf.then_some((DTMF_PAYLOAD_TYPE, Events::OURS));
-        let media = audio_line(rtp_port, &codecs, dtmf, PTIME_MS_DEFAULT, Direction::BOTH);
-        self.write(local.address, vec![Time::new(0, 0)], vec![media])
+        let mut media = audio_line(rtp_port, &codecs, dtmf, PTIME_MS_DEFAULT, Direction::BOTH);
+        secure(&mut media, keys.tagged());
+        self.write(local.addresses.first(), vec![Time::new(0, 0)], vec![media])
     }
 
     fn write(&mut self, address: IpAddr, times: Vec<Time>, medias: Vec<Media>) -> Bytes {

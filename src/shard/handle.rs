@@ -1,7 +1,6 @@
 //! Starting a shard, and the other threads' end of it.
 
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::mpsc;
@@ -28,8 +27,6 @@ pub struct ShardConfig {
     pub index: u16,
     /// The processor it is pinned to, if any.
     pub cpu: Option<usize>,
-    /// Where RTP and RTCP are bound.
-    pub address: IpAddr,
     /// This shard's slice of the RTP range; no other process may use it.
     pub ports: PortRange,
     /// How long a pair rests after a call.

@@ -254,7 +254,12 @@ mod tests {
     use crate::shard::wheel::Wheel;
 
     fn leg(id: LegId) -> Leg {
-        let plan = LegPlan { media: None, cname: String::new(), media_timeout: Duration::from_secs(1) };
+        let plan = LegPlan {
+            media: None,
+            address: std::net::Ipv4Addr::LOCALHOST.into(),
+            cname: String::new(),
+            media_timeout: Duration::from_secs(1),
+        };
         let seed = LegSeed { ssrc: 1, sequence: 1, timestamp: 1 };
         Leg::new(clock::now(), UNIX_EPOCH, id, plan, seed)
     }

@@ -219,7 +219,7 @@ impl<I: MediaIo> Shard<I> {
             return Err(OpenError::NoPort);
         }
         let random: [u8; 10] = random().map_err(|error| refused(&error))?;
-        let address = self.config.address;
+        let address = plan.address;
         let (port, (rtp, rtcp)) = self.ports.allocate(now, |port| bind_pair(address, port))?;
         let leg = Leg::new(now, clock::calendar(), id, plan, seed(random));
         let index = self.legs.next_slot();

@@ -5,9 +5,10 @@
 use std::time::{Duration, Instant};
 
 use super::{CallRules, ClientId, EndCause, MediaPlan, Method, Name, Output, Request, Response, ServerId};
-use super::{InboundCall, State, cseq_number, describe, read_offer, refusal};
+use super::{InboundCall, State, cseq_number, describe, read_offer, refusal, refuse_media};
 use crate::media::order::Order;
-use crate::sdp;
+use crate::rtp::srtp::SrtpPlan;
+use crate::sdp::{self, OfferError, OfferKeys, OwnKeys};
 use crate::sip::session_timer::{self, SessionTimer};
 
 /// A refresh that was refused is tried again after this, in case the reason passes.
@@ -29,7 +30,6 @@ impl InboundCall {
         now: Instant,
         client: ClientId,
         response: &Response,
-        rules: &CallRules,
     ) -> Option<Request> {
         if response.status < 200 {
             return None;
@@ -43,7 +43,7 @@ impl InboundCall {
                     session.renew(now, &request, response);
                 }
                 if is_invite {
-                    self.take_refreshed_answer(response, rules);
+                    self.take_refreshed_answer(response);
                 }
             }
             // RFC 3261 §12.2.1.2: the dialog is gone.
@@ -64,8 +64,8 @@ impl InboundCall {
     }
 
     /// The answer to the offer of a refresh (RFC 3264 §8): the peer may have moved meanwhile.
-    fn take_refreshed_answer(&mut self, response: &Response, rules: &CallRules) {
-        match sdp::read_answer(&rules.local, &response.body) {
+    fn take_refreshed_answer(&mut self, response: &Response) {
+        match sdp::read_answer(&self.local, &self.offered, &response.body) {
             Ok(plan) if self.is_alive() && self.plan.as_ref() != Some(&plan) => self.adopt(plan),
             Ok(_) => {}
             // The session of before is still good; a refresh is no reason to lose it.
@@ -144,20 +144,40 @@ impl InboundCall {
         rules: &CallRules,
         must_describe: bool,
     ) -> Result<(Response, bool), Box<Response>> {
-        let offer = read_offer(request, rules)?;
+        let keys = OwnKeys { in_use: self.keys_in_use(), source: rules.key_source };
+        let offer = read_offer(request, &self.local, keys, rules).map_err(|(_, response)| response)?;
         let interval = session_timer::answer(request, &rules.session)?;
-        let mut response = self.response(request, 200, "OK", rules);
-        let offered = offer.is_none() && must_describe;
-        match offer {
-            Some(offer) => {
-                describe(&mut response, self.origin.answer(&offer, rtp_port));
-                self.adopt(offer.plan().clone());
+        let offered = match &offer {
+            None if must_describe => {
+                let keys = self.keys_to_offer(rules);
+                Some(keys.map_err(|error| refuse_media(request, &error, rules).1)?)
             }
-            None if must_describe => describe(&mut response, self.origin.offer(&rules.local, rtp_port)),
-            None => {}
+            Some(_) | None => None,
+        };
+        let mut response = self.response(request, 200, "OK", rules);
+        let is_ours = offered.is_some();
+        if let Some(offer) = offer {
+            describe(&mut response, self.origin.answer(&offer, rtp_port));
+            self.adopt(offer.plan().clone());
+        } else if let Some(keys) = offered {
+            describe(&mut response, self.origin.offer(&self.local, &keys, rtp_port));
+            self.offered = keys;
         }
         self.agree_on_interval(now, interval, &mut response);
-        Ok((response, offered))
+        Ok((response, is_ours))
+    }
+
+    fn keys_in_use(&self) -> Option<&SrtpPlan> {
+        self.plan.as_ref().and_then(|plan| plan.srtp.as_ref())
+    }
+
+    /// For a new offer in the dialog: every suite if the call is under SRTP, or must be.
+    fn keys_to_offer(&self, rules: &CallRules) -> Result<OfferKeys, OfferError> {
+        let in_use = self.keys_in_use();
+        if in_use.is_none() && !self.local.srtp.required {
+            return Ok(OfferKeys::plain());
+        }
+        OfferKeys::every_suite(&self.local.srtp, OwnKeys { in_use, source: rules.key_source })
     }
 
     fn adopt(&mut self, plan: MediaPlan) {
@@ -166,8 +186,8 @@ impl InboundCall {
     }
 
     /// Reads the SDP answer in an ACK; a bad one ends the call.
-    pub(super) fn take_answer(&mut self, now: Instant, ack: &Request, rules: &CallRules) -> bool {
-        match sdp::read_answer(&rules.local, &ack.body) {
+    pub(super) fn take_answer(&mut self, now: Instant, ack: &Request) -> bool {
+        match sdp::read_answer(&self.local, &self.offered, &ack.body) {
             Ok(plan) => {
                 self.adopt(plan);
                 true
@@ -203,8 +223,10 @@ impl InboundCall {
         request.headers.push(Name::Supported, rules.uas.supported());
         request.headers.push(Name::Allow, rules.uas.allow());
         if method == Method::Invite {
+            let keys = OfferKeys::unchanged(self.plan.as_ref().and_then(|plan| plan.srtp.as_ref()));
             request.headers.push(Name::ContentType, "application/sdp");
-            request.body = self.origin.offer(&rules.local, *rtp_port);
+            request.body = self.origin.offer(&self.local, &keys, *rtp_port);
+            self.offered = keys;
         }
         self.outputs.push_back(Output::Request(self.destination(), request));
     }

@@ -1,8 +1,9 @@
 //! Calls on a fake clock: signalling and media as a script, what the call does as short words.
 
 use super::*;
+use crate::base::config::SrtpSuite;
 use crate::media::order::Codec;
-use crate::sip::flow::Transport;
+use crate::sdp::SrtpRules;
 use crate::sip::message::Message;
 
 const OFFER: &str = "v=0\r\no=a 1 1 IN IP4 192.0.2.7\r\ns=-\r\nc=IN IP4 192.0.2.7\r\nt=0 0\r\n\
@@ -13,11 +14,15 @@ const INVITE: ServerId = ServerId(1);
 fn rules() -> CallRules {
     CallRules {
         local: LocalMedia {
-            address: "192.0.2.1".parse().unwrap(),
+            addresses: "192.0.2.1".parse().unwrap(),
             codecs: vec![Codec::Pcmu, Codec::Pcma],
             dtmf: true,
-            nat: false,
+            nat: None,
+            srtp: SrtpRules { suites: SrtpSuite::ALL.to_vec(), ..SrtpRules::plain() },
         },
+        nat: false,
+        key_source: random_key,
+        fqdn: None,
         cname: "node@192.0.2.1".into(),
         media_timeout: Duration::from_secs(60),
         duration_max: Duration::from_secs(3600),
@@ -53,8 +58,15 @@ fn request(method: &str, cseq: u32, to_tag: &str, extra: &str, body: &str) -> Re
     }
 }
 
-fn new_call(invite: Request, rules: &CallRules) -> Result<InboundCall, Box<Response>> {
-    InboundCall::new(LEG, INVITE, flow(), invite, "ours", rules)
+/// Another key each time.
+fn random_key(key: &mut [u8]) -> bool {
+    getrandom::fill(key).is_ok()
+}
+
+const PLAIN: CallSecurity = CallSecurity { allowed: false, required: false };
+
+fn new_call(invite: Request, rules: &CallRules) -> Result<InboundCall, Refusal> {
+    InboundCall::new(LEG, INVITE, flow(), invite, "ours", PLAIN, rules)
 }
 
 /// The caller, the shard and the clock around one call.
@@ -77,6 +89,10 @@ impl Script {
     fn with(extra: &str, body: &str) -> Self {
         let rules = rules();
         let call = new_call(request("INVITE", 1, "", extra, body), &rules).unwrap();
+        Self::of(call, rules)
+    }
+
+    fn of(call: InboundCall, rules: CallRules) -> Self {
         Self {
             now: crate::base::clock::now(),
             rules,
@@ -98,7 +114,12 @@ impl Script {
 
     /// 200 is sent.
     fn answered(extra: &str, body: &str) -> Self {
-        let mut script = Self::with(extra, body);
+        Self::with(extra, body).accepted()
+    }
+
+    /// 200 is sent.
+    fn accepted(self) -> Self {
+        let mut script = self;
         script.call.accept(&script.rules.clone());
         script.call.handle_opened(20_000);
         script.answer();
@@ -119,7 +140,7 @@ impl Script {
 
     fn ack(&mut self, cseq: u32, body: &str) {
         let ack = request("ACK", cseq, ";tag=ours", "", body);
-        self.call.handle_ack(self.now, &ack, &self.rules);
+        self.call.handle_ack(self.now, &ack);
     }
 
     /// A request in the dialog with the next CSeq; its transaction.
@@ -144,7 +165,7 @@ impl Script {
             response.headers.push(name.clone(), (*value).to_owned());
         }
         response.body = Bytes::from(body.to_owned());
-        self.call.handle_response(self.now, client, &response, &self.rules)
+        self.call.handle_response(self.now, client, &response)
     }
 
     /// What the call did since the last look, and remembers it all.
@@ -244,7 +265,7 @@ fn a_plain_call_rings_is_answered_and_ends_when_its_leg_is_closed() {
 /// Method: one INVITE each.
 #[test]
 fn an_unfit_invite_is_refused_with_the_status_of_the_rfc() {
-    let refused = |invite: Request| new_call(invite, &rules()).unwrap_err();
+    let refused = |invite: Request| new_call(invite, &rules()).unwrap_err().1;
     let mut no_contact = request("INVITE", 1, "", "", OFFER);
     no_contact.headers.remove(&Name::Contact);
     assert_eq!(refused(no_contact).status, 400);

@@ -120,7 +120,12 @@ struct Rig {
 impl Rig {
     fn new(media: MediaPlan) -> Self {
         let now = clock::now();
-        let plan = LegPlan { media: Some(media), cname: "voxring@test".into(), media_timeout: ms(60_000) };
+        let plan = LegPlan {
+            media: Some(media),
+            address: addr(PHONE).ip(),
+            cname: "voxring@test".into(),
+            media_timeout: ms(60_000),
+        };
         let seed = LegSeed { ssrc: 0x1111_2222, sequence: 0xFFFE, timestamp: 0xFFFF_FF00 };
         Self {
             leg: Leg::new(now, UNIX_EPOCH, LegId(1), plan, seed),

@@ -187,8 +187,7 @@ impl Calls {
     fn handle_ack(&mut self, now: Instant, ack: &Request) {
         let leg = DialogId::of_request(ack).and_then(|dialog| self.by_dialog.get(&dialog).copied());
         if let Some(leg) = leg {
-            let rules = Arc::clone(&self.rules);
-            self.with(now, leg, |entry| entry.call.handle_ack(now, ack, &rules));
+            self.with(now, leg, |entry| entry.call.handle_ack(now, ack));
         }
     }
 
@@ -209,10 +208,9 @@ impl Calls {
             self.by_client.remove(&id);
         }
         let mut ack = None;
-        let rules = Arc::clone(&self.rules);
         self.with(now, leg, |entry| {
             let call = &mut entry.call;
-            ack = call.handle_response(now, id, response, &rules).map(|ack| (call.destination(), ack));
+            ack = call.handle_response(now, id, response).map(|ack| (call.destination(), ack));
         });
         if let Some((destination, ack)) = ack
             && let Some(entry) = self.calls.get(&leg)

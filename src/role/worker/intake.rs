@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use crate::base::id::{LegId, MessageId};
 use crate::base::random::SplitMix64;
-use crate::call::inbound::InboundCall;
+use crate::call::inbound::{CallSecurity, InboundCall};
 use crate::call::target;
 use crate::mailbox::service::{MailboxHandle, MailboxInfo, MailboxRequest};
 use crate::media::order::RecordingMeta;
 use crate::role::worker::calls::Calls;
 use crate::role::worker::entry::{Entry, Patience, Readiness};
-use crate::sip::flow::Flow as SipFlow;
+use crate::sip::flow::{Flow as SipFlow, Transport};
 use crate::sip::layer::ServerId;
 use crate::sip::message::{Request, Response};
 use crate::sip::uas;
@@ -48,8 +48,8 @@ impl Calls {
         };
         let leg = LegId(self.next_leg);
         let tag = self.layer.local_tag(id).unwrap_or_default().to_owned();
-        let call = InboundCall::new(leg, id, sip_flow, invite.clone(), &tag, &self.rules);
-        let call = call.map_err(|response| (refusal_rule(response.status), response))?;
+        let security = self.security(&sip_flow);
+        let call = InboundCall::new(leg, id, sip_flow, invite.clone(), &tag, security, &self.rules)?;
         self.next_leg += 1;
         let kind = Kind::of(&target.number).filter(|_| self.config.test_extensions.enabled);
         let number = target.number.clone();
@@ -79,6 +79,12 @@ impl Calls {
             }
         }
         Ok(())
+    }
+
+    /// What a call over `flow` may and must do about SRTP.
+    fn security(&self, flow: &SipFlow) -> CallSecurity {
+        let is_encrypted = flow.transport == Transport::Tls;
+        CallSecurity { allowed: is_encrypted || self.config.srtp.sdes_over_plain, required: false }
     }
 
     fn accept_test(&mut self, now: Instant, leg: LegId, kind: Kind) {
@@ -209,14 +215,5 @@ impl Calls {
 
     fn not_found(&self, request: &Request, why: &str) -> Response {
         uas::refuse(request, &self.rules.uas.agent, 404, "Not Found", why)
-    }
-}
-
-/// The counter's name for an INVITE that cannot become a call.
-fn refusal_rule(status: u16) -> &'static str {
-    match status {
-        422 => "session_interval",
-        488 => "media_mismatch",
-        _ => "malformed",
     }
 }

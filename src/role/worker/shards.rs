@@ -73,7 +73,6 @@ impl Shards {
             let shard_config = ShardConfig {
                 index,
                 cpu,
-                address: config.rtp.address.first(),
                 ports,
                 quarantine: Duration::from_secs(u64::from(config.rtp.quarantine_s)),
                 legs_max: config.calls.calls_max as usize,
@@ -194,7 +193,12 @@ mod tests {
     use crate::media::order::{LegPlan, LegStats};
 
     fn open(leg: u64) -> Order {
-        let plan = LegPlan { media: None, cname: String::new(), media_timeout: Duration::from_secs(1) };
+        let plan = LegPlan {
+            media: None,
+            address: std::net::Ipv4Addr::LOCALHOST.into(),
+            cname: String::new(),
+            media_timeout: Duration::from_secs(1),
+        };
         Order::Open(LegId(leg), Box::new(plan))
     }
 

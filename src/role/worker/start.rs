@@ -21,7 +21,7 @@ use crate::role::user_agent;
 use crate::role::worker::calls::{Calls, Parts};
 use crate::role::worker::reconfigure::Edge;
 use crate::role::worker::shards::{Shards, ShardsError};
-use crate::sdp::LocalMedia;
+use crate::sdp::{LocalMedia, SrtpRules};
 use crate::signal::{self, ListenError, Listener};
 use crate::sip::session_timer::SessionRules;
 use crate::sip::uas::UasRules;
@@ -162,11 +162,15 @@ pub(super) fn listener_status(slot: Slot, listener: &Listener, address: SocketAd
 pub(super) fn call_rules(config: &Config) -> CallRules {
     CallRules {
         local: LocalMedia {
-            address: config.rtp.address.first(),
+            addresses: config.rtp.address.clone(),
             codecs: vec![Codec::Pcmu, Codec::Pcma],
             dtmf: true,
-            nat: config.rtp.nat,
+            nat: None,
+            srtp: SrtpRules { suites: config.srtp.suites.0.clone(), ..SrtpRules::plain() },
         },
+        nat: config.rtp.nat,
+        key_source: |key| getrandom::fill(key).is_ok(),
+        fqdn: Some(config.node.fqdn.clone()).filter(|name| !name.is_empty()),
         cname: format!("{}@{}", config.node.name, config.rtp.address.first()),
         media_timeout: Duration::from_secs(u64::from(config.rtp.media_timeout_s)),
         duration_max: Duration::from_secs(60 * u64::from(config.calls.duration_max_min)),

@@ -3,16 +3,20 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::*;
-use crate::sdp::Origin;
+use crate::sdp::{Origin, SrtpRules};
 
 fn local() -> LocalMedia {
     LocalMedia {
-        address: Ipv4Addr::new(198, 51, 100, 7).into(),
+        addresses: IpAddr::from(Ipv4Addr::new(198, 51, 100, 7)).into(),
         codecs: vec![Codec::Pcmu, Codec::Pcma],
         dtmf: true,
-        nat: false,
+        nat: None,
+        srtp: SrtpRules::plain(),
     }
 }
+
+/// Plain media needs no keys.
+const NO_KEYS: OwnKeys<'_> = OwnKeys { in_use: None, source: |_| false };
 
 fn body(lines: &[&str]) -> String {
     let head = ["v=0", "o=alice 1 1 IN IP4 192.0.2.1", "s=-", "c=IN IP4 192.0.2.1", "t=0 0"];
@@ -20,7 +24,7 @@ fn body(lines: &[&str]) -> String {
 }
 
 fn try_negotiate(lines: &[&str]) -> Result<Negotiated, OfferError> {
-    negotiate(&parse(body(lines).as_bytes())?, &local())
+    negotiate(&parse(body(lines).as_bytes())?, &local(), NO_KEYS)
 }
 
 fn plan(lines: &[&str]) -> MediaPlan {
@@ -49,7 +53,7 @@ fn an_ordinary_offer_is_answered_with_one_codec_and_events() {
         "a=ptime:30",
         "a=sendrecv",
     ]);
-    let negotiated = negotiate(&parse(offer.as_bytes()).unwrap(), &local()).unwrap();
+    let negotiated = negotiate(&parse(offer.as_bytes()).unwrap(), &local(), NO_KEYS).unwrap();
     let expected_plan = MediaPlan {
         remote_rtp: Some("192.0.2.1:49170".parse().unwrap()),
         remote_rtcp: Some("192.0.2.1:49171".parse().unwrap()),
@@ -115,12 +119,14 @@ fn every_media_line_is_answered_in_order() {
 /// Method: one offer for each reason, and mixtures.
 #[test]
 fn offers_without_anything_in_common_get_488_with_a_reason() {
+    const IPV6: OfferError = OfferError::Family { theirs: "IPv6", ours: "IPv4" };
     for (lines, expected, warn_code) in [
         (&[][..], OfferError::NoAudio, 304),
         (&["m=video 4000 RTP/AVP 31"], OfferError::NoAudio, 304),
         (&["m=audio 0 RTP/AVP 0"], OfferError::NoAudio, 304),
-        (&["m=audio 4000 RTP/SAVP 0"], OfferError::SrtpRequired, 302),
-        (&["m=audio 4000 UDP/TLS/RTP/SAVPF 0"], OfferError::SrtpRequired, 302),
+        (&["m=audio 4000 RTP/SAVP 0"], OfferError::SrtpOverPlain, 302),
+        (&["m=audio 4000 RTP/SAVPF 0"], OfferError::Transport, 302),
+        (&["m=audio 4000 UDP/TLS/RTP/SAVPF 0"], OfferError::Transport, 302),
         (&["m=audio 4000 RTP/AVPF 0"], OfferError::Transport, 302),
         (&["m=audio 4000 RTP/AVP 9 18 999 x"], OfferError::NoCommonCodec, 305),
         (&["m=audio 4000 RTP/AVP 9", "m=audio 4002 RTP/SAVP 0"], OfferError::NoCommonCodec, 305),
@@ -128,14 +134,14 @@ fn offers_without_anything_in_common_get_488_with_a_reason() {
         (&["m=audio 4000 RTP/AVP 0", "c=IN IP4 224.2.1.1/127"], OfferError::Address, 301),
         (&["m=audio 4000 RTP/AVP 0", "c=IN IP4 224.2.1.1"], OfferError::Address, 301),
         (&["m=audio 4000 RTP/AVP 0", "c=IN IP4 255.255.255.255"], OfferError::Address, 301),
-        (&["m=audio 4000 RTP/AVP 0", "c=IN IP6 2001:db8::1"], OfferError::Address, 301),
+        (&["m=audio 4000 RTP/AVP 0", "c=IN IP6 2001:db8::1"], IPV6, 301),
     ] {
         let error = try_negotiate(lines).unwrap_err();
         assert_eq!(error, expected, "{lines:?}");
         assert_eq!((error.status(), error.warn_code()), (488, warn_code));
     }
     let bare = parse(b"v=0\r\nm=audio 4000 RTP/AVP 0\r\n").unwrap();
-    assert_eq!(negotiate(&bare, &local()), Err(OfferError::Address));
+    assert_eq!(negotiate(&bare, &local(), NO_KEYS), Err(OfferError::Address));
 }
 
 /// Goal: the media line's address goes before the session's, and IPv6 works as IPv4 does.
@@ -144,9 +150,9 @@ fn offers_without_anything_in_common_get_488_with_a_reason() {
 fn addresses_come_from_the_media_line_or_the_session() {
     let plan = plan(&["m=audio 4000 RTP/AVP 0", "c=IN IP4 203.0.113.9"]);
     assert_eq!(plan.remote_rtp, Some("203.0.113.9:4000".parse().unwrap()));
-    let local = LocalMedia { address: Ipv6Addr::LOCALHOST.into(), ..local() };
+    let local = LocalMedia { addresses: IpAddr::from(Ipv6Addr::LOCALHOST).into(), ..local() };
     let offer = parse(b"v=0\r\nc=IN IP6 2001:db8::5\r\nm=audio 4000 RTP/AVP 0\r\n").unwrap();
-    let negotiated = negotiate(&offer, &local).unwrap();
+    let negotiated = negotiate(&offer, &local, NO_KEYS).unwrap();
     assert_eq!(negotiated.plan().remote_rtcp, Some("[2001:db8::5]:4001".parse().unwrap()));
     let text = String::from_utf8(Origin::new(0).answer(&negotiated, 2000).to_vec()).unwrap();
     assert!(text.contains("o=- 0 0 IN IP6 ::1\r\n") && text.contains("c=IN IP6 ::1\r\n"), "{text}");
@@ -237,7 +243,7 @@ fn telephone_events_are_intersected() {
     assert_eq!(offer("a=fmtp:120 0-15", 16_000), (None, None));
     let lines = ["m=audio 4000 RTP/AVP 0 120", "a=rtpmap:120 telephone-event/8000"];
     let without = LocalMedia { dtmf: false, ..local() };
-    let negotiated = negotiate(&parse(body(&lines).as_bytes()).unwrap(), &without).unwrap();
+    let negotiated = negotiate(&parse(body(&lines).as_bytes()).unwrap(), &without, NO_KEYS).unwrap();
     assert_eq!(negotiated.plan().dtmf_payload_type, None);
 }
 
@@ -248,7 +254,7 @@ fn the_version_grows_by_one_when_the_description_changes() {
     let offer = parse(
         body(&["t=0 0", "m=audio 4000 RTP/AVP 0"]).replace("t=0 0\r\nt=0 0", "t=2873397496 0").as_bytes(),
     );
-    let negotiated = negotiate(&offer.unwrap(), &local()).unwrap();
+    let negotiated = negotiate(&offer.unwrap(), &local(), NO_KEYS).unwrap();
     let mut origin = Origin::new(40);
     let mut line = |port: u16| {
         let text = String::from_utf8(origin.answer(&negotiated, port).to_vec()).unwrap();
@@ -265,19 +271,19 @@ fn the_version_grows_by_one_when_the_description_changes() {
 /// Method: the text; an answer that takes PCMA; our own answer to our own offer.
 #[test]
 fn our_offer_is_complete_and_its_answer_is_read() {
-    let offer = Origin::new(0).offer(&local(), 16_400);
+    let offer = Origin::new(0).offer(&local(), &OfferKeys::plain(), 16_400);
     let expected = "v=0\r\no=- 0 0 IN IP4 198.51.100.7\r\ns=-\r\nc=IN IP4 198.51.100.7\r\nt=0 0\r\n\
         m=audio 16400 RTP/AVP 0 8 101\r\na=rtpmap:0 PCMU/8000\r\na=rtpmap:8 PCMA/8000\r\n\
         a=rtpmap:101 telephone-event/8000\r\na=fmtp:101 0-16,36\r\na=ptime:20\r\na=sendrecv\r\n";
     assert_eq!(std::str::from_utf8(&offer).unwrap(), expected);
     let answer = body(&["m=audio 5000 RTP/AVP 8", "a=sendonly"]);
-    let plan = read_answer(&local(), answer.as_bytes()).unwrap();
+    let plan = read_answer(&local(), &OfferKeys::plain(), answer.as_bytes()).unwrap();
     assert_eq!(
         (plan.codec, plan.dtmf_payload_type, plan.send, plan.receive),
         (Codec::Pcma, None, false, true)
     );
-    let mirror = negotiate(&parse(&offer).unwrap(), &local()).unwrap();
-    let plan = read_answer(&local(), &Origin::new(1).answer(&mirror, 2000)).unwrap();
+    let mirror = negotiate(&parse(&offer).unwrap(), &local(), NO_KEYS).unwrap();
+    let plan = read_answer(&local(), &OfferKeys::plain(), &Origin::new(1).answer(&mirror, 2000)).unwrap();
     assert_eq!((plan.codec, plan.dtmf_payload_type, plan.ptime_ms), (Codec::Pcmu, Some(101), 20));
 }
 
@@ -288,12 +294,16 @@ fn answers_that_reject_or_invent_are_refused() {
         (&[][..], OfferError::NoAudio),
         (&["m=audio 0 RTP/AVP 0"], OfferError::NoAudio),
         (&["m=video 4000 RTP/AVP 31", "m=audio 4000 RTP/AVP 0"], OfferError::NoAudio),
-        (&["m=audio 4000 RTP/SAVP 0"], OfferError::SrtpRequired),
+        (&["m=audio 4000 RTP/SAVP 0"], OfferError::AnswerTransport),
         (&["m=audio 4000 RTP/AVP 18"], OfferError::NoCommonCodec),
     ] {
-        assert_eq!(read_answer(&local(), body(lines).as_bytes()), Err(expected), "{lines:?}");
+        assert_eq!(
+            read_answer(&local(), &OfferKeys::plain(), body(lines).as_bytes()),
+            Err(expected),
+            "{lines:?}"
+        );
     }
-    assert_eq!(read_answer(&local(), b"nonsense").unwrap_err().status(), 400);
+    assert_eq!(read_answer(&local(), &OfferKeys::plain(), b"nonsense").unwrap_err().status(), 400);
 }
 
 /// Goal: text from an offer cannot add lines to our answer. Method: a rejected line whose format

@@ -4,7 +4,7 @@
 use super::*;
 
 use std::collections::{HashMap, HashSet};
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Instant, UNIX_EPOCH};
 
 use crate::base::id::{LegId, MessageId, PlayId};
@@ -28,8 +28,7 @@ impl Bed {
     /// A shard with `pairs` pairs that were free a moment ago.
     fn new(pairs: u16, quarantine: Duration) -> Self {
         let slice = free_slice(pairs);
-        let config =
-            ShardConfig { index: 0, cpu: None, address: LOOPBACK, ports: slice, quarantine, legs_max: 1000 };
+        let config = ShardConfig { index: 0, cpu: None, ports: slice, quarantine, legs_max: 1000 };
         Self { shard: spawn(config).unwrap(), slice }
     }
 
@@ -122,7 +121,12 @@ fn plan(remote: Option<SocketAddr>) -> LegPlan {
         nat: None,
         srtp: None,
     };
-    LegPlan { media: Some(media), cname: "test@voxring".to_owned(), media_timeout: Duration::from_secs(60) }
+    LegPlan {
+        media: Some(media),
+        address: LOOPBACK,
+        cname: "test@voxring".to_owned(),
+        media_timeout: Duration::from_secs(60),
+    }
 }
 
 /// A phone: an even and an odd port of its own.

@@ -2,7 +2,7 @@
 
 use super::*;
 
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, UdpSocket};
 
 use socket2::Socket;
 
@@ -60,14 +60,7 @@ impl MediaIo for FakeIo {
 
 fn shard() -> Shard<FakeIo> {
     let ports = free_pair();
-    let config = ShardConfig {
-        index: 0,
-        cpu: None,
-        address: IpAddr::V4(Ipv4Addr::LOCALHOST),
-        ports,
-        quarantine: Duration::ZERO,
-        legs_max: 1,
-    };
+    let config = ShardConfig { index: 0, cpu: None, ports, quarantine: Duration::ZERO, legs_max: 1 };
     Shard::new(config, FakeIo::default(), Arc::new(Shared::new().unwrap())).unwrap()
 }
 
@@ -97,7 +90,12 @@ fn plan() -> Box<LegPlan> {
         nat: None,
         srtp: None,
     };
-    Box::new(LegPlan { media: Some(media), cname: "test".to_owned(), media_timeout: Duration::from_secs(60) })
+    Box::new(LegPlan {
+        media: Some(media),
+        address: Ipv4Addr::LOCALHOST.into(),
+        cname: "test".to_owned(),
+        media_timeout: Duration::from_secs(60),
+    })
 }
 
 /// One turn as `run` does it, without sleep.

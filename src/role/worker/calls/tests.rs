@@ -9,7 +9,7 @@ use crate::base::id::PlayId;
 use crate::mailbox::service::{FakeMailbox, MailboxInfo, MailboxReply};
 use crate::media::order::{Codec, Event, LegStats, OpenError};
 use crate::role::link::ToWorker;
-use crate::sdp::LocalMedia;
+use crate::sdp::{LocalMedia, SrtpRules};
 use crate::shard::FakeShard;
 use crate::sip::flow::Transport;
 use crate::sip::message::Name;
@@ -53,11 +53,15 @@ impl Rig {
         let (link, orders, reports) = WorkerLink::fake();
         let rules = CallRules {
             local: LocalMedia {
-                address: "192.0.2.1".parse().unwrap(),
+                addresses: "192.0.2.1".parse().unwrap(),
                 codecs: vec![Codec::Pcmu],
                 dtmf: true,
-                nat: false,
+                nat: None,
+                srtp: SrtpRules { suites: config.srtp.suites.0.clone(), ..SrtpRules::plain() },
             },
+            nat: false,
+            key_source: |key| getrandom::fill(key).is_ok(),
+            fqdn: None,
             cname: "test".into(),
             media_timeout: Duration::from_secs(60),
             duration_max: Duration::from_secs(3600),

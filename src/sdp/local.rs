@@ -1,0 +1,127 @@
+//! What this side brings to offer and answer: addresses, codecs, and keys for SRTP.
+
+use std::net::IpAddr;
+
+use super::error::OfferError;
+use super::plan::Codec;
+use crate::base::config::{Addresses, SrtpSuite};
+use crate::rtp::srtp::{MasterKey, SrtpPlan, key_and_salt_bytes};
+
+/// What we have to offer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalMedia {
+    /// Where our media sockets are, at most one of each family. The offer's family chooses; our
+    /// own offers have the first.
+    pub addresses: Addresses,
+    /// Codecs, in the order our own offers have them. The offerer's order decides in answers.
+    pub codecs: Vec<Codec>,
+    /// Agree on telephone-event (RFC 4733).
+    pub dtmf: bool,
+    /// Handed on to [`super::MediaPlan::nat`].
+    pub nat: Option<IpAddr>,
+    /// When media is under SRTP.
+    pub srtp: SrtpRules,
+}
+
+/// When audio is sent and received under SRTP, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SrtpRules {
+    /// Crypto suites, in the order our own offers have them. The offerer's order decides in
+    /// answers.
+    pub suites: Vec<SrtpSuite>,
+    /// SRTP may be agreed on. False where keys would travel unencrypted (RFC 4568 §7.2).
+    pub allowed: bool,
+    /// Nothing but SRTP may be agreed on.
+    pub required: bool,
+}
+
+impl SrtpRules {
+    /// Plain RTP only.
+    pub fn plain() -> Self {
+        Self { suites: Vec::new(), allowed: false, required: false }
+    }
+}
+
+/// Fills the slice with random bytes, for a key; false: there are none to be had.
+pub type KeySource = fn(&mut [u8]) -> bool;
+
+/// Where our keys in one dialog come from.
+#[derive(Debug, Clone, Copy)]
+pub struct OwnKeys<'a> {
+    /// What is agreed on so far.
+    pub in_use: Option<&'a SrtpPlan>,
+    /// New ones.
+    pub source: KeySource,
+}
+
+impl OwnKeys<'_> {
+    /// Our key for an answer to an offer with `theirs`.
+    ///
+    /// The one in use stays while theirs does. A peer that brings another key may be another
+    /// device, whose rollover counter for what we send begins at nought: only a new key of ours
+    /// lets ours do the same (RFC 3711 §3.3.1). No key is ever taken up again after another one,
+    /// since its packet indices would be.
+    pub(super) fn for_answer(&self, theirs: &MasterKey) -> Result<MasterKey, OfferError> {
+        match self.in_use {
+            Some(plan) if plan.receive == *theirs => Ok(plan.send.clone()),
+            Some(_) | None => self.fresh(theirs.suite()),
+        }
+    }
+
+    fn for_offer(&self, suite: SrtpSuite) -> Result<MasterKey, OfferError> {
+        match self.in_use {
+            Some(plan) if plan.send.suite() == suite => Ok(plan.send.clone()),
+            Some(_) | None => self.fresh(suite),
+        }
+    }
+
+    fn fresh(&self, suite: SrtpSuite) -> Result<MasterKey, OfferError> {
+        let mut bytes = vec![0; key_and_salt_bytes(suite)];
+        let filled = (self.source)(&mut bytes);
+        let key = filled.then(|| MasterKey::new(suite, &bytes, None)).flatten();
+        key.ok_or(OfferError::NoRandom)
+    }
+}
+
+/// The keys in an offer of ours, one for each `a=crypto` line; without any the offer is RTP/AVP.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OfferKeys(Vec<MasterKey>);
+
+impl OfferKeys {
+    /// For an offer of RTP/AVP.
+    pub fn plain() -> Self {
+        Self::default()
+    }
+
+    /// For an offer of RTP/SAVP with every suite, each with a key of its own. The key in use stays
+    /// that of its suite.
+    ///
+    /// # Errors
+    /// `SrtpOverPlain` where SRTP is not allowed; `NoRandom`.
+    pub fn every_suite(rules: &SrtpRules, keys: OwnKeys<'_>) -> Result<Self, OfferError> {
+        if !rules.allowed {
+            return Err(OfferError::SrtpOverPlain);
+        }
+        rules.suites.iter().map(|&suite| keys.for_offer(suite)).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// For an offer that changes nothing: the key in use, or none.
+    pub fn unchanged(in_use: Option<&SrtpPlan>) -> Self {
+        Self(in_use.map(|plan| plan.send.clone()).into_iter().collect())
+    }
+
+    /// The offer is RTP/AVP.
+    pub(super) fn is_plain(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Each with its tag.
+    pub(super) fn tagged(&self) -> impl Iterator<Item = (u32, &MasterKey)> {
+        (1..).zip(&self.0)
+    }
+
+    /// The key that an answer's tag means.
+    pub(super) fn of_tag(&self, tag: u32) -> Option<&MasterKey> {
+        self.tagged().find(|(own, _)| *own == tag).map(|(_, key)| key)
+    }
+}
