@@ -81,6 +81,7 @@ struct Script {
     responses: Vec<(ServerId, Response)>,
     requests: Vec<(ClientId, Request)>,
     plans: Vec<MediaPlan>,
+    opened: Vec<LegPlan>,
     ends: Vec<End>,
     trail: Vec<String>,
 }
@@ -103,6 +104,7 @@ impl Script {
             responses: Vec::new(),
             requests: Vec::new(),
             plans: Vec::new(),
+            opened: Vec::new(),
             ends: Vec::new(),
             trail: Vec::new(),
         }
@@ -186,7 +188,10 @@ impl Script {
                     self.requests.push((client, request));
                     word
                 }
-                Output::Order(Order::Open(..)) => "open".into(),
+                Output::Order(Order::Open(_, plan)) => {
+                    self.opened.push(*plan);
+                    "open".into()
+                }
                 Output::Order(Order::Close(_)) => "close".into(),
                 Output::Order(Order::Update(_, plan)) => {
                     self.plans.push(*plan);
@@ -756,3 +761,5 @@ fn any_sequence_of_inputs_ends_the_call_once() {
         assert!(script.call.poll_timeout().is_none(), "seed {seed}: {trail}");
     }
 }
+
+mod security;

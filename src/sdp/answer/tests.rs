@@ -314,3 +314,5 @@ fn an_offer_cannot_inject_lines_into_the_answer() {
     let lines = answer(&["m=video 4 x a=b c=d", "m=audio 4000 RTP/AVP 0"]);
     assert_eq!(lines[0], "m=video 0 x a=b c=d");
 }
+
+mod security;
