@@ -6,6 +6,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::protocol::{CallRouterSetting, CallRouterSettings};
 use crate::base::config::{Config, ConfigError, ConfigProblem, Origin, Source};
@@ -171,18 +172,16 @@ pub fn apply(config: &mut Config, source: &mut Source) -> Result<CallRouterSetti
 /// Every setting in force with where it comes from.
 pub fn settings(config: &Config, source: &Source) -> Vec<CallRouterSetting> {
     let router = &config.router;
-    let text =
-        |value: Result<toml::Value, toml::ser::Error>| value.map(|v| v.to_string()).unwrap_or_default();
     let values = [
-        ("address", text(toml::Value::try_from(&router.address))),
-        ("address_family", text(toml::Value::try_from(router.address_family))),
-        ("startup_mode", text(toml::Value::try_from(router.startup_mode))),
-        ("port", router.port.to_string()),
-        ("tls_port", router.tls_port.to_string()),
-        ("udp", router.udp.to_string()),
-        ("maintenance", router.maintenance.to_string()),
+        ("address", json!(router.address)),
+        ("address_family", json!(router.address_family)),
+        ("startup_mode", json!(router.startup_mode)),
+        ("port", json!(router.port)),
+        ("tls_port", json!(router.tls_port)),
+        ("udp", json!(router.udp)),
+        ("maintenance", json!(router.maintenance)),
     ];
-    let setting = |(key, value): (&str, String)| CallRouterSetting {
+    let setting = |(key, value): (&str, serde_json::Value)| CallRouterSetting {
         key: key.to_owned(),
         value,
         origin: match source.origin(&format!("router.{key}")) {
@@ -226,7 +225,7 @@ mod tests {
             .into_iter()
             .map(|s| format!("{}={} {}", s.key, s.value, s.origin))
             .collect();
-        assert_eq!(shown[0], r#"address=["127.0.0.1", "::1"] set at run time"#);
+        assert_eq!(shown[0], r#"address=["127.0.0.1","::1"] set at run time"#);
         assert_eq!(shown[3..5], ["port=5070 set at run time", "tls_port=5099 default"]);
         write(data.path(), &CallRouterSettings::default()).unwrap();
         assert_eq!(fs::read_dir(data.path()).unwrap().count(), 0, "no file is left");

@@ -171,7 +171,11 @@ pub fn call_router(report: &CallRouterReport) -> String {
     let rows: Vec<_> = report
         .settings
         .iter()
-        .map(|setting| vec![setting.key.clone(), setting.value.clone(), setting.origin.clone()])
+        .map(|setting| {
+            // Words without quotes, as they are typed.
+            let value = setting.value.as_str().map_or_else(|| setting.value.to_string(), str::to_owned);
+            vec![setting.key.clone(), value, setting.origin.clone()]
+        })
         .collect();
     format!("{}\n{}", table(&["SETTING", "VALUE", "FROM"], &rows), listeners(&report.listeners))
 }

@@ -224,8 +224,8 @@ pub struct CallRouterReport {
 pub struct CallRouterSetting {
     /// Its name in the table `[router]`.
     pub key: String,
-    /// As it would stand in the file.
-    pub value: String,
+    /// As in the file: a text, a number, true or false, or a list.
+    pub value: serde_json::Value,
     /// `default`, `FILE:LINE` or `set at run time`.
     pub origin: String,
 }

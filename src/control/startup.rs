@@ -19,6 +19,9 @@ pub struct Startup {
     pub data: PathBuf,
     /// Every socket that takes SIP, with its role: `router`, `service`, `worker A`.
     pub listeners: Vec<(String, Transport, SocketAddr)>,
+    /// Why there is no TLS although the configuration leaves room for it; `None`: there is, or it is
+    /// not wanted.
+    pub tls_off: Option<&'static str>,
     /// Every media shard of the first worker.
     pub shards: Vec<StartupShard>,
     /// Mailboxes that were just created and their PINs.
@@ -77,6 +80,9 @@ pub fn render(startup: &Startup) -> String {
         ]
     }));
     text.push_str(&print::table(&["ROLE", "ADDRESS", "PORT", "TRANSPORT", "BACKEND"], &rows));
+    if let Some(why) = startup.tls_off {
+        let _ = writeln!(text, "\nTLS is off: {why}");
+    }
     if !startup.demo_pins.is_empty() {
         text.push_str("\nDemo mailboxes, created now. Their PINs are shown only this once:\n");
         for (number, pin) in &startup.demo_pins {
@@ -101,6 +107,7 @@ mod tests {
             config: None,
             data: "voxring-data".into(),
             listeners: vec![("router".into(), Transport::Tcp, "127.0.0.1:5060".parse().unwrap())],
+            tls_off: Some("tls.certificate is not set"),
             shards: vec![StartupShard {
                 slot: "A".into(),
                 index: 0,
@@ -119,6 +126,7 @@ router    127.0.0.1       5060         tcp
 media A0  127.0.0.1, ::1  16384-24575  rtp/rtcp   io_uring, cpu 1
 ";
         assert!(text.contains(expected), "{text}");
+        assert!(text.contains("\nTLS is off: tls.certificate is not set\n"), "{text}");
         assert!(text.contains("mailbox 1001  PIN 271828"));
     }
 }

@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::protocol::{CertificateDate, CertificateStatus};
-use crate::base::config::{Config, PeerCertificate};
+use crate::base::config::{Config, PeerCertificate, StartupMode};
 use crate::signal::{self, TlsError, TlsFacts, TlsFiles, TlsSetup};
 
 /// Seconds in a day.
@@ -39,6 +39,13 @@ pub fn files(config: &Config) -> Option<TlsFiles> {
             PeerCertificate::None => signal::PeerCertificate::None,
         },
     })
+}
+
+/// Why a configuration that leaves room for TLS has none.
+pub fn why_off(config: &Config) -> Option<&'static str> {
+    let modes = [config.router.startup_mode, config.service.startup_mode, config.worker.startup_mode];
+    let is_off = files(config).is_none() && modes.contains(&StartupMode::Dual);
+    is_off.then_some("tls.certificate is not set")
 }
 
 /// The keys that name files, each with its file; those that are set.
@@ -130,6 +137,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config::default();
         assert!(load(&config, SystemTime::UNIX_EPOCH).unwrap().is_none(), "TLS is off");
+        assert_eq!(why_off(&config), Some("tls.certificate is not set"));
         config.tls.certificate = folder.path().join("server.pem");
         config.tls.key = folder.path().join("server.key");
         config.tls.ca = folder.path().join("ca.pem");

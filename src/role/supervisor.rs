@@ -390,6 +390,7 @@ impl Supervisor {
             config: self.source.file.clone(),
             data: self.config.node.data.clone(),
             listeners: listeners.map(|l| (l.role, l.transport, l.address)).collect(),
+            tls_off: tls::why_off(&self.config),
             shards: self.worker.counters.shards.iter().map(shard).collect(),
             // Told once: they are stored as hashes only.
             demo_pins,

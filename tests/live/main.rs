@@ -5,6 +5,7 @@
 //! running them.
 
 mod baresip;
+mod call_router;
 mod common;
 mod crash;
 mod dtmf_hold;
@@ -14,6 +15,7 @@ mod impairment;
 mod message;
 mod proxy_handoff;
 mod refusals;
+mod reload;
 mod sipp_load;
 mod spacing;
 mod torture_wire;

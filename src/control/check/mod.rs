@@ -9,6 +9,7 @@ mod machine;
 mod ports;
 mod report;
 mod run;
+mod tls;
 
 pub use machine::{Machine, raise_descriptor_limit};
 pub use report::{Level, Problem, Report};
