@@ -32,6 +32,8 @@ fn openssl(folder: &Path, arguments: &str) -> (bool, String) {
 fn has_openssl() -> bool {
     let is_there = Command::new("openssl").arg("version").output().is_ok();
     if !is_there {
+        let required = std::env::var("VOXRING_REQUIRE_PEERS").is_ok_and(|value| value == "1");
+        assert!(!required, "openssl is not installed and VOXRING_REQUIRE_PEERS=1");
         let _ = writeln!(io::stderr(), "skipped: openssl is not installed");
     }
     is_there
