@@ -9,6 +9,7 @@ mod call_router;
 mod common;
 mod crash;
 mod dtmf_hold;
+mod firewall;
 mod fuzz_wire;
 mod greeting;
 mod impairment;

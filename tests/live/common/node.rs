@@ -91,29 +91,36 @@ pub(crate) struct Node {
     child: Option<Child>,
     log: Arc<Mutex<String>>,
     program: PathBuf,
+    /// The network namespace that node and clients run in, if not the test's own.
+    namespace: Option<String>,
 }
 
 impl Node {
     /// Starts a node with the laptop configuration (UDP on, test extensions, mailboxes 1001 and
     /// 1002) on ports of its own, after `change` had its say.
     pub(crate) fn start(change: impl FnOnce(&mut Table)) -> Self {
-        Self::run(env!("CARGO_BIN_EXE_voxring").into(), change)
+        Self::run(env!("CARGO_BIN_EXE_voxring").into(), None, change)
+    }
+
+    /// The same within a network namespace; its clients run there too.
+    pub(crate) fn start_inside(namespace: &str, change: impl FnOnce(&mut Table)) -> Self {
+        Self::run(env!("CARGO_BIN_EXE_voxring").into(), Some(namespace.to_owned()), change)
     }
 
     /// The same for tests that load the machine: the release build, if there is one.
     pub(crate) fn start_for_load() -> Self {
         let program = peers::release("voxring").unwrap_or_else(|| env!("CARGO_BIN_EXE_voxring").into());
-        Self::run(program, |_| {})
+        Self::run(program, None, |_| {})
     }
 
-    fn run(program: PathBuf, change: impl FnOnce(&mut Table)) -> Self {
+    fn run(program: PathBuf, namespace: Option<String>, change: impl FnOnce(&mut Table)) -> Self {
         let ports = Ports::take();
         let folder = TempDir::with_prefix("voxring-test-").expect("a folder can be made");
         let mut config = configuration(&ports);
         change(&mut config);
         std::fs::write(folder.path().join("voxring.toml"), config.to_string())
             .expect("the config is written");
-        let mut node = Self { ports, folder, child: None, log: Arc::default(), program };
+        let mut node = Self { ports, folder, child: None, log: Arc::default(), program, namespace };
         node.start_again();
         node
     }
@@ -181,7 +188,15 @@ impl Node {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = match &self.namespace {
+            // ip becomes the program: the process id is the node's.
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace]).arg(&self.program);
+                command
+            }
+            None => Command::new(&self.program),
+        };
         command.arg("--config").arg(self.file("voxring.toml")).arg("--data").arg(self.data());
         command
     }
