@@ -168,3 +168,36 @@ fn a_client_is_not_named_like_the_other_files() {
         assert!(matches!(make(&args), Err(CertError::Reserved(_))), "{name}");
     }
 }
+
+/// Goal: the TLS library takes the chain and the list, with expiry of lists enforced, and refuses just
+/// the revoked client. Method: its own verifier of client certificates, before and after a revocation.
+#[test]
+fn the_tls_library_accepts_the_chain_and_refuses_the_revoked() {
+    use rustls::pki_types::pem::PemObject as _;
+    use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
+
+    let folder = tempfile::tempdir().unwrap();
+    make(&args(folder.path())).unwrap();
+    let certificate =
+        |name: &str| CertificateDer::from_pem_file(folder.path().join(format!("{name}.pem"))).unwrap();
+    let judge = |client: &str| {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(certificate("ca")).unwrap();
+        let list = CertificateRevocationListDer::from_pem_file(folder.path().join("crl.pem")).unwrap();
+        let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
+            .with_crls([list])
+            .enforce_revocation_expiration()
+            .build()
+            .unwrap();
+        let now = UnixTime::since_unix_epoch(Duration::from_millis(clock::unix_ms(clock::calendar())));
+        verifier.verify_client_cert(&certificate(client), &[], now).map(|_| ())
+    };
+    for client in ["sbc.example.com", "phone.example.com", "server"] {
+        assert_eq!(judge(client), Ok(()), "{client}");
+    }
+    revoke_one(folder.path(), "sbc.example.com");
+    let revoked = rustls::Error::InvalidCertificate(rustls::CertificateError::Revoked);
+    assert_eq!(judge("sbc.example.com"), Err(revoked));
+    assert_eq!(judge("phone.example.com"), Ok(()));
+}
