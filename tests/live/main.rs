@@ -5,6 +5,8 @@
 //! running them.
 
 mod baresip;
+mod baresip_tls;
+mod certificates;
 mod call_router;
 mod common;
 mod crash;
@@ -13,10 +15,14 @@ mod firewall;
 mod fuzz_wire;
 mod greeting;
 mod impairment;
+mod injection;
+mod ipv6;
 mod message;
 mod proxy_handoff;
 mod refusals;
 mod reload;
 mod sipp_load;
 mod spacing;
+mod srtp;
+mod tls_abuse;
 mod torture_wire;

@@ -137,6 +137,31 @@ pub(crate) fn assert_same_speech(source: &[i16], recording: &[i16]) {
     assert!(found.compared + 800 >= source.len(), "{found:?}");
 }
 
+/// Amplitude of a frequency in samples (Goertzel's algorithm).
+#[expect(clippy::cast_precision_loss, reason = "counts of samples are far below 2^53")]
+pub(crate) fn amplitude(samples: &[i16], frequency: f64) -> f64 {
+    let step = std::f64::consts::TAU * frequency / 8000.0;
+    let (mut last, mut before) = (0.0, 0.0);
+    for &sample in samples {
+        (last, before) = (f64::from(sample) + 2.0 * step.cos() * last - before, last);
+    }
+    let power = last * last + before * before - 2.0 * step.cos() * last * before;
+    2.0 * power.max(0.0).sqrt() / samples.len().max(1) as f64
+}
+
+/// The largest amplitude of a frequency in any 100 ms.
+pub(crate) fn loudest_tone(samples: &[i16], frequency: f64) -> f64 {
+    samples.chunks_exact(800).map(|chunk| amplitude(chunk, frequency)).fold(0.0, f64::max)
+}
+
+/// Goal: the tone meter reads what is there. Method: 1000 Hz of amplitude 3000, read at 1000 and 440 Hz.
+#[test]
+fn a_tone_is_measured_at_its_own_frequency() {
+    let tone = tone(1000.0, 3000.0, 1600);
+    assert!((loudest_tone(&tone, 1000.0) - 3000.0).abs() < 10.0);
+    assert!(loudest_tone(&tone, 440.0) < 100.0);
+}
+
 /// Milliseconds of `samples` samples.
 pub(crate) fn ms(samples: usize) -> u64 {
     u64::try_from(samples / 8).expect("a time")

@@ -5,7 +5,10 @@
 pub(crate) mod audio;
 pub(crate) mod node;
 pub(crate) mod peers;
+pub(crate) mod phone;
+pub(crate) mod pki;
 pub(crate) mod raw;
+pub(crate) mod secure;
 
 use std::fs::File;
 use std::time::{Duration, Instant};

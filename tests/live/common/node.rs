@@ -60,7 +60,27 @@ impl Ports {
         self.router() + 7
     }
 
-    /// For a peer's own SIP listener.
+    /// Call router's TLS.
+    pub(crate) fn router_tls(&self) -> u16 {
+        self.router() + 1
+    }
+
+    /// UM service's TLS.
+    pub(crate) fn service_tls(&self) -> u16 {
+        self.router() + 3
+    }
+
+    /// Worker slot A's TLS.
+    pub(crate) fn worker_a_tls(&self) -> u16 {
+        self.router() + 6
+    }
+
+    /// Worker slot B's TLS.
+    pub(crate) fn worker_b_tls(&self) -> u16 {
+        self.router() + 8
+    }
+
+    /// For a peer's own SIP listener; the next port too.
     pub(crate) fn peer(&self) -> u16 {
         self.router() + 11
     }
@@ -109,8 +129,13 @@ impl Node {
 
     /// The same for tests that load the machine: the release build, if there is one.
     pub(crate) fn start_for_load() -> Self {
+        Self::start_changed_for_load(|_| {})
+    }
+
+    /// The same after `change` had its say.
+    pub(crate) fn start_changed_for_load(change: impl FnOnce(&mut Table)) -> Self {
         let program = peers::release("voxring").unwrap_or_else(|| env!("CARGO_BIN_EXE_voxring").into());
-        Self::run(program, None, |_| {})
+        Self::run(program, None, change)
     }
 
     fn run(program: PathBuf, namespace: Option<String>, change: impl FnOnce(&mut Table)) -> Self {
@@ -182,9 +207,10 @@ impl Node {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// `sip:USER@` router, by `tcp` or `udp`.
+    /// `sip:USER@` router, by `tcp`, `udp` or `tls`.
     pub(crate) fn uri(&self, user: &str, transport: &str) -> String {
-        format!("sip:{user}@127.0.0.1:{};transport={transport}", self.ports.router())
+        let port = if transport == "tls" { self.ports.router_tls() } else { self.ports.router() };
+        format!("sip:{user}@127.0.0.1:{port};transport={transport}")
     }
 
     fn command(&self) -> Command {
@@ -217,6 +243,55 @@ impl Node {
             self.log()
         );
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{args:?}: {error} in {text}"))
+    }
+
+    /// A counter of the front and all workers (`sip_…`), summed; 0 where nobody has it.
+    pub(crate) fn counter(&self, name: &str) -> u64 {
+        self.front_counter(name) + self.worker_counter(name)
+    }
+
+    /// A counter of router and service.
+    pub(crate) fn front_counter(&self, name: &str) -> u64 {
+        self.status()["front_counters"][name].as_u64().unwrap_or(0)
+    }
+
+    /// A counter of the workers, summed.
+    pub(crate) fn worker_counter(&self, name: &str) -> u64 {
+        let status = self.status();
+        let workers = status["workers"].as_array().expect("a list of workers");
+        workers.iter().filter_map(|worker| worker["counters"][name].as_u64()).sum()
+    }
+
+    /// Waits until a counter is this high; workers report theirs now and then.
+    pub(crate) fn wait_counter(&self, name: &str, least: u64) {
+        wait_for(&format!("{name} to reach {least}"), Duration::from_secs(8), || {
+            (self.counter(name) >= least).then_some(())
+        });
+    }
+
+    /// How many calls were refused for a reason.
+    pub(crate) fn refused(&self, rule: &str) -> u64 {
+        self.status()["refused_total"][rule].as_u64().unwrap_or(0)
+    }
+
+    /// What `voxring status` tells.
+    pub(crate) fn status(&self) -> Value {
+        let status = self.json(&["status"]);
+        status.get("status").unwrap_or(&status).clone()
+    }
+
+    /// Waits until the log has a line with all of these words.
+    pub(crate) fn wait_log(&self, words: &[&str]) -> String {
+        wait_for(&format!("a log line with {words:?}"), Duration::from_secs(5), || {
+            let log = self.log();
+            let mut lines = log.lines();
+            lines.find(|line| words.iter().all(|word| line.contains(word))).map(str::to_owned)
+        })
+    }
+
+    /// SIGHUP: read the configuration and the certificates anew.
+    pub(crate) fn reload(&self) {
+        signal("-HUP", &self.supervisor_pid().to_string());
     }
 
     /// Voice messages of a mailbox, oldest first. Missed calls are left out.
@@ -260,8 +335,7 @@ impl Node {
 
     /// Process id of the worker that is ready now, if any.
     pub(crate) fn worker_pid(&self) -> Option<u32> {
-        let status = self.json(&["status"]);
-        let status = status.get("status").unwrap_or(&status);
+        let status = self.status();
         let worker = status["workers"].as_array()?.iter().find(|worker| worker["state"] == "ready")?.clone();
         u32::try_from(worker["pid"].as_u64()?).ok()
     }
@@ -363,19 +437,25 @@ fn configuration(ports: &Ports) -> Table {
     let (first, last) = ports.rtp();
     let (router, service) = (i64::from(ports.router()), i64::from(ports.service()));
     let (worker_a, worker_b) = (i64::from(ports.worker_a()), i64::from(ports.worker_b()));
+    let (router_tls, service_tls) = (i64::from(ports.router_tls()), i64::from(ports.service_tls()));
+    let (tls_a, tls_b) = (i64::from(ports.worker_a_tls()), i64::from(ports.worker_b_tls()));
     let rtp = format!("{first}-{last}");
     toml! {
         [node]
         demo_mailboxes = true
         [router]
         port = router
+        tls_port = router_tls
         udp = true
         [service]
         port = service
+        tls_port = service_tls
         udp = true
         [worker]
         port_a = worker_a
         port_b = worker_b
+        tls_port_a = tls_a
+        tls_port_b = tls_b
         udp = true
         media_shards = 1
         [rtp]

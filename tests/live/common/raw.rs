@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use crate::common::now;
+use crate::common::secure::SecureStream;
 
 /// A response, read with as little understanding as possible.
 #[derive(Debug, Clone)]
@@ -29,23 +30,75 @@ impl Response {
     }
 }
 
-/// A TCP connection to a SIP listener on the loopback.
+/// What carries a connection.
+enum Wire {
+    Plain(TcpStream),
+    Secure(Box<SecureStream>),
+}
+
+impl Wire {
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Secure(stream) => &stream.sock,
+        }
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        match self {
+            Self::Plain(socket) => socket.write_all(bytes),
+            Self::Secure(stream) => stream.write_all(bytes),
+        }
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Plain(socket) => socket.read(buffer),
+            Self::Secure(stream) => stream.read(buffer),
+        }
+    }
+}
+
+/// A TCP or TLS connection to a SIP listener.
 pub(crate) struct Connection {
-    stream: TcpStream,
+    stream: Wire,
     inbox: Vec<u8>,
 }
 
 impl Connection {
-    /// Connects.
+    /// Connects to a port of 127.0.0.1 over TCP.
     pub(crate) fn open(port: u16) -> Self {
-        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("the listener takes connections");
+        Self::open_at((Ipv4Addr::LOCALHOST, port).into())
+    }
+
+    /// Connects over TCP.
+    pub(crate) fn open_at(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).expect("the listener takes connections");
         stream.set_nodelay(true).expect("a socket option");
-        Self { stream, inbox: Vec::new() }
+        Self { stream: Wire::Plain(stream), inbox: Vec::new() }
+    }
+
+    /// Takes over a TLS stream.
+    pub(crate) fn over_tls(stream: SecureStream) -> Self {
+        Self { stream: Wire::Secure(Box::new(stream)), inbox: Vec::new() }
+    }
+
+    /// What the connection is called in Via.
+    pub(crate) fn transport(&self) -> &'static str {
+        match &self.stream {
+            Wire::Plain(_) => "TCP",
+            Wire::Secure(_) => "TLS",
+        }
+    }
+
+    /// Bytes that were read before.
+    pub(crate) fn put_back(&mut self, bytes: &[u8]) {
+        self.inbox.splice(..0, bytes.iter().copied());
     }
 
     /// Our address, for Via and Contact.
     pub(crate) fn local(&self) -> SocketAddr {
-        self.stream.local_addr().expect("it is connected")
+        self.stream.socket().local_addr().expect("it is connected")
     }
 
     /// Sends; a connection the far side closed is noticed when reading.
@@ -65,7 +118,10 @@ impl Connection {
                 }
             }
             let rest = limit.checked_sub(start.elapsed())?;
-            self.stream.set_read_timeout(Some(rest.max(Duration::from_millis(1)))).expect("a socket option");
+            self.stream
+                .socket()
+                .set_read_timeout(Some(rest.max(Duration::from_millis(1))))
+                .expect("a socket option");
             let mut buffer = [0; 16_384];
             match self.stream.read(&mut buffer) {
                 Ok(0) => return None,
@@ -91,7 +147,7 @@ impl Connection {
     pub(crate) fn is_closed(&mut self, limit: Duration) -> bool {
         let start = now();
         while start.elapsed() < limit {
-            self.stream.set_read_timeout(Some(Duration::from_millis(50))).expect("a socket option");
+            self.stream.socket().set_read_timeout(Some(Duration::from_millis(50))).expect("a socket option");
             let mut buffer = [0; 16_384];
             match self.stream.read(&mut buffer) {
                 Ok(0) => return true,
