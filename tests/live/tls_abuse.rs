@@ -106,8 +106,7 @@ fn half_open_handshakes_are_ended_and_calls_go_on() {
         assert!(is_closed(stream, Duration::from_secs(20)), "a handshake may not stay half open");
     }
     calls.finish().assert_complete();
-    let ended = u64::try_from(count).expect("a count");
-    assert_eq!(node.front_counter("sip_tls_timeout"), ended, "{:#}", node.status());
+    node.wait_counter("sip_tls_timeout", u64::try_from(count).expect("a count"));
     node.wait_log(&["tls_timeout", "127.0.0.66"]);
 }
 
@@ -215,7 +214,7 @@ fn garbage_ends_its_own_connection_only() {
         assert!(is_closed(&mut stream.sock, Duration::from_secs(5)), "a broken record ends a session");
         secure::options(address, &good).expect("the gateway is served");
     }
-    assert!(node.counter("sip_tls_other") > 20, "{:#}", node.status());
+    node.wait_counter("sip_tls_other", 20);
     let growth = node.memory_kib().saturating_sub(before);
     assert!(growth < GROWTH_MAX_KIB, "{growth} KiB more after garbage");
 }

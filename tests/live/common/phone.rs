@@ -4,7 +4,8 @@
 //! keeps TLS where the Contact says `transport=tls`; it shows `sip_certificate` as a TLS client,
 //! speaks TLS 1.2 and 1.3 without resumption, believes any server, and does not know `sips:`. Its own
 //! TLS listener takes the port above `sip_listen`. With `mediaenc=srtp-mand` it offers RTP/SAVP with
-//! one line of AES_CM_128_HMAC_SHA1_80.
+//! one line of AES_CM_128_HMAC_SHA1_80. When its certificate is refused after its own half of the
+//! handshake it reports nothing: its call waits for an answer.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -75,14 +76,20 @@ impl Phone {
         self.control.command("hangup", "");
     }
 
-    /// What it heard, once it has hung up.
+    /// True when it reported an event by now.
+    pub(crate) fn has_reported(&mut self, event: &str) -> bool {
+        self.control.has_heard(event)
+    }
+
+    /// What it heard: the samples it has written so far.
     pub(crate) fn heard(&self) -> Vec<i16> {
-        let path = self.folder.join("heard.wav");
-        wait_for("what baresip heard", Duration::from_secs(5), || {
-            // Its header is complete when the call's player is gone.
-            hound::WavReader::open(&path).is_ok_and(|reader| reader.len() > 0).then_some(())
-        });
-        audio::read(&path)
+        let mut files = std::fs::read_dir(&self.folder).expect("its folder").flatten();
+        let file = files.find(|file| file.file_name().to_string_lossy().ends_with("-dec.wav"));
+        let file = file.unwrap_or_else(|| panic!("baresip dumps what it hears: {}", self.log()));
+        // It completes the header when it likes; behind it are the samples.
+        let bytes = std::fs::read(file.path()).expect("it can be read");
+        let samples = bytes.get(44..).unwrap_or_default();
+        samples.chunks_exact(2).map(|sample| i16::from_le_bytes([sample[0], sample[1]])).collect()
     }
 
     /// What it wrote.
@@ -99,16 +106,17 @@ fn configure(node: &Node, folder: &Path, special: &Special) {
     audio::write(&folder.join("speech.wav"), &wav);
     let media = node.ports.peer_media();
     let mut config = format!(
-        "poll_method epoll\nsip_listen 127.0.0.1:{}\naudio_source aufile,{}\naudio_player aufile,{}\n\
+        "poll_method epoll\nsip_listen 127.0.0.1:{}\naudio_source aufile,{}\naudio_player aubridge,heard\n\
          ausrc_srate 8000\nauplay_srate 8000\nausrc_channels 1\nauplay_channels 1\nausrc_format s16\n\
          auplay_format s16\nauenc_format s16\naudec_format s16\nrtp_ports {media}-{}\naudio_buffer 20-160\n\
          jitter_buffer_delay 1-5\nnet_interface 127.0.0.1\nmodule_path /usr/lib/baresip/modules\n\
-         module g711.so\nmodule aufile.so\nmodule srtp.so\nmodule_tmp account.so\nmodule_app menu.so\n\
+         module g711.so\nmodule aufile.so\nmodule aubridge.so\n\
+         module sndfile.so\nsnd_path {}\nmodule srtp.so\nmodule_tmp account.so\nmodule_app menu.so\n\
          module_app ctrl_tcp.so\nctrl_tcp_listen 127.0.0.1:{}\n",
         node.ports.peer(),
         folder.join("speech.wav").display(),
-        folder.join("heard.wav").display(),
         media + 99,
+        folder.display(),
         node.ports.peer_control(),
     );
     if let Some(certificate) = &special.certificate {
@@ -150,5 +158,15 @@ impl Control {
             self.heard.push_str(&String::from_utf8_lossy(&buffer[..count]));
         }
         now()
+    }
+
+    fn has_heard(&mut self, event: &str) -> bool {
+        self.stream.set_nonblocking(true).expect("a socket option");
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) = self.stream.read(&mut buffer) {
+            self.heard.push_str(&String::from_utf8_lossy(&buffer[..count]));
+        }
+        self.stream.set_nonblocking(false).expect("a socket option");
+        self.heard.contains(event)
     }
 }
