@@ -13,7 +13,7 @@ const IV_BYTES: usize = 12;
 /// Session key and salt of SRTP or of SRTCP.
 pub(super) struct Gcm {
     key: LessSafeKey,
-    /// The salt's 96 bits.
+    /// The salt at the upper end of 128 bits: an IV is their first 12 bytes.
     salt: u128,
 }
 
@@ -30,7 +30,7 @@ impl Gcm {
     pub(super) fn from_session_key(key: &[u8], salt: [u8; SALT_BYTES]) -> Self {
         let algorithm = if key.len() == SESSION_KEY_BYTES_MAX { &AES_256_GCM } else { &AES_128_GCM };
         let key = UnboundKey::new(algorithm, key).expect("a key of 16 or 32 bytes");
-        let salt = salt.iter().fold(0, |bits, byte| bits << 8 | u128::from(*byte));
+        let salt = salt.iter().fold(0, |bits, byte| bits << 8 | u128::from(*byte)) << 32;
         Self { key: LessSafeKey::new(key), salt }
     }
 
@@ -55,8 +55,8 @@ impl Gcm {
 
     /// RFC 7714 §8.1 and §9.1 agree: SSRC and a packet index of 48 or 31 bits, XOR the salt.
     fn nonce(&self, ssrc: u32, index: u64) -> Nonce {
-        let bytes = (self.salt ^ u128::from(ssrc) << 48 ^ u128::from(index)).to_be_bytes();
-        let (_, iv) = bytes.split_last_chunk::<IV_BYTES>().expect("12 of 16 bytes");
+        let bytes = (self.salt ^ u128::from(ssrc) << 80 ^ u128::from(index) << 32).to_be_bytes();
+        let iv = bytes.first_chunk::<IV_BYTES>().expect("12 of 16 bytes");
         Nonce::assume_unique_for_key(*iv)
     }
 }
