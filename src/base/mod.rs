@@ -1,5 +1,6 @@
 //! Ids, units, limits, configuration and the clock. No I/O.
 
+pub mod bucket;
 pub mod clock;
 pub mod config;
 pub mod id;

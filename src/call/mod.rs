@@ -1,5 +1,6 @@
 //! A call's legs: dialog and media joined. No database, no sockets.
 
+pub mod admission;
 pub mod inbound;
 pub mod outcome;
 pub mod target;

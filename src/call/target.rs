@@ -4,18 +4,28 @@ use crate::base::config::Diversion;
 use crate::sip::header::{Diverted, NameAddr, diversions, history};
 use crate::sip::message::Request;
 use crate::sip::names::Name;
+use crate::sip::uri::Uri;
 
 /// Where a call is to go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     /// The mailbox's or test extension's number.
     pub number: String,
-    /// The header field that said so, for the log: `Diversion`, `History-Info` or `Request-URI`.
+    /// What said so, for the log: `Diversion`, `History-Info`, `Request-URI`, `To` or `hunt group`.
     pub header: &'static str,
+    /// The whole URI in there.
+    pub uri: Uri,
     /// The number that was dialled: the Request-URI's user part; empty when it has none.
     pub called: String,
     /// Why the call was diverted, in RFC 5806's words; empty when it was not.
     pub diversion_reason: String,
+}
+
+impl Target {
+    /// True when the call was diverted from the mailbox's owner.
+    pub fn is_diverted(&self) -> bool {
+        matches!(self.header, "Diversion" | "History-Info")
+    }
 }
 
 /// Who calls.
@@ -27,7 +37,8 @@ pub struct Caller {
     pub name: String,
 }
 
-/// Finds the target: Diversion (RFC 5806), else History-Info (RFC 7044), else the Request-URI.
+/// Finds the target: Diversion (RFC 5806), else History-Info (RFC 7044), else the Request-URI, else
+/// To.
 ///
 /// Of several diversions `which` counts. An entry that names nobody is passed over. `None` when
 /// nothing names anybody.
@@ -35,34 +46,40 @@ pub fn target(request: &Request, which: Diversion) -> Option<Target> {
     let called = request.uri().ok().and_then(|uri| uri.user()).unwrap_or_default();
     // RFC 5806: the most recent diversion stands first.
     let diverted: Vec<_> = request.headers.all(&Name::Diversion).flat_map(|v| diversions(v)).collect();
-    let found = pick(diverted.iter(), which).map(|(number, reason)| (number, "Diversion", reason));
+    let found = pick(diverted.iter(), which).map(|found| (found, "Diversion"));
     let found = found.or_else(|| {
         // RFC 7044: the oldest target stands first; the last one is the Request-URI itself.
         let targets: Vec<_> = request.headers.all(&Name::HistoryInfo).flat_map(|v| history(v)).collect();
         let earlier = targets.split_last().map_or(&[][..], |(_, earlier)| earlier);
-        pick(earlier.iter().rev(), which).map(|(number, reason)| (number, "History-Info", reason))
+        pick(earlier.iter().rev(), which).map(|found| (found, "History-Info"))
     });
-    let found = found.or_else(|| {
-        let number = (!called.is_empty()).then(|| called.clone())?;
-        Some((number, "Request-URI", String::new()))
-    });
-    found.map(|(number, header, diversion_reason)| Target { number, header, called, diversion_reason })
+    let undiverted = |uri: Uri| Some((user_of(&uri)?, uri, String::new()));
+    let found = found.or_else(|| Some((undiverted(request.uri().ok()?)?, "Request-URI")));
+    let found = found.or_else(|| Some((undiverted(request.to().ok()?.uri)?, "To")));
+    let ((number, uri, diversion_reason), header) = found?;
+    Some(Target { number, header, uri, called, diversion_reason })
 }
 
-/// The number and reason of the diversion that counts, most recent first.
+/// The number, URI and reason of the diversion that counts, most recent first.
 fn pick<'a>(
     diverted: impl DoubleEndedIterator<Item = &'a Diverted>,
     which: Diversion,
-) -> Option<(String, String)> {
+) -> Option<(String, Uri, String)> {
     let named = |entry: &Diverted| {
-        let number = entry.address.uri.user().filter(|user| !user.is_empty())?;
-        Some((number, entry.reason.clone().unwrap_or_else(|| "unknown".into())))
+        let number = user_of(&entry.address.uri)?;
+        let reason = entry.reason.clone().unwrap_or_else(|| "unknown".into());
+        Some((number, entry.address.uri.clone(), reason))
     };
     let mut named = diverted.filter_map(named);
     match which {
         Diversion::Top => named.next(),
         Diversion::Bottom => named.next_back(),
     }
+}
+
+/// Whom a URI names, if anybody.
+fn user_of(uri: &Uri) -> Option<String> {
+    uri.user().filter(|user| !user.is_empty())
 }
 
 /// Reads the caller from From. `anonymous` (RFC 3323 §4.1.1.3) is nobody.
@@ -132,6 +149,16 @@ mod tests {
     fn a_diversion_without_a_user_is_passed_over() {
         let fields = [(Name::Diversion, "<sip:pbx.example>;reason=no-answer")];
         assert_eq!(found(&fields, Diversion::Bottom).1, "Request-URI");
+    }
+
+    /// Goal: a Request-URI that names nobody leaves it to To. Method: with and without a user in To.
+    #[test]
+    fn without_a_user_in_the_request_uri_to_decides() {
+        let mut request = Request::new(Method::Invite, "sip:127.0.0.1");
+        assert_eq!(target(&request, Diversion::Bottom), None);
+        request.headers.push(Name::To, "<sip:1001@127.0.0.1>");
+        let found = target(&request, Diversion::Bottom).unwrap();
+        assert_eq!((found.number.as_str(), found.header, found.called.as_str()), ("1001", "To", ""));
     }
 
     /// Goal: names and anonymity. Method: three forms of From.

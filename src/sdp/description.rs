@@ -19,6 +19,15 @@ impl std::fmt::Debug for Description {
     }
 }
 
+impl Description {
+    /// True when an audio line that is not switched off is for SRTP (RFC 3711, RFC 5124).
+    pub fn offers_srtp(&self) -> bool {
+        let is_srtp = |proto: &str| proto.to_ascii_uppercase().contains("SAVP");
+        let mut audio = self.session.medias.iter().filter(|m| m.media == "audio" && m.port != 0);
+        audio.any(|media| is_srtp(&media.proto))
+    }
+}
+
 /// Reads a body of type `application/sdp`.
 ///
 /// Tolerated: missing `o=`, `s=` and `t=`, bare LF, text that is not UTF-8, and an `o=` line
