@@ -17,6 +17,10 @@ use super::uri::{Host, Uri};
 /// Most parameters of one value. Real messages have a handful.
 pub const PARAMS_MAX: usize = 64;
 
+/// Most entries read of one Diversion or History-Info field: looking for the end of a stray quote
+/// may go through the rest of the field for each of them.
+const DIVERTED_MAX: usize = 64;
+
 /// One `;name` or `;name=value`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Param {
@@ -267,6 +271,52 @@ impl NameAddr {
         Ok(Self { display, uri: Uri::parse(uri)?, params })
     }
 
+    /// Reads one address as [`Self::parse`] does, and besides one whose display name has a stray or
+    /// missing quote: `"Ann <sip:a@b>`, `Ann" <sip:a@b>`, `"A"B" <sip:a@b>`. What stands in `<>` is
+    /// the URI then, and the name is what stands before it, without the quotes. RFC 4475 §3.1.2.6
+    /// allows the inference where it is a reasonable one: not with a second `<`.
+    ///
+    /// # Errors
+    /// As [`Self::parse`], quotes in the display name apart.
+    pub fn parse_kindly(bytes: &[u8]) -> Result<Self, SyntaxError> {
+        Self::parse(bytes).or_else(|error| Self::parse_stray_quotes(bytes).ok_or(error))
+    }
+
+    fn parse_stray_quotes(bytes: &[u8]) -> Option<Self> {
+        let (name, rest) = split_once(bytes, b'<');
+        let (uri, params) = split_once(rest?, b'>');
+        let has_other = memchr::memchr(b'<', params?).is_some();
+        if has_other || !name.contains(&b'"') || name.iter().any(|b| b.is_ascii_control() && *b != b'\t') {
+            return None;
+        }
+        let name: Vec<u8> = name.iter().copied().filter(|b| !b"\"\\".contains(b)).collect();
+        let (uri, params) = (Uri::parse(uri).ok()?, Params::parse(params?).ok()?);
+        Some(Self { display: Some(text(trim(&name))), uri, params })
+    }
+
+    /// Reads a comma list kindly, at most [`DIVERTED_MAX`] elements. Malformed ones are left out; one
+    /// with a stray quote ends at the first comma behind its brackets.
+    fn parse_list_kindly(bytes: &[u8]) -> Vec<Self> {
+        let mut found = Vec::new();
+        let mut rest = Some(bytes);
+        for _ in 0..DIVERTED_MAX {
+            let Some(bytes) = rest else { break };
+            let mut end = find_outside(bytes, b",");
+            let (element, _) = bytes.split_at(end);
+            let address = Self::parse(element).ok().or_else(|| {
+                let open = memchr::memchr(b'<', element)?;
+                let close = open + memchr::memchr(b'>', &element[open..])?;
+                let kind_end = close + find_outside(&bytes[close..], b",");
+                let address = Self::parse_stray_quotes(trim(&bytes[..kind_end]))?;
+                end = kind_end;
+                Some(address)
+            });
+            found.extend(address);
+            rest = bytes.get(end + 1..);
+        }
+        found
+    }
+
     /// Without brackets everything from the first `;` belongs to the header field.
     fn parse_addr_spec(bytes: &[u8]) -> Result<Self, SyntaxError> {
         let at = memchr::memchr(b';', bytes).unwrap_or(bytes.len());
@@ -353,19 +403,18 @@ pub struct Diverted {
 /// Reads one Diversion field (RFC 5806): the latest diversion first. Malformed entries are left
 /// out, for the field is not needed to process the request (RFC 3261 §8.2.2).
 pub fn diversions(bytes: &[u8]) -> Vec<Diverted> {
-    let read = |value| {
-        let address = NameAddr::parse(value).ok()?;
+    let read = |address: NameAddr| {
         let reason = address.params.value("reason").map(str::to_ascii_lowercase);
-        Some(Diverted { address, reason })
+        Diverted { address, reason }
     };
-    split_list(bytes).filter_map(read).collect()
+    NameAddr::parse_list_kindly(bytes).into_iter().map(read).collect()
 }
 
 /// Reads one History-Info field (RFC 7044): oldest target first. An entry's reason is why the
 /// call left it: its own Reason (§4.1) or the `cause` of the next entry (RFC 4458). Causes become
 /// words as RFC 7544 maps them. Malformed entries are left out.
 pub fn history(bytes: &[u8]) -> Vec<Diverted> {
-    let entries: Vec<NameAddr> = split_list(bytes).filter_map(|v| NameAddr::parse(v).ok()).collect();
+    let entries = NameAddr::parse_list_kindly(bytes);
     let reason_of = |index: usize, entry: &NameAddr| {
         let own = entry.uri.as_sip().and_then(|uri| uri.headers.as_deref()).and_then(reason_cause);
         let next = || entries.get(index + 1)?.uri.as_sip()?.params.value("cause")?.parse().ok();

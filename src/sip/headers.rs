@@ -138,12 +138,12 @@ impl Headers {
         self.all(&Name::Via).flat_map(|field| split_list(field).map(Via::parse)).collect()
     }
 
-    /// The From address (RFC 3261 §20.20).
+    /// The From address (RFC 3261 §20.20). Stray quotes in its display name are forgiven.
     ///
     /// # Errors
     /// Missing or malformed.
     pub fn from(&self) -> Result<NameAddr, SyntaxError> {
-        self.first(&Name::From).map_or(Err(SyntaxError("From")), |value| NameAddr::parse(value))
+        self.first(&Name::From).map_or(Err(SyntaxError("From")), |value| NameAddr::parse_kindly(value))
     }
 
     /// The To address (RFC 3261 §20.39).
