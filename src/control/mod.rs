@@ -8,6 +8,7 @@ pub mod client;
 pub mod commands;
 pub mod firewall;
 pub mod listeners;
+pub mod names;
 pub mod mailboxes;
 pub mod print;
 pub mod protocol;

@@ -237,6 +237,8 @@ pub fn calls(calls: &[CallInfo]) -> String {
                 call.mailbox.clone().unwrap_or_else(|| "-".to_owned()),
                 call.from.clone(),
                 call.to.clone(),
+                call.gateway.clone(),
+                call.security.clone(),
                 match call.codec {
                     Some(Codec::Pcmu) => "PCMU",
                     Some(Codec::Pcma) => "PCMA",
@@ -255,8 +257,8 @@ pub fn calls(calls: &[CallInfo]) -> String {
         .collect();
     table(
         &[
-            "SLOT", "TIME", "STATE", "MAILBOX", "FROM", "TO", "CODEC", "MEDIA", "RX", "TX", "LOST", "JITTER",
-            "CALL-ID",
+            "SLOT", "TIME", "STATE", "MAILBOX", "FROM", "TO", "GATEWAY", "SECURITY", "CODEC", "MEDIA", "RX",
+            "TX", "LOST", "JITTER", "CALL-ID",
         ],
         &rows,
     )

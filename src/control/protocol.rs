@@ -387,6 +387,10 @@ pub struct CallInfo {
     pub to: String,
     /// The mailbox it reached, or the test extension; `None` before that is known.
     pub mailbox: Option<String>,
+    /// The gateway it came by.
+    pub gateway: String,
+    /// What protects it: `tcp`, `udp` or `tls`, then `+srtp` where media are encrypted.
+    pub security: String,
     /// What it does: `greeting`, `recording`, `menu`, `echo`…
     pub state: String,
     /// Since the INVITE, seconds.

@@ -15,13 +15,17 @@ use crossbeam::queue::ArrayQueue;
 
 use crate::base::clock;
 use crate::base::config::{Addresses, Config, Handoff};
+use crate::call::admission::{Admitted, Refused};
 use crate::control::listeners::ListenRole;
 use crate::control::protocol::ListenerStatus;
+use crate::role::gate::{Gate, Seen};
+use crate::role::hop::HopSecret;
 use crate::role::listening::{Change, Listening, Open, OpenError};
+use crate::role::refusals::Refusals;
 use crate::role::supervisor::ServeError;
 use crate::role::user_agent;
 use crate::signal::{self, Counters, Listener, Role, SignalOrder, TlsSetup};
-use crate::sip::flow::{Destination, Flow, FlowId, Transmit, Transport};
+use crate::sip::flow::{Destination, Flow, FlowId, PeerNames, Transmit, Transport};
 use crate::sip::layer::{ClientId, Layer, ServerId, TuEvent};
 use crate::sip::message::{Message, Method, Name, Request, Response};
 use crate::sip::uas::UasRules;
@@ -63,12 +67,12 @@ pub enum FrontOrder {
 }
 
 /// Refused calls by reason, since the start.
-type Refused = BTreeMap<String, u64>;
+type Counts = BTreeMap<String, u64>;
 
 /// Front to supervisor: at once when the worker changes, else every [`REPORT_INTERVAL`].
 #[derive(Debug, Clone, Default)]
 struct FrontReport {
-    refused: Refused,
+    refused: Counts,
     worker: Option<HopPorts>,
 }
 
@@ -102,7 +106,7 @@ impl Front {
     }
 
     /// Refused calls by reason.
-    pub fn refused(&self) -> &Refused {
+    pub fn refused(&self) -> &Counts {
         &self.last.refused
     }
 
@@ -187,13 +191,17 @@ impl Front {
 ///
 /// # Errors
 /// A port that is taken, or no thread.
-pub fn spawn(config: &Config, tls: Option<Arc<TlsSetup>>) -> Result<Front, ServeError> {
+pub fn spawn(
+    config: &Config,
+    tls: Option<Arc<TlsSetup>>,
+    hop_secret: HopSecret,
+) -> Result<Front, ServeError> {
     let listeners = listeners::wanted(config);
     let orders = Arc::new(ArrayQueue::new(ORDERS_MAX));
     let reports = Arc::new(ArrayQueue::new(4));
     let signal_config = user_agent::signal_config(config, tls, listeners.iter().map(|(_, l)| *l).collect());
     let queues = (Arc::clone(&orders), Arc::clone(&reports));
-    let role = FrontRole::new(config, &listeners, queues, Arc::clone(&signal_config.counters))?;
+    let role = FrontRole::new(config, &listeners, queues, Arc::clone(&signal_config.counters), hop_secret)?;
     let counters = Arc::clone(&signal_config.counters);
     let loop_orders = Arc::clone(&signal_config.orders);
     let (bound, binding) = channel::bounded(1);
@@ -267,7 +275,8 @@ struct FrontRole {
     orders: Arc<ArrayQueue<FrontOrder>>,
     reports: Arc<ArrayQueue<FrontReport>>,
     counters: Arc<Counters>,
-    refused: Refused,
+    gate: Gate,
+    refusals: Refusals,
     next_report: Option<Instant>,
     stopping: bool,
 }
@@ -278,6 +287,7 @@ impl FrontRole {
         listeners: &[(Hop, Listener)],
         (orders, reports): (Arc<ArrayQueue<FrontOrder>>, Arc<ArrayQueue<FrontReport>>),
         counters: Arc<Counters>,
+        hop_secret: HopSecret,
     ) -> io::Result<Self> {
         Ok(Self {
             layer: user_agent::layer(config)?,
@@ -292,7 +302,8 @@ impl FrontRole {
             orders,
             reports,
             counters,
-            refused: Refused::new(),
+            gate: Gate::new(config, hop_secret)?,
+            refusals: Refusals::new("front"),
             next_report: None,
             stopping: false,
         })
@@ -301,6 +312,9 @@ impl FrontRole {
     /// Works by `config` from now on; calls that are being forwarded go on as they began.
     fn reconfigure(&mut self, config: &Config) {
         self.settings = Settings::of(config);
+        if let Err(error) = self.gate.reload(config) {
+            tracing::error!(%error, "gateways' names cannot be looked up");
+        }
     }
 
     fn handle_events(&mut self, now: Instant) {
@@ -337,32 +351,26 @@ impl FrontRole {
             self.take_orders();
         }
         let hop = self.hops.get(&flow.listener).copied().unwrap_or(Hop::Router);
-        let response = match self.route(hop, &flow, &request) {
-            Ok(Some(response)) => response,
-            Ok(None) => return self.forward(now, hop, id, &flow, &request),
-            Err((rule, response)) => return self.refuse(now, hop, id, rule, &flow, &request, response),
+        let seen = self.gate.seen(&flow, &request);
+        let forwarded = match self.route(hop, &flow, &seen, &request) {
+            Ok(Routed::Answer(response)) => {
+                self.layer.respond(now, id, *response);
+                return;
+            }
+            Ok(Routed::Forward(admitted)) => self.forward(now, hop, id, (&flow, &seen, &admitted), &request),
+            Err(refusal) => Err(refusal),
         };
-        self.layer.respond(now, id, response);
+        if let Err((rule, mut response)) = forwarded {
+            self.refusals.note(now, hop.name(), rule, &seen.flow, &request, &mut response);
+            self.layer.respond(now, id, response);
+        }
     }
 
-    /// Answers, counts and logs a refusal.
-    #[expect(clippy::too_many_arguments, reason = "what a log line tells")]
-    fn refuse(
-        &mut self,
-        now: Instant,
-        hop: Hop,
-        id: ServerId,
-        rule: &str,
-        flow: &Flow,
-        request: &Request,
-        response: Response,
-    ) {
-        user_agent::note_refusal(&mut self.refused, hop.name(), rule, flow, request, &response);
-        self.layer.respond(now, id, response);
-    }
-
-    /// The response to a request; `None` when it is to be forwarded; or the rule that refuses it.
-    fn route(&self, hop: Hop, flow: &Flow, request: &Request) -> Result<Option<Response>, Refusal> {
+    /// What becomes of a request; or the rule that refuses it.
+    fn route(&self, hop: Hop, flow: &Flow, seen: &Seen, request: &Request) -> Result<Routed, Refusal> {
+        let unavailable =
+            |why| user_agent::unavailable(request, &self.rules, self.settings.retry_after_s, why);
+        self.gate.judge_peer(seen).map_err(|refused| self.not_admitted(request, &refused))?;
         uas::inspect(request, &self.rules).map_err(|response| ("not_served", response))?;
         let agent = &self.rules.agent;
         if request.to().is_ok_and(|to| to.tag().is_some()) {
@@ -370,27 +378,30 @@ impl FrontRole {
             return Err(("no_dialog", uas::refuse(request, agent, 481, "Call Does Not Exist", why)));
         }
         if self.settings.maintenance && hop == Hop::Router {
-            let why = "the call router is under maintenance";
-            let response = user_agent::unavailable(request, &self.rules, self.settings.retry_after_s, why);
-            return Err(("maintenance", response));
+            return Err(("maintenance", unavailable("the call router is under maintenance")));
         }
         if self.worker.is_none() || self.stopping {
-            let why = "no worker takes calls";
-            let response = user_agent::unavailable(request, &self.rules, self.settings.retry_after_s, why);
-            return Err(("no_worker", response));
+            return Err(("no_worker", unavailable("no worker takes calls")));
         }
         if request.method == Method::Options {
-            return Ok(Some(user_agent::options_response(request, &self.rules)));
+            return Ok(Routed::Answer(Box::new(user_agent::options_response(request, &self.rules))));
         }
+        let admitted = self.gate.judge(seen, request).outcome;
+        let admitted = admitted.map_err(|refused| self.not_admitted(request, &refused))?;
         match self.settings.handoff {
-            Handoff::Proxy => Ok(None),
+            Handoff::Proxy => Ok(Routed::Forward(Box::new(admitted))),
             Handoff::Redirect => {
                 let contact = self.way(hop, flow, request)?.uri;
                 let mut response = Response::for_request(request, 302, "Moved Temporarily");
                 response.headers.push(Name::Contact, format!("<{contact}>"));
-                Ok(Some(response))
+                Ok(Routed::Answer(Box::new(response)))
             }
         }
+    }
+
+    fn not_admitted(&self, request: &Request, refused: &Refused) -> Refusal {
+        let retry_after_s = self.settings.retry_after_s;
+        (refused.rule, user_agent::refusal(request, &self.rules, retry_after_s, refused))
     }
 
     /// `route` has refused already when there is no worker.
@@ -411,21 +422,25 @@ impl FrontRole {
         })
     }
 
-    fn forward(&mut self, now: Instant, hop: Hop, id: ServerId, flow: &Flow, request: &Request) {
-        let Way { transport, remote, uri } = match self.way(hop, flow, request) {
-            Ok(way) => way,
-            Err((rule, response)) => return self.refuse(now, hop, id, rule, flow, request, response),
-        };
+    fn forward(
+        &mut self,
+        now: Instant,
+        hop: Hop,
+        id: ServerId,
+        (flow, seen, admitted): (&Flow, &Seen, &Admitted),
+        request: &Request,
+    ) -> Result<(), Refusal> {
+        let Way { transport, remote, uri } = self.way(hop, flow, request)?;
         let is_us = |route: &Uri| target::resolve(route).is_some_and(|(_, address)| address == flow.local);
-        let forwarded = match proxy::forward(request, uri, &self.rules.agent, is_us) {
-            Ok(forwarded) => forwarded,
-            Err(response) => return self.refuse(now, hop, id, "not_forwarded", flow, request, response),
-        };
+        let forwarded = proxy::forward(request, uri, &self.rules.agent, is_us);
+        let mut forwarded = forwarded.map_err(|response| ("not_forwarded", response))?;
+        self.gate.vouch(seen, admitted, &mut forwarded);
         self.layer.respond(now, id, Response::for_request(request, 100, "Trying"));
         let destination = Destination::Address { transport, remote, listener: flow.listener };
         let client = self.layer.request(now, destination, forwarded, flow.local);
         self.forwarded.insert(client, Forwarded { server: id, request: request.clone() });
         self.forwarding.insert(id, client);
+        Ok(())
     }
 
     fn handle_response(&mut self, now: Instant, id: ClientId, response: &Response) {
@@ -448,7 +463,7 @@ impl FrontRole {
     fn forwarding_failed(&mut self, now: Instant, id: ClientId, status: u16, reason: &str) {
         if let Some(Forwarded { server, request }) = self.forwarded.remove(&id) {
             self.forwarding.remove(&server);
-            *self.refused.entry("next_hop".to_owned()).or_default() += 1;
+            self.refusals.count("next_hop");
             tracing::warn!(
                 status,
                 call_id = request.call_id().unwrap_or_default(),
@@ -492,13 +507,33 @@ const FRONT_METHODS: [Method; 4] = [Method::Invite, Method::Ack, Method::Cancel,
 /// The rule's name for the counter, and what the caller is told.
 type Refusal = (&'static str, Response);
 
+/// What becomes of a request that may come in.
+enum Routed {
+    /// We answer.
+    Answer(Box<Response>),
+    /// The next hop does.
+    Forward(Box<Admitted>),
+}
+
 impl Role for FrontRole {
+    fn admits(&mut self, now: Instant, _listener: u16, remote: SocketAddr) -> bool {
+        self.gate.admits(now, remote, &mut self.refusals)
+    }
+
+    fn handle_secured(&mut self, _now: Instant, flow: Flow, peer: Option<Arc<PeerNames>>) {
+        self.gate.handle_secured(&flow, peer);
+    }
+
     fn handle_message(&mut self, now: Instant, flow: Flow, message: Message) {
+        if self.gate.drops(now, &flow, &message, &mut self.refusals) {
+            return;
+        }
         self.layer.handle_message(now, flow, message);
         self.handle_events(now);
     }
 
     fn handle_flow_closed(&mut self, now: Instant, flow: FlowId) {
+        self.gate.handle_flow_closed(flow);
         self.layer.handle_flow_closed(flow);
         self.handle_events(now);
     }
@@ -528,9 +563,10 @@ impl Role for FrontRole {
 
     fn pump(&mut self, now: Instant) -> Duration {
         self.take_orders();
+        self.gate.pump();
         self.forget_accepted(now);
         if self.next_report.is_none_or(|at| at <= now) {
-            let mut refused = self.refused.clone();
+            let mut refused = self.refusals.totals().clone();
             user_agent::add_transport_refusals(&mut refused, &self.counters);
             let report = FrontReport { refused, worker: self.worker };
             self.reports.force_push(report);

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::config::Config;
 use crate::control::cli::Slot;
 use crate::control::protocol::{CallInfo, ListenerStatus, ShardStatus};
+use crate::role::hop::HopSecret;
 
 /// How often a worker says that it lives.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
@@ -36,6 +37,8 @@ pub enum ToWorker {
         slot: Slot,
         /// The whole configuration.
         config: Box<Config>,
+        /// What the node's own hops prove themselves with.
+        hop_secret: HopSecret,
     },
     /// Tell the calls there are; answered by `FromWorker::Calls`.
     Calls {
@@ -114,10 +117,10 @@ impl WorkerLink {
     ///
     /// # Errors
     /// Standard input is no socket, or its first line is not `Start`: not run by a supervisor.
-    pub fn open() -> io::Result<(Self, Slot, Box<Config>)> {
+    pub fn open() -> io::Result<(Self, Slot, Box<Config>, HopSecret)> {
         let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
         let mut reader = BufReader::new(stream.try_clone()?);
-        let Some(ToWorker::Start { slot, config }) = read_line(&mut reader)? else {
+        let Some(ToWorker::Start { slot, config, hop_secret }) = read_line(&mut reader)? else {
             return Err(io::Error::other("the supervisor did not say what to be"));
         };
         let orders = Arc::new(ArrayQueue::new(ORDERS_MAX));
@@ -125,7 +128,7 @@ impl WorkerLink {
         thread::Builder::new().name("link-read".into()).spawn(move || read_orders(reader, &inbox))?;
         let (reports, outbox) = channel::bounded(REPORTS_MAX);
         thread::Builder::new().name("link-write".into()).spawn(move || write_reports(stream, &outbox))?;
-        Ok((Self { orders, reports }, slot, config))
+        Ok((Self { orders, reports }, slot, config, hop_secret))
     }
 
     /// A line whose other end a test holds: the orders it gives, the reports it gets.
@@ -210,7 +213,11 @@ mod tests {
         let mut config = Config::default();
         config.node.name = "two\nlines \"quoted\"".into();
         let orders = [
-            ToWorker::Start { slot: Slot::B, config: Box::new(config) },
+            ToWorker::Start {
+                slot: Slot::B,
+                config: Box::new(config),
+                hop_secret: HopSecret::random().unwrap(),
+            },
             ToWorker::Calls { query: u64::MAX },
             ToWorker::Config { config: Box::default() },
             ToWorker::Tls,
@@ -233,6 +240,8 @@ mod tests {
             from: "sip:a".into(),
             to: "sip:b".into(),
             mailbox: Some("1001".into()),
+            gateway: "pbx".into(),
+            security: "tls".into(),
             state: "recording".into(),
             duration_s: 5,
             codec: Some(Codec::Pcma),

@@ -1,9 +1,12 @@
 //! Router, UM service, worker, supervisor: wires the rooms together.
 
 pub mod front;
+mod gate;
+pub mod hop;
 pub mod link;
 pub mod listening;
 pub mod process;
+mod refusals;
 pub mod supervisor;
 pub mod user_agent;
 pub mod worker;

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 
 use crate::base::config::Config;
 use crate::control::cli::Slot;
+use crate::role::hop::HopSecret;
 use crate::role::link::{FromWorker, ToWorker, encode};
 
 /// Orders that may wait for a worker that does not read.
@@ -61,6 +62,7 @@ impl Process {
         slot: Slot,
         generation: u64,
         config: &Config,
+        hop_secret: &HopSecret,
         events: &mpsc::Sender<ProcessEvent>,
     ) -> io::Result<Self> {
         let (ours, theirs) = StdUnixStream::pair()?;
@@ -78,7 +80,11 @@ impl Process {
         tokio::task::spawn_local(write_orders(writer, order_queue));
         tokio::task::spawn_local(watch(generation, child, reader, kill_queue, events.clone()));
         let process = Self { pid, generation, started: now, orders, kill };
-        process.send(ToWorker::Start { slot, config: Box::new(config.clone()) });
+        process.send(ToWorker::Start {
+            slot,
+            config: Box::new(config.clone()),
+            hop_secret: hop_secret.clone(),
+        });
         Ok(process)
     }
 

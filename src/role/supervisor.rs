@@ -23,6 +23,7 @@ use crate::control::startup::{self, Startup, StartupShard};
 use crate::control::{call_router, mailboxes, print, tls};
 use crate::mailbox::store::{Store, StoreError};
 use crate::role::front::{self, Front, FrontOrder};
+use crate::role::hop::HopSecret;
 use crate::role::link::{FromWorker, Heartbeat, ToWorker};
 use crate::role::process::{Process, ProcessEvent, ProcessEventKind};
 use crate::signal::{TlsError, TlsSetup};
@@ -131,11 +132,12 @@ pub fn serve(place: Place, (mut config, mut source): (Config, Source)) -> Result
     let tls = tls::load(&config, clock::calendar())
         .map_err(|problem| ServeError::Tls { place: source.locate(problem.key), error: problem.error })?;
     let store = Store::open(&config.node.data)?;
-    let front = front::spawn(&config, tls.clone())?;
+    let hop_secret = HopSecret::random()?;
+    let front = front::spawn(&config, tls.clone(), hop_secret.clone())?;
     let start = Start { config: Arc::new(config), source, place, file, overlay, tls };
     tokio_uring::start(async move {
         let server = Server::bind(&start.config.node.data).map_err(ServeError::Control)?;
-        Supervisor::new(start, store, front).run(server).await
+        Supervisor::new(start, store, front, hop_secret).run(server).await
     })
 }
 
@@ -164,6 +166,8 @@ struct Supervisor {
     reloads: Reloads,
     store: Store,
     front: Front,
+    /// What the hops prove themselves to each other with.
+    hop_secret: HopSecret,
     worker: Worker,
     /// When deadlines were looked at last.
     ticked: Instant,
@@ -178,7 +182,7 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn new(start: Start, store: Store, front: Front) -> Self {
+    fn new(start: Start, store: Store, front: Front, hop_secret: HopSecret) -> Self {
         let now = clock::now();
         let (events, inbox) = mpsc::channel(256);
         Self {
@@ -191,6 +195,7 @@ impl Supervisor {
             reloads: Reloads::default(),
             store,
             front,
+            hop_secret,
             worker: Worker::new(now),
             ticked: now,
             totals: Totals::default(),
@@ -291,7 +296,9 @@ impl Supervisor {
     fn start_worker(&mut self, now: Instant) -> Result<(), ServeError> {
         let worker = &mut self.worker;
         worker.generation += 1;
-        let process = match Process::spawn(now, worker.slot, worker.generation, &self.config, &self.events) {
+        let generation = worker.generation;
+        let (config, secret) = (&self.config, &self.hop_secret);
+        let process = match Process::spawn(now, worker.slot, generation, config, secret, &self.events) {
             Ok(process) => process,
             // The machine may have processes or memory again in a moment; the front refuses calls.
             Err(error) if self.was_ready => {

@@ -10,8 +10,8 @@ use crossbeam::queue::ArrayQueue;
 use serde::Serialize;
 
 use crate::base::config::Config;
+use crate::call::admission::Refused;
 use crate::signal::{ConnectionLimits, Counters, Listener, SignalConfig, TlsSetup};
-use crate::sip::flow::Flow;
 use crate::sip::layer::{self, Layer};
 use crate::sip::message::{Method, Name, Request, Response};
 use crate::sip::uas::{self, UasRules};
@@ -129,8 +129,17 @@ pub fn unavailable(request: &Request, rules: &UasRules, retry_after_s: u16, why:
     response
 }
 
+/// The response to a request that admission refused: 503 says when to try again.
+pub fn refusal(request: &Request, rules: &UasRules, retry_after_s: u16, refused: &Refused) -> Response {
+    let Refused { status, reason, why, .. } = refused;
+    match status {
+        503 => unavailable(request, rules, retry_after_s, why),
+        _ => uas::refuse(request, &rules.agent, *status, reason, why),
+    }
+}
+
 /// The Request-URI for a log: a password in it (RFC 3261 §19.1.1 warns of them) is left out.
-fn uri_without_password(request: &Request) -> String {
+pub fn uri_without_password(request: &Request) -> String {
     match request.uri() {
         Ok(Uri::Sip(mut uri)) => {
             uri.password = None;
@@ -139,29 +148,4 @@ fn uri_without_password(request: &Request) -> String {
         Ok(uri) => uri.to_string(),
         Err(_) => String::new(),
     }
-}
-
-/// Counts a refusal by its rule and logs one line: rule, header and peer.
-pub fn note_refusal(
-    refused: &mut BTreeMap<String, u64>,
-    role: &str,
-    rule: &str,
-    flow: &Flow,
-    request: &Request,
-    response: &Response,
-) {
-    *refused.entry(rule.to_owned()).or_default() += 1;
-    let warning = response.headers.first(&Name::Warning).map(|w| String::from_utf8_lossy(w).into_owned());
-    tracing::warn!(
-        role,
-        rule,
-        peer = %flow.remote,
-        transport = flow.transport.name(),
-        method = %request.method,
-        uri = %uri_without_password(request),
-        call_id = request.call_id().unwrap_or_default(),
-        status = response.status,
-        why = warning.as_deref().unwrap_or(response.reason.as_str()),
-        "refused"
-    );
 }

@@ -35,6 +35,10 @@ impl Gateways {
         self.names = names;
     }
 
+    pub(super) fn take_names(&mut self) -> HashMap<String, Vec<IpAddr>> {
+        std::mem::take(&mut self.names)
+    }
+
     /// DNS names to look up, each once.
     pub(super) fn dns_names(&self) -> Vec<String> {
         let mut names: Vec<_> = self.list.iter().flat_map(fqdns).map(str::to_owned).collect();

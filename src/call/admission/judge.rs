@@ -38,6 +38,13 @@ impl Admission {
         }
     }
 
+    /// Judges by `config` from now on; DNS names keep their meaning until [`Self::set_names`].
+    pub fn reload(&mut self, config: &Config) {
+        let names = self.gateways.take_names();
+        *self = Self::new(config);
+        self.gateways.set_names(names);
+    }
+
     /// DNS names of gateways that somebody must look up.
     pub fn dns_names(&self) -> Vec<String> {
         self.gateways.dns_names()

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::*;
-use crate::base::config::StartupMode;
+use crate::base::config::{Gateway, GatewayAddresses, StartupMode};
 use crate::control::cli::Slot;
 use crate::sip::header::Via;
 
@@ -31,11 +31,21 @@ struct Net {
 impl Net {
     fn with(change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::default();
+        let everywhere =
+            ["192.0.2.0/24", "2001:db8::/32", "127.0.0.0/8"].map(|a| a.parse().unwrap()).to_vec();
+        let address = GatewayAddresses(everywhere);
+        config.gateway.push(Gateway { name: "pbx".into(), address, ..Gateway::default() });
         change(&mut config);
         let listeners = listeners::wanted(&config);
         let (orders, reports) = (Arc::new(ArrayQueue::new(4)), Arc::new(ArrayQueue::new(4)));
-        let mut role =
-            FrontRole::new(&config, &listeners, (Arc::clone(&orders), reports), Arc::default()).unwrap();
+        let mut role = FrontRole::new(
+            &config,
+            &listeners,
+            (Arc::clone(&orders), reports),
+            Arc::default(),
+            HopSecret::random().unwrap(),
+        )
+        .unwrap();
         orders
             .push(FrontOrder::Worker(Some(HopPorts::of_role(&config, ListenRole::Worker(Slot::A)))))
             .unwrap();
@@ -239,7 +249,7 @@ fn without_a_worker_calls_and_options_get_503() {
         assert_eq!(response.status, 503);
         assert_eq!(response.headers.first(&Name::RetryAfter).unwrap(), "4");
     }
-    assert_eq!(net.role.refused["no_worker"], 2);
+    assert_eq!(net.role.refusals.totals()["no_worker"], 2);
     net.role
         .orders
         .push(FrontOrder::Worker(Some(HopPorts { tcp: Some(5067), ..HopPorts::default() })))
@@ -267,7 +277,7 @@ fn requests_a_hop_cannot_serve_are_refused() {
         let mut net = new();
         net.caller_sends(&request("INVITE", "sip:1001@x", ";tag=gone", ""));
         assert_eq!(net.heard(), [481]);
-        assert_eq!(net.role.refused["no_dialog"], 1);
+        assert_eq!(net.role.refusals.totals()["no_dialog"], 1);
     }
 }
 
@@ -368,7 +378,7 @@ fn an_unreachable_next_hop_is_503_and_a_silent_one_408() {
         net.caller_sends(&request("INVITE", "sip:1001@pbx", "", ""));
         assert_eq!(net.caller.last().unwrap().headers.first(&Name::RetryAfter).unwrap(), "4");
         assert_eq!(net.heard(), [100, 503]);
-        assert_eq!(net.role.refused["next_hop"], 1);
+        assert_eq!(net.role.refusals.totals()["next_hop"], 1);
         net.assert_forgotten();
     }
     let mut silent = Net::proxy();
@@ -424,7 +434,7 @@ fn a_hop_honours_max_forwards_and_route() {
         let mut net = Net::proxy();
         let invite = request("INVITE", "sip:1001@pbx", "", "");
         net.caller_sends(&invite.replace("Max-Forwards: 70", &format!("Max-Forwards: {hops}")));
-        assert_eq!(net.role.refused["not_forwarded"], 1);
+        assert_eq!(net.role.refusals.totals()["not_forwarded"], 1);
         net.heard()
     };
     assert_eq!(with_hops(0), [483]);

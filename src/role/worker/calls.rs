@@ -1,6 +1,7 @@
 //! The worker's signalling role: where dialogs, flows, media and mailbox meet.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,12 +9,15 @@ use crate::base::clock;
 use crate::base::config::Config;
 use crate::base::id::LegId;
 use crate::base::random::SplitMix64;
+use crate::call::admission::Limits;
 use crate::call::inbound::CallRules;
 use crate::call::outcome::{End, EndCause, Output as CallOutput};
 use crate::control::cli::Slot;
 use crate::mailbox::service::{MailboxHandle, MailboxRequest};
 use crate::media::order::{Audio, Order};
+use crate::role::gate::Gate;
 use crate::role::link::{FromWorker, HEARTBEAT_INTERVAL, Heartbeat, WorkerLink};
+use crate::role::refusals::Refusals;
 use crate::role::user_agent;
 use crate::role::worker::entry::{Entry, Patience};
 use crate::role::worker::greetings::Greetings;
@@ -21,10 +25,9 @@ use crate::role::worker::reconfigure::Edge;
 use crate::role::worker::shards::Shards;
 use crate::signal::{Counters, Role};
 use crate::sip::dialog::DialogId;
-use crate::sip::flow::{Flow as SipFlow, FlowId, Transmit};
+use crate::sip::flow::{Flow as SipFlow, FlowId, PeerNames, Transmit};
 use crate::sip::layer::{ClientId, Layer, ServerId, TuEvent};
 use crate::sip::message::{Message, Method, Request, Response};
-use crate::sip::uas;
 use crate::um::answering::Prompts;
 use crate::um::flow::{Flow, Input, Need, Output as FlowOutput};
 
@@ -69,7 +72,11 @@ pub struct Calls {
     pub(super) next_leg: u64,
     pub(super) random: SplitMix64,
     answered: u64,
-    refused: BTreeMap<String, u64>,
+    pub(super) gate: Gate,
+    pub(super) refusals: Refusals,
+    pub(super) limits: Limits,
+    /// Calls of each gateway.
+    pub(super) of_gateway: HashMap<String, usize>,
     counters: Arc<Counters>,
     pub(super) edge: Edge,
     /// Queries for calls, each with the moment its answer goes out.
@@ -90,6 +97,8 @@ pub struct Parts {
     pub layer: Layer,
     /// Running media shards.
     pub shards: Shards,
+    /// Who may call.
+    pub gate: Gate,
     /// The running mailbox.
     pub mailbox: MailboxHandle,
     /// The line to the supervisor.
@@ -109,6 +118,7 @@ pub struct Parts {
 impl Calls {
     /// A worker without calls.
     pub fn new(parts: Parts) -> Self {
+        let limits = Limits::new(&parts.config);
         Self {
             config: parts.config,
             slot: parts.slot,
@@ -129,7 +139,10 @@ impl Calls {
             next_leg: 0,
             random: SplitMix64(parts.seed),
             answered: 0,
-            refused: BTreeMap::new(),
+            gate: parts.gate,
+            refusals: Refusals::new("worker"),
+            limits,
+            of_gateway: HashMap::new(),
             counters: parts.counters,
             edge: parts.edge,
             queries: VecDeque::new(),
@@ -166,18 +179,20 @@ impl Calls {
     }
 
     fn handle_request(&mut self, now: Instant, id: ServerId, flow: SipFlow, request: Request) {
-        if let Err(response) = uas::inspect(&request, &self.rules.uas) {
-            return self.refuse(now, id, "not_served", &flow, &request, response);
+        let dialog = DialogId::of_request(&request);
+        let seen = self.gate.seen(&flow, &request);
+        if let Err((rule, response)) = self.inspect(&seen, dialog.is_some(), &request) {
+            return self.refuse(now, id, rule, &seen.flow, &request, *response);
         }
-        let Some(dialog) = DialogId::of_request(&request) else {
+        let Some(dialog) = dialog else {
             return match request.method {
-                Method::Invite => self.handle_invite(now, id, flow, request),
+                Method::Invite => self.handle_invite(now, id, flow, &seen, request),
                 Method::Options => self.handle_options(now, id, &request),
-                _ => self.refuse_no_dialog(now, id, &flow, &request),
+                _ => self.refuse_no_dialog(now, id, &seen.flow, &request),
             };
         };
         let Some(leg) = self.by_dialog.get(&dialog).copied() else {
-            return self.refuse_no_dialog(now, id, &flow, &request);
+            return self.refuse_no_dialog(now, id, &seen.flow, &request);
         };
         let rules = Arc::clone(&self.rules);
         self.with(now, leg, |entry| entry.call.handle_request(now, id, &request, &rules));
@@ -189,15 +204,6 @@ impl Calls {
         if let Some(leg) = leg {
             self.with(now, leg, |entry| entry.call.handle_ack(now, ack));
         }
-    }
-
-    fn handle_options(&mut self, now: Instant, id: ServerId, request: &Request) {
-        let response = if self.is_serving() {
-            user_agent::options_response(request, &self.rules.uas)
-        } else {
-            self.unavailable(request, "the worker is stopping")
-        };
-        self.layer.respond(now, id, response);
     }
 
     fn handle_response(&mut self, now: Instant, id: ClientId, response: &Response) {
@@ -217,50 +223,6 @@ impl Calls {
         {
             self.layer.ack(id, destination, ack, entry.sip_flow.local);
         }
-    }
-
-    fn refuse_no_dialog(&mut self, now: Instant, id: ServerId, flow: &SipFlow, request: &Request) {
-        let why = "no such dialog here";
-        let response =
-            uas::refuse(request, &self.rules.uas.agent, 481, "Call/Transaction Does Not Exist", why);
-        self.refuse(now, id, "no_dialog", flow, request, response);
-    }
-
-    /// Answers, counts and logs a refusal.
-    pub(super) fn refuse(
-        &mut self,
-        now: Instant,
-        id: ServerId,
-        rule: &str,
-        flow: &SipFlow,
-        request: &Request,
-        response: Response,
-    ) {
-        self.note_refusal(rule, flow, request, &response);
-        self.layer.respond(now, id, response);
-    }
-
-    pub(super) fn note_refusal(
-        &mut self,
-        rule: &str,
-        flow: &SipFlow,
-        request: &Request,
-        response: &Response,
-    ) {
-        user_agent::note_refusal(&mut self.refused, "worker", rule, flow, request, response);
-    }
-
-    /// Counts and logs the refusal of a call that is being set up.
-    pub(super) fn note_refused_call(&mut self, leg: LegId, rule: &str, response: &Response) {
-        if let Some(entry) = self.calls.get(&leg) {
-            let (flow, invite) = (&entry.sip_flow, entry.call.invite());
-            user_agent::note_refusal(&mut self.refused, "worker", rule, flow, invite, response);
-        }
-    }
-
-    /// 503 with Retry-After: ours or a resource's fault, never the caller's.
-    pub(super) fn unavailable(&self, request: &Request, why: &str) -> Response {
-        user_agent::unavailable(request, &self.rules.uas, self.config.calls.retry_after_s, why)
     }
 
     /// Remembers which call a re-INVITE's transaction belongs to, if the call took it and now
@@ -340,7 +302,7 @@ impl Calls {
                 self.by_client.insert(client, leg);
                 entry.call.sent(client, request);
             }
-            CallOutput::Order(order @ Order::Open(..)) => self.open_leg(entry, order),
+            CallOutput::Order(order @ Order::Open(..)) => self.open_leg(now, entry, order),
             CallOutput::Order(order) => self.send_order(entry, order),
             CallOutput::Started => {
                 self.answered += 1;
@@ -379,14 +341,14 @@ impl Calls {
         }
     }
 
-    fn open_leg(&mut self, entry: &mut Entry, order: Order) {
+    fn open_leg(&mut self, now: Instant, entry: &mut Entry, order: Order) {
         let opened = self.shards.as_mut().map(|shards| shards.open(order));
         if let Some(Ok(shard)) = opened {
             entry.ready.shard = Some(shard);
             return;
         }
-        let response = self.unavailable(entry.call.invite(), "the media shards take no more orders");
-        self.note_refusal("media_busy", &entry.sip_flow, entry.call.invite(), &response);
+        let mut response = self.unavailable(entry.call.invite(), "the media shards take no more orders");
+        self.note_refusal(now, "media_busy", &entry.seen, entry.call.invite(), &mut response);
         entry.call.handle_open_failed(response);
     }
 
@@ -419,8 +381,8 @@ impl Calls {
                 } else {
                     "the mailbox does not answer"
                 };
-                let response = self.unavailable(entry.call.invite(), why);
-                self.note_refused_call(leg, "not_ready", &response);
+                let mut response = self.unavailable(entry.call.invite(), why);
+                self.note_refused_call(now, leg, "not_ready", &mut response);
                 self.with(now, leg, |entry| entry.call.refuse(response));
             }
             Patience::ForClose(at) if at <= now => {
@@ -437,11 +399,15 @@ impl Calls {
         for id in [Some(entry.server), entry.reinvite].into_iter().flatten() {
             self.by_invite.remove(&id);
         }
+        if let Some(calls) = self.of_gateway.get_mut(&entry.gateway) {
+            *calls = calls.saturating_sub(1);
+        }
         let stats = end.stats.as_deref().cloned().unwrap_or_default();
         tracing::info!(
             leg = leg.0,
             call_id = entry.call.invite().call_id().unwrap_or_default(),
-            peer = %entry.sip_flow.remote,
+            peer = %entry.seen.remote,
+            gateway = entry.gateway,
             number = entry.target.number,
             cause = %end.cause,
             lasted_ms = entry.age(now).as_millis(),
@@ -497,7 +463,7 @@ impl Calls {
     fn beat(&mut self, now: Instant) {
         if self.next_heartbeat.is_none_or(|at| at <= now) {
             self.next_heartbeat = Some(now + HEARTBEAT_INTERVAL);
-            let mut refused_total = self.refused.clone();
+            let mut refused_total = self.refusals.totals().clone();
             user_agent::add_transport_refusals(&mut refused_total, &self.counters);
             let mut counters = user_agent::counters("sip_", &*self.counters);
             if let Some(mailbox) = &self.mailbox {
@@ -515,12 +481,24 @@ impl Calls {
 }
 
 impl Role for Calls {
+    fn admits(&mut self, now: Instant, _listener: u16, remote: SocketAddr) -> bool {
+        self.gate.admits(now, remote, &mut self.refusals)
+    }
+
+    fn handle_secured(&mut self, _now: Instant, flow: SipFlow, peer: Option<Arc<PeerNames>>) {
+        self.gate.handle_secured(&flow, peer);
+    }
+
     fn handle_message(&mut self, now: Instant, flow: SipFlow, message: Message) {
+        if self.gate.drops(now, &flow, &message, &mut self.refusals) {
+            return;
+        }
         self.layer.handle_message(now, flow, message);
         self.handle_tu_events(now);
     }
 
     fn handle_flow_closed(&mut self, now: Instant, flow: FlowId) {
+        self.gate.handle_flow_closed(flow);
         self.layer.handle_flow_closed(flow);
         for entry in self.calls.values_mut() {
             entry.call.handle_flow_closed(flow);
@@ -562,6 +540,7 @@ impl Role for Calls {
     }
 
     fn pump(&mut self, now: Instant) -> Duration {
+        self.gate.pump();
         self.take_orders(now);
         self.settle_listeners();
         self.take_media_events(now);

@@ -83,6 +83,10 @@ pub(super) struct Entry {
     pub(super) target: Target,
     pub(super) caller: Caller,
     pub(super) sip_flow: sip::flow::Flow,
+    /// The flow with the address and transport the call came to this node by, for log and display.
+    pub(super) seen: sip::flow::Flow,
+    /// The gateway's name.
+    pub(super) gateway: String,
     /// The INVITE's transaction.
     pub(super) server: ServerId,
     /// The latest re-INVITE that was accepted, for its ACK's absence.
@@ -122,6 +126,8 @@ impl Entry {
             from: uri(invite.from()),
             to: uri(invite.to()),
             mailbox: Some(self.target.number.clone()),
+            gateway: self.gateway.clone(),
+            security: self.seen.transport.name().to_owned(),
             state: state.to_owned(),
             duration_s: now.saturating_duration_since(self.started).as_secs(),
             codec: plan.map(|plan| plan.codec),

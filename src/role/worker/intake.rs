@@ -3,14 +3,18 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::base::config::Security;
 use crate::base::id::{LegId, MessageId};
 use crate::base::random::SplitMix64;
+use crate::call::admission::{Admitted, Load};
 use crate::call::inbound::{CallSecurity, InboundCall};
 use crate::call::target;
 use crate::mailbox::service::{MailboxHandle, MailboxInfo, MailboxRequest};
 use crate::media::order::RecordingMeta;
+use crate::role::gate::Seen;
 use crate::role::worker::calls::Calls;
 use crate::role::worker::entry::{Entry, Patience, Readiness};
+use crate::role::worker::refuse::Refusal;
 use crate::sip::flow::{Flow as SipFlow, Transport};
 use crate::sip::layer::ServerId;
 use crate::sip::message::{Request, Response};
@@ -21,34 +25,46 @@ use crate::um::test_extension::{Kind, TestExtension};
 
 impl Calls {
     /// An INVITE outside a dialog.
-    pub(super) fn handle_invite(&mut self, now: Instant, id: ServerId, flow: SipFlow, invite: Request) {
-        if let Err((rule, response)) = self.admit(now, id, flow, &invite) {
-            self.refuse(now, id, rule, &flow, &invite, *response);
+    pub(super) fn handle_invite(
+        &mut self,
+        now: Instant,
+        id: ServerId,
+        flow: SipFlow,
+        seen: &Seen,
+        invite: Request,
+    ) {
+        if let Err((rule, response)) = self.admit(now, id, (flow, seen), &invite) {
+            self.refuse(now, id, rule, &seen.flow, &invite, *response);
         }
+    }
+
+    /// Admission, then the limits.
+    fn judge(&mut self, now: Instant, seen: &Seen, invite: &Request) -> Result<Admitted, Refusal> {
+        let admitted = self.gate.judge(seen, invite).outcome;
+        let admitted = admitted.map_err(|refused| self.not_admitted(invite, &refused))?;
+        let gateway_calls = self.of_gateway.get(&admitted.gateway).copied().unwrap_or_default();
+        let load = Load { calls: self.calls.len(), gateway_calls };
+        let taken = self.limits.take(now, seen.flow.remote.ip(), &admitted.gateway, load);
+        taken.map_err(|refused| self.not_admitted(invite, &refused))?;
+        Ok(admitted)
     }
 
     fn admit(
         &mut self,
         now: Instant,
         id: ServerId,
-        sip_flow: SipFlow,
+        (sip_flow, seen): (SipFlow, &Seen),
         invite: &Request,
-    ) -> Result<(), (&'static str, Box<Response>)> {
+    ) -> Result<(), Refusal> {
         let unavailable = |why| Box::new(self.unavailable(invite, why));
         if !self.is_serving() {
             let rule = if self.waiting.is_empty() { "stopping" } else { "mailbox_busy" };
             return Err((rule, unavailable("the worker takes no calls now")));
         }
-        if self.calls.len() >= self.config.calls.calls_max as usize {
-            return Err(("calls_max", unavailable("calls.calls_max is reached")));
-        }
-        let Some(target) = target::target(invite, self.config.calls.diversion) else {
-            let why = "neither Diversion, History-Info nor Request-URI names a mailbox";
-            return Err(("no_number", Box::new(self.not_found(invite, why))));
-        };
+        let Admitted { gateway, target, security, .. } = self.judge(now, seen, invite)?;
         let leg = LegId(self.next_leg);
         let tag = self.layer.local_tag(id).unwrap_or_default().to_owned();
-        let security = self.security(&sip_flow);
+        let security = self.security(&sip_flow, seen, security);
         let call = InboundCall::new(leg, id, sip_flow, invite.clone(), &tag, security, &self.rules)?;
         self.next_leg += 1;
         let kind = Kind::of(&target.number).filter(|_| self.config.test_extensions.enabled);
@@ -60,6 +76,8 @@ impl Calls {
             caller: target::caller(invite),
             target,
             sip_flow,
+            seen: seen.flow,
+            gateway,
             server: id,
             reinvite: None,
             ready: Readiness::default(),
@@ -69,6 +87,7 @@ impl Calls {
             timer: None,
             patience: Patience::for_answer(now),
         };
+        *self.of_gateway.entry(entry.gateway.clone()).or_default() += 1;
         self.calls.insert(leg, entry);
         self.by_invite.insert(id, leg);
         match kind {
@@ -81,10 +100,16 @@ impl Calls {
         Ok(())
     }
 
-    /// What a call over `flow` may and must do about SRTP.
-    fn security(&self, flow: &SipFlow) -> CallSecurity {
-        let is_encrypted = flow.transport == Transport::Tls;
-        CallSecurity { allowed: is_encrypted || self.config.srtp.sdes_over_plain, required: false }
+    /// What the call may and must do about SRTP. Keys that came to the node under TLS are good only
+    /// if they came on to us under TLS too, or inside this machine.
+    fn security(&self, flow: &SipFlow, seen: &Seen, required: Security) -> CallSecurity {
+        let inside = flow.remote.ip().is_loopback() || flow.remote.ip() == flow.local.ip();
+        let is_encrypted =
+            seen.flow.transport == Transport::Tls && (flow.transport == Transport::Tls || inside);
+        CallSecurity {
+            allowed: is_encrypted || self.config.srtp.sdes_over_plain,
+            required: required == Security::Secured,
+        }
     }
 
     fn accept_test(&mut self, now: Instant, leg: LegId, kind: Kind) {
@@ -112,7 +137,7 @@ impl Calls {
         };
         let invite = entry.call.invite();
         let can_store = self.mailbox.as_ref().is_some_and(MailboxHandle::can_store);
-        let (rule, response) = match mailbox {
+        let (rule, mut response) = match mailbox {
             Ok(Some(_)) if !can_store => {
                 ("storage", self.unavailable(invite, "messages cannot be stored now"))
             }
@@ -123,7 +148,7 @@ impl Calls {
             }
             Err(_) => ("store", self.unavailable(invite, "the mailbox store does not answer")),
         };
-        self.note_refused_call(leg, rule, &response);
+        self.note_refused_call(now, leg, rule, &mut response);
         self.with(now, leg, |entry| entry.call.refuse(response));
     }
 

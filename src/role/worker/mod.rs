@@ -9,5 +9,6 @@ mod greetings;
 mod intake;
 mod queues;
 pub mod reconfigure;
+mod refuse;
 pub mod shards;
 pub mod start;

@@ -67,8 +67,8 @@ impl Calls {
         let Some(entry) = self.calls.get(&leg) else {
             return;
         };
-        let response = self.unavailable(entry.call.invite(), why);
-        self.note_refused_call(leg, "media_ports", &response);
+        let mut response = self.unavailable(entry.call.invite(), why);
+        self.note_refused_call(now, leg, "media_ports", &mut response);
         self.with(now, leg, |entry| entry.call.handle_open_failed(response));
     }
 

@@ -16,6 +16,8 @@ use crate::control::tls::{self, TlsProblem};
 use crate::mailbox::audio::read_prompts;
 use crate::mailbox::service::{self, ServiceConfig, ServiceError};
 use crate::media::order::{Audio, Codec};
+use crate::role::gate::Gate;
+use crate::role::hop::HopSecret;
 use crate::role::link::{FromWorker, WorkerLink};
 use crate::role::user_agent;
 use crate::role::worker::calls::{Calls, Parts};
@@ -65,9 +67,9 @@ pub enum WorkerError {
 /// # Errors
 /// See [`WorkerError`]; the supervisor is told the same.
 pub fn run() -> Result<(), WorkerError> {
-    let (link, slot, config) = WorkerLink::open().map_err(WorkerError::Link)?;
+    let (link, slot, config, hop_secret) = WorkerLink::open().map_err(WorkerError::Link)?;
     let link = Arc::new(link);
-    let result = serve(&link, slot, config);
+    let result = serve(&link, slot, config, hop_secret);
     if let Err(error) = &result {
         link.report(FromWorker::Failed { reason: error.to_string() });
         // The link's own thread writes it; a failed start has time for that.
@@ -76,7 +78,12 @@ pub fn run() -> Result<(), WorkerError> {
     result
 }
 
-fn serve(link: &Arc<WorkerLink>, slot: Slot, config: Box<Config>) -> Result<(), WorkerError> {
+fn serve(
+    link: &Arc<WorkerLink>,
+    slot: Slot,
+    config: Box<Config>,
+    hop_secret: HopSecret,
+) -> Result<(), WorkerError> {
     let tls = tls::load(&config, clock::calendar())?;
     let listeners = listeners(&config, slot);
     await_ports(slot, &listeners)?;
@@ -94,6 +101,7 @@ fn serve(link: &Arc<WorkerLink>, slot: Slot, config: Box<Config>) -> Result<(), 
         slot,
         rules: call_rules(&config),
         layer: user_agent::layer(&config)?,
+        gate: Gate::new(&config, hop_secret)?,
         shards,
         mailbox,
         link: Arc::clone(link),

@@ -5,9 +5,11 @@ use bytes::Bytes;
 use crossbeam::queue::ArrayQueue;
 
 use super::*;
+use crate::base::config::{Gateway, GatewayAddresses};
 use crate::base::id::PlayId;
 use crate::mailbox::service::{FakeMailbox, MailboxInfo, MailboxReply};
 use crate::media::order::{Codec, Event, LegStats, OpenError};
+use crate::role::hop::HopSecret;
 use crate::role::link::ToWorker;
 use crate::sdp::{LocalMedia, SrtpRules};
 use crate::shard::FakeShard;
@@ -21,6 +23,16 @@ const OFFER: &str = "v=0\r\no=a 1 1 IN IP4 192.0.2.7\r\ns=-\r\nc=IN IP4 192.0.2.
 
 fn ms(value: u64) -> Duration {
     Duration::from_millis(value)
+}
+
+fn gateway(name: &str, address: &str) -> Gateway {
+    let address = GatewayAddresses(vec![address.parse().unwrap()]);
+    Gateway { name: name.into(), address, ..Gateway::default() }
+}
+
+/// The secret of the rig's node.
+fn secret() -> HopSecret {
+    serde_json::from_str("\"0123456789abcdef0123456789abcdef\"").unwrap()
 }
 
 fn audio(samples: usize) -> Audio {
@@ -47,6 +59,7 @@ impl Rig {
     fn with(room: usize, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::default();
         config.test_extensions.enabled = true;
+        config.gateway.push(gateway("pbx", "192.0.2.0/24"));
         change(&mut config);
         let (shards, mut fakes) = Shards::fake(1);
         let (mailbox, fake_mailbox) = MailboxHandle::fake(room);
@@ -80,6 +93,7 @@ impl Rig {
         };
         let calls = Calls::new(Parts {
             layer: user_agent::layer(&config).unwrap(),
+            gate: Gate::new(&config, secret()).unwrap(),
             config: Box::new(config),
             slot: Slot::A,
             rules,
@@ -280,7 +294,7 @@ fn a_mailbox_that_never_answers_is_503() {
     rig.wait(ms(200));
     assert_eq!(rig.heard("a"), ["100 INVITE", "503 INVITE"]);
     assert!(rig.last_response().headers.contains(&Name::RetryAfter));
-    assert_eq!(rig.calls.refused["not_ready"], 1);
+    assert_eq!(rig.calls.refusals.totals()["not_ready"], 1);
     rig.looked_up(false);
     assert!(rig.order().is_none(), "too late for a leg");
     rig.sends("a", "ACK", 1, "");
@@ -385,7 +399,7 @@ fn a_full_mailbox_refuses_new_calls_and_loses_nothing() {
     }
     assert_eq!(rig.calls.waiting.len(), 1, "the third lookup waits");
     assert_eq!(rig.heard("d"), ["503 INVITE"]);
-    assert_eq!(rig.calls.refused["mailbox_busy"], 1);
+    assert_eq!(rig.calls.refusals.totals()["mailbox_busy"], 1);
     for _ in 0..3 {
         rig.looked_up(false);
     }

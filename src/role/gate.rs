@@ -1,0 +1,194 @@
+//! The way in as router, service and worker go it: admission with what only a role knows, namely who
+//! is behind a connection, and what DNS names mean now.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::base::config::{Config, Handoff, UnknownSource};
+use crate::call::admission::{Admission, Admitted, Decision, Origin, Refused};
+use crate::control::names::Resolver;
+use crate::role::hop::{HopClaim, HopSecret};
+use crate::role::refusals::Refusals;
+use crate::sip::flow::{Flow, FlowId, PeerNames};
+use crate::sip::message::{Message, Request};
+
+/// Addresses of this machine that are remembered as such.
+const OWN_ADDRESSES_MAX: usize = 64;
+
+/// Admission, and what feeds it.
+#[derive(Debug)]
+pub struct Gate {
+    admission: Admission,
+    unknown_source: UnknownSource,
+    handoff: Handoff,
+    secret: HopSecret,
+    /// Whom the certificates of open TLS connections name.
+    identities: HashMap<FlowId, Arc<PeerNames>>,
+    resolver: Option<Resolver>,
+    own_addresses: Vec<IpAddr>,
+}
+
+/// A request's origin: as this hop sees it, or as the hop before has seen it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// The flow with the caller's own address and transport, for log and judgement; nothing is sent
+    /// by it.
+    pub flow: Flow,
+    /// The gateway, when the hop before has told.
+    vouched: Option<String>,
+}
+
+impl Gate {
+    /// As the configuration says. Names are looked up by a thread if there are any.
+    ///
+    /// # Errors
+    /// No thread for it.
+    pub fn new(config: &Config, secret: HopSecret) -> io::Result<Self> {
+        let admission = Admission::new(config);
+        let names = admission.dns_names();
+        Ok(Self {
+            admission,
+            unknown_source: config.limits.unknown_source,
+            handoff: config.router.handoff,
+            secret,
+            identities: HashMap::new(),
+            resolver: if names.is_empty() { None } else { Some(Resolver::spawn(names)?) },
+            own_addresses: Vec::new(),
+        })
+    }
+
+    /// Judges by `config` from now on. Names are looked up at once; until then they mean what they
+    /// meant.
+    ///
+    /// # Errors
+    /// No thread to look names up; all else holds.
+    pub fn reload(&mut self, config: &Config) -> io::Result<()> {
+        self.admission.reload(config);
+        self.unknown_source = config.limits.unknown_source;
+        self.handoff = config.router.handoff;
+        let names = self.admission.dns_names();
+        match &self.resolver {
+            Some(resolver) => resolver.want(names),
+            None if names.is_empty() => {}
+            None => self.resolver = Some(Resolver::spawn(names)?),
+        }
+        Ok(())
+    }
+
+    /// Takes what names mean now.
+    pub fn pump(&mut self) {
+        if let Some(names) = self.resolver.as_ref().and_then(Resolver::found) {
+            self.admission.set_names(names);
+        }
+    }
+
+    /// For [`crate::signal::Role::admits`]: false for whom nothing is answered, counted and told.
+    pub fn admits(&mut self, now: Instant, remote: SocketAddr, refusals: &mut Refusals) -> bool {
+        let admitted = self.unknown_source == UnknownSource::Refuse
+            || self.admission.knows(remote.ip())
+            || (self.handoff == Handoff::Proxy && self.is_own(remote.ip()));
+        if !admitted {
+            refusals.note_unknown(now, remote);
+        }
+        admitted
+    }
+
+    /// For [`crate::signal::Role::handle_secured`].
+    pub fn handle_secured(&mut self, flow: &Flow, peer: Option<Arc<PeerNames>>) {
+        if let Some(peer) = peer {
+            self.identities.insert(flow.id, peer);
+        }
+    }
+
+    /// For [`crate::signal::Role::handle_flow_closed`].
+    pub fn handle_flow_closed(&mut self, flow: FlowId) {
+        self.identities.remove(&flow);
+    }
+
+    /// True for a request outside a dialog from somebody who gets no answer: one whose connection
+    /// was let in when its address was still a gateway's, or another hop's without the secret.
+    pub fn drops(&self, now: Instant, flow: &Flow, message: &Message, refusals: &mut Refusals) -> bool {
+        let Message::Request(request) = message else { return false };
+        let drops = self.unknown_source == UnknownSource::Drop
+            && !self.admission.knows(flow.remote.ip())
+            && request.to().is_ok_and(|to| to.tag().is_none())
+            && HopClaim::read(&self.secret, request).is_none();
+        if drops {
+            refusals.note_unknown(now, flow.remote);
+        }
+        drops
+    }
+
+    /// Where a request comes from.
+    pub fn seen(&self, flow: &Flow, request: &Request) -> Seen {
+        match HopClaim::read(&self.secret, request) {
+            Some(HopClaim { gateway, source, transport, .. }) => {
+                Seen { flow: Flow { remote: source, transport, ..*flow }, vouched: Some(gateway) }
+            }
+            None => Seen { flow: *flow, vouched: None },
+        }
+    }
+
+    /// All steps, for an INVITE outside a dialog. They stand in the log at level debug.
+    pub fn judge(&self, seen: &Seen, invite: &Request) -> Decision {
+        let decision = self.admission.judge(&self.origin(seen), invite);
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            let call_id = invite.call_id().unwrap_or_default();
+            for step in &decision.steps {
+                tracing::debug!(
+                    call_id,
+                    step = step.name,
+                    passed = step.passed,
+                    text = step.text,
+                    "admission"
+                );
+            }
+        }
+        decision
+    }
+
+    /// The first two steps, for other requests.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub fn judge_peer(&self, seen: &Seen) -> Result<(), Refused> {
+        self.admission.judge_peer(&self.origin(seen)).map(|_gateway| ())
+    }
+
+    /// Tells the next hop, in a request about to be forwarded, whose call it is.
+    pub fn vouch(&self, seen: &Seen, admitted: &Admitted, request: &mut Request) {
+        let claim = HopClaim {
+            gateway: admitted.gateway.clone(),
+            dial_plan: admitted.dial_plan.clone(),
+            source: seen.flow.remote,
+            transport: seen.flow.transport,
+        };
+        claim.write(&self.secret, request);
+    }
+
+    fn origin<'a>(&'a self, seen: &'a Seen) -> Origin<'a> {
+        Origin {
+            source: seen.flow.remote,
+            transport: seen.flow.transport,
+            identity: self.identities.get(&seen.flow.id).map(Arc::as_ref),
+            vouched: seen.vouched.as_deref(),
+        }
+    }
+
+    /// True for an address of this machine: what can be bound is ours. The other hops call from
+    /// such a one, and prove themselves by the secret.
+    fn is_own(&mut self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        if address.is_loopback() || self.own_addresses.contains(&address) {
+            return true;
+        }
+        let is_own = UdpSocket::bind((address, 0)).is_ok();
+        if is_own && self.own_addresses.len() < OWN_ADDRESSES_MAX {
+            self.own_addresses.push(address);
+        }
+        is_own
+    }
+}

@@ -1,0 +1,92 @@
+//! What the worker answers by itself, and how it refuses.
+
+use std::time::Instant;
+
+use crate::base::id::LegId;
+use crate::call::admission::Refused;
+use crate::role::gate::Seen;
+use crate::role::user_agent;
+use crate::role::worker::calls::Calls;
+use crate::sip::flow::Flow;
+use crate::sip::layer::ServerId;
+use crate::sip::message::{Request, Response};
+use crate::sip::uas;
+
+/// The rule's name for the counter, and what the caller is told.
+pub(super) type Refusal = (&'static str, Box<Response>);
+
+impl Calls {
+    /// Whether a request may come in at all, and is one we serve. Inside a dialog its source does
+    /// not matter any more: a gateway that is taken out of the configuration may still end its calls.
+    pub(super) fn inspect(&self, seen: &Seen, in_dialog: bool, request: &Request) -> Result<(), Refusal> {
+        if !in_dialog {
+            self.gate.judge_peer(seen).map_err(|refused| self.not_admitted(request, &refused))?;
+        }
+        uas::inspect(request, &self.rules.uas).map_err(|response| ("not_served", Box::new(response)))
+    }
+
+    pub(super) fn not_admitted(&self, request: &Request, refused: &Refused) -> Refusal {
+        let retry_after_s = self.config.calls.retry_after_s;
+        (refused.rule, Box::new(user_agent::refusal(request, &self.rules.uas, retry_after_s, refused)))
+    }
+
+    pub(super) fn handle_options(&mut self, now: Instant, id: ServerId, request: &Request) {
+        let response = if self.is_serving() {
+            user_agent::options_response(request, &self.rules.uas)
+        } else {
+            self.unavailable(request, "the worker is stopping")
+        };
+        self.layer.respond(now, id, response);
+    }
+
+    pub(super) fn refuse_no_dialog(&mut self, now: Instant, id: ServerId, seen: &Flow, request: &Request) {
+        let why = "no such dialog here";
+        let response =
+            uas::refuse(request, &self.rules.uas.agent, 481, "Call/Transaction Does Not Exist", why);
+        self.refuse(now, id, "no_dialog", seen, request, response);
+    }
+
+    /// Answers, counts and logs a refusal.
+    pub(super) fn refuse(
+        &mut self,
+        now: Instant,
+        id: ServerId,
+        rule: &str,
+        seen: &Flow,
+        request: &Request,
+        mut response: Response,
+    ) {
+        self.note_refusal(now, rule, seen, request, &mut response);
+        self.layer.respond(now, id, response);
+    }
+
+    /// Counts and logs a refusal, and gives the response its Reason.
+    pub(super) fn note_refusal(
+        &mut self,
+        now: Instant,
+        rule: &str,
+        seen: &Flow,
+        request: &Request,
+        response: &mut Response,
+    ) {
+        self.refusals.note(now, "worker", rule, seen, request, response);
+    }
+
+    /// The same for a call that is being set up.
+    pub(super) fn note_refused_call(
+        &mut self,
+        now: Instant,
+        leg: LegId,
+        rule: &str,
+        response: &mut Response,
+    ) {
+        if let Some(entry) = self.calls.get(&leg) {
+            self.refusals.note(now, "worker", rule, &entry.seen, entry.call.invite(), response);
+        }
+    }
+
+    /// 503 with Retry-After: ours or a resource's fault, never the caller's.
+    pub(super) fn unavailable(&self, request: &Request, why: &str) -> Response {
+        user_agent::unavailable(request, &self.rules.uas, self.config.calls.retry_after_s, why)
+    }
+}
