@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Parser as _;
 use nix::sys::stat::{Mode, umask};
 use voxring::control::cli::{Cli, Command};
-use voxring::control::{cert, check, commands, firewall, sysctl};
+use voxring::control::{cert, check, commands, explain, firewall, sysctl};
 use voxring::role::supervisor;
 use voxring::role::worker::start;
 
@@ -62,6 +62,10 @@ fn run(cli: Cli) -> Result<ExitCode> {
             return Ok(if is_done { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::CallRouter(command) => commands::call_router(&place.socket()?, command)?,
+        Command::ExplainCall(call) => {
+            let admitted = explain::run(&place, &call)?;
+            return Ok(if admitted { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
         Command::Mailbox(command) => commands::mailbox(&place.socket()?, command)?,
         Command::Message(command) => commands::message(&place.socket()?, command)?,
     }

@@ -140,7 +140,7 @@ fn a_file_that_is_no_greeting_is_told_by_name_and_reason() {
 #[test]
 fn every_command_has_help() {
     let folder = tempfile::tempdir().unwrap();
-    for command in ["serve", "check", "status", "calls", "mailbox", "message"] {
+    for command in ["serve", "check", "status", "calls", "explain-call", "mailbox", "message"] {
         let output = voxring(folder.path(), &["help", command]);
         assert!(output.status.success() && text(&output.stdout).contains("Usage:"), "{command}");
     }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::call_router;
 use super::cert::CertCommand;
+use super::explain::ExplainCall;
 use super::firewall::FirewallArgs;
 use super::protocol::{CallRouterSettings, Request, SOCKET_NAME};
 use crate::base::config::{
@@ -36,6 +37,7 @@ Examples:
   voxring check --config voxring.toml         what is wrong with this file and this machine?
   voxring serve --config voxring.toml         serve with it
   voxring status                              is it well? (from a second terminal)
+  voxring explain-call invite.txt             would this call come in, and if not, why?
   voxring mailbox add 1003 --name \"Jo Doe\"    create a mailbox, print its PIN
   voxring message list --mailbox 1003         what did callers leave?
   voxring message export ID message.wav       listen to one
@@ -79,6 +81,22 @@ Example:
     Status(Output),
     /// The calls of the running node, oldest first
     Calls(Output),
+    /// Would this call come in? Takes it through admission without placing it
+    #[command(
+        override_usage = "voxring explain-call [OPTIONS] <FILE>\n       \
+                          voxring explain-call [OPTIONS] --from <URI> --to <URI> --peer <IP[:PORT]>",
+        after_help = "\
+The steps are the node's own: source, certificate, hunt_group, dial_plan, security, purpose, with the
+configuration of --config; DNS names of gateways are looked up now. When the node runs, the mailbox is
+looked up too. Limits are not looked at. Exit status: 0 the call would come in, 1 it would not.
+
+Examples:
+  voxring explain-call invite.txt --config voxring.toml
+  voxring explain-call --config voxring.toml --from sip:2000@pbx --to sip:5000@vm --peer 192.0.2.7
+  voxring explain-call --config voxring.toml --from sip:2000@pbx --to sip:5000@vm --peer 192.0.2.7 \\
+      --transport tls --peer-name pbx.example.com --diversion 'tel:1001' --srtp --json"
+    )]
+    ExplainCall(Box<ExplainCall>),
     /// Mailboxes of the running node
     #[command(subcommand)]
     Mailbox(MailboxCommand),
@@ -493,7 +511,7 @@ mod tests {
         }
         let mut found = Vec::new();
         leaves(&Cli::command(), &mut found);
-        assert_eq!(found.len(), 20, "{found:?}");
+        assert_eq!(found.len(), 21, "{found:?}");
         for (name, json) in found {
             assert_eq!(json, !matches!(name.as_str(), "serve" | "worker"), "{name}");
         }
