@@ -20,6 +20,7 @@ use crate::sip;
 use crate::sip::flow::{PeerNames, Transport};
 use crate::sip::header::{NameAddr, SyntaxError};
 use crate::sip::message::{Message, Method, Name, ParseError};
+use crate::um::test_extension::Kind;
 
 /// The call to explain.
 #[derive(Debug, Clone, Args)]
