@@ -303,7 +303,7 @@ impl FrontRole {
             reports,
             counters,
             gate: Gate::new(config, hop_secret)?,
-            refusals: Refusals::new("front"),
+            refusals: Refusals::default(),
             next_report: None,
             stopping: false,
         })
@@ -516,8 +516,8 @@ enum Routed {
 }
 
 impl Role for FrontRole {
-    fn admits(&mut self, now: Instant, _listener: u16, remote: SocketAddr) -> bool {
-        self.gate.admits(now, remote, &mut self.refusals)
+    fn admits(&mut self, _now: Instant, _listener: u16, remote: SocketAddr) -> bool {
+        self.gate.admits(remote)
     }
 
     fn handle_secured(&mut self, _now: Instant, flow: Flow, peer: Option<Arc<PeerNames>>) {

@@ -85,15 +85,12 @@ impl Gate {
         }
     }
 
-    /// For [`crate::signal::Role::admits`]: false for whom nothing is answered, counted and told.
-    pub fn admits(&mut self, now: Instant, remote: SocketAddr, refusals: &mut Refusals) -> bool {
-        let admitted = self.unknown_source == UnknownSource::Refuse
+    /// For [`crate::signal::Role::admits`]: false for whom nothing is answered. The SIP loop counts
+    /// and tells it.
+    pub fn admits(&mut self, remote: SocketAddr) -> bool {
+        self.unknown_source == UnknownSource::Refuse
             || self.admission.knows(remote.ip())
-            || (self.handoff == Handoff::Proxy && self.is_own(remote.ip()));
-        if !admitted {
-            refusals.note_unknown(now, remote);
-        }
-        admitted
+            || (self.handoff == Handoff::Proxy && self.is_own(remote.ip()))
     }
 
     /// For [`crate::signal::Role::handle_secured`].
@@ -117,7 +114,7 @@ impl Gate {
             && request.to().is_ok_and(|to| to.tag().is_none())
             && HopClaim::read(&self.secret, request).is_none();
         if drops {
-            refusals.note_unknown(now, flow.remote);
+            refusals.note_unknown(now, flow);
         }
         drops
     }

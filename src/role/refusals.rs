@@ -2,46 +2,26 @@
 //! requests becomes a flood of lines.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use crate::base::bucket::{PerSource, Rate, TokenBucket, source_of};
+use crate::base::bucket::{Rate, TokenBucket};
 use crate::role::user_agent::uri_without_password;
 use crate::sip::flow::Flow;
 use crate::sip::message::{Name, Request, Response};
 
-/// Log lines for refusals, and for unknown sources in all.
+/// Log lines for refusals.
 const LINES: Rate = Rate { per_s: 20, burst: 200 };
-/// Log lines for one unknown source: enough for fail2ban to count it.
-const SOURCE_LINES: Rate = Rate { per_s: 1, burst: 10 };
-/// Unknown sources that have a budget of their own.
-const SOURCES_MAX: usize = 1024;
 
 /// Counters by rule, and the budgets.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Refusals {
-    role: &'static str,
     totals: BTreeMap<String, u64>,
     lines: TokenBucket,
-    unknown_lines: TokenBucket,
-    unknown: PerSource<IpAddr>,
     /// Lines left out since the last one.
     untold: u64,
 }
 
 impl Refusals {
-    /// Nothing refused. `role` stands in the log where requests do not tell it.
-    pub fn new(role: &'static str) -> Self {
-        Self {
-            role,
-            totals: BTreeMap::new(),
-            lines: TokenBucket::default(),
-            unknown_lines: TokenBucket::default(),
-            unknown: PerSource::new(SOURCES_MAX),
-            untold: 0,
-        }
-    }
-
     /// Refused by rule, since the start.
     pub fn totals(&self) -> &BTreeMap<String, u64> {
         &self.totals
@@ -70,8 +50,10 @@ impl Refusals {
     ) {
         self.count(rule);
         let warning = response.headers.first(&Name::Warning).map(|w| String::from_utf8_lossy(w).into_owned());
-        let why = warning.as_deref().and_then(|w| w.splitn(3, ' ').nth(2));
-        let why = why.map_or(response.reason.as_str(), |quoted| quoted.trim_matches('"'));
+        // The quoted text of `399 agent "text"`, escapes and all.
+        let quoted = warning.as_deref().and_then(|w| w.splitn(3, ' ').nth(2));
+        let unquoted = quoted.and_then(|q| q.strip_prefix('"')?.strip_suffix('"'));
+        let why = unquoted.unwrap_or(response.reason.as_str());
         if !response.headers.contains(&Name::Reason) {
             let reason = format!("SIP;cause={};text=\"{rule}: {why}\"", response.status);
             response.headers.push(Name::Reason, reason);
@@ -96,12 +78,13 @@ impl Refusals {
         );
     }
 
-    /// Counts, and tells in a line that fail2ban reads, that somebody unknown was given no answer.
-    pub fn note_unknown(&mut self, now: Instant, remote: SocketAddr) {
+    /// Counts, and tells in a line that fail2ban reads as it does the SIP loop's own, that somebody
+    /// unknown was given no answer.
+    pub fn note_unknown(&mut self, now: Instant, flow: &Flow) {
         self.count("unknown_source");
-        let peer = SocketAddr::new(remote.ip().to_canonical(), remote.port());
-        if self.unknown.take(now, source_of(peer.ip()), SOURCE_LINES) && self.unknown_lines.take(now, LINES) {
-            tracing::warn!(role = self.role, rule = "unknown_source", %peer, "dropped");
+        if self.lines.take(now, LINES) {
+            let peer = flow.remote;
+            tracing::warn!(%peer, transport = flow.transport.name(), rule = "unknown_source", "dropped");
         }
     }
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::*;
-use crate::base::config::{Gateway, GatewayAddresses, StartupMode};
+use crate::base::config::{Gateway, GatewayAddresses, GatewayStatus, Security, UnknownSource};
 use crate::control::cli::Slot;
 use crate::sip::header::Via;
 
@@ -26,6 +26,7 @@ struct Net {
     between: Vec<String>,
     service_is_up: bool,
     worker_is_up: bool,
+    config: Config,
 }
 
 impl Net {
@@ -61,6 +62,7 @@ impl Net {
             between: Vec::new(),
             service_is_up: true,
             worker_is_up: true,
+            config,
         }
     }
 
@@ -446,111 +448,159 @@ fn a_hop_honours_max_forwards_and_route() {
     assert!(!net.worker[0].headers.contains(&Name::Route));
 }
 
-/// A caller over TLS at the router's TLS listener, in a node with a certificate.
-fn over_tls(change: impl FnOnce(&mut Config)) -> Net {
-    let mut net = Net::with(|config| {
-        config.tls.certificate = "server.pem".into();
-        change(config);
-    });
-    net.transport = Transport::Tls;
-    net.listener = (1, 3);
-    net
+/// The steps' outcome as the caller hears it: status, Warning, Reason.
+fn refusal(response: &Response) -> (u16, String, String) {
+    let text = |name| response.headers.first(name).map(|v| String::from_utf8_lossy(v).into_owned());
+    (response.status, text(&Name::Warning).unwrap_or_default(), text(&Name::Reason).unwrap_or_default())
 }
 
-/// Goal: a call over TLS is redirected to the next hop's TLS port with `transport=tls`, its host
-/// `node.fqdn` where that is set; `sips:` stays `sips:`.
-/// Method: router and service over TLS, with and without a name; a sips: URI over TLS and over TCP.
+/// Two pilots of one gateway, one of them with a mailbox.
+fn edge() -> Config {
+    let text = "[[gateway]]\nname=\"pbx\"\naddress=\"192.0.2.0/24\"\n\
+        [[dial_plan]]\nname=\"main\"\nuri_type=\"tel_extn\"\nextension_digits=4\n\
+        [[dial_plan]]\nname=\"open\"\n\
+        [[hunt_group]]\ngateway=\"pbx\"\npilot=\"5000\"\ndial_plan=\"main\"\n\
+        [[hunt_group]]\ngateway=\"pbx\"\npilot=\"1001\"\ndial_plan=\"main\"\nmailbox=\"1001\"\n";
+    Config::parse(text, std::path::Path::new("a.toml")).unwrap().0
+}
+
+/// What is changed, what is called, and the status, rule and text that follow.
+type Case = (fn(&mut Config), &'static str, u16, &'static str, &'static str);
+
+/// Goal: each rule of admission is heard with its status, Warning and Reason, and counted. Method: one
+/// gateway a rule, INVITE and OPTIONS at the router.
 #[test]
-fn a_call_over_tls_is_redirected_to_tls() {
-    let at_router = |fqdn: &str, uri: &str, transport: Transport| {
-        let mut net = over_tls(|config| config.node.fqdn = fqdn.into());
-        net.transport = transport;
-        contact(net.asks("INVITE", uri, ""))
+fn a_refusal_says_why_and_is_counted() {
+    let edge = edge();
+    let with = |change: fn(&mut Config)| {
+        let edge = edge.clone();
+        Net::with(move |config| {
+            config.gateway = edge.gateway;
+            config.dial_plan = edge.dial_plan;
+            config.hunt_group = edge.hunt_group;
+            change(config);
+        })
     };
-    let (tls, tcp, name) = (Transport::Tls, Transport::Tcp, "um.example.com");
-    let table = [
-        ("", "sip:1001@x;user=phone", tls, "<sip:1001@127.0.0.1:5063;user=phone;transport=tls>"),
-        (name, "sip:1001@x", tls, "<sip:1001@um.example.com:5063;transport=tls>"),
-        (name, "sips:1001@x", tls, "<sips:1001@um.example.com:5063;transport=tls>"),
-        (name, "sips:1001@x", tcp, "<sips:1001@um.example.com:5063;transport=tls>"),
-        (name, "sip:1001@x", tcp, "<sip:1001@127.0.0.1:5062;transport=tcp>"),
+    let cases: [Case; 6] = [
+        (|_| {}, "sip:77@x", 404, "no_pilot", "\\\"77\\\" is no pilot of gateway \\\"pbx\\\""),
+        (|_| {}, "sip:5000@x", 404, "pilot_purpose", "pilot \\\"5000\\\" has no mailbox of its own"),
+        (
+            |c| c.gateway[0].status = GatewayStatus::Disabled,
+            "sip:1001@x",
+            403,
+            "gateway_disabled",
+            "is disabled",
+        ),
+        (
+            |c| c.gateway[0].status = GatewayStatus::NoNewCalls,
+            "sip:1001@x",
+            503,
+            "no_new_calls",
+            "no new calls",
+        ),
+        (
+            |c| c.dial_plan[0].security = Security::SipSecured,
+            "sip:1001@x",
+            488,
+            "security_sip",
+            "over TLS only",
+        ),
+        (
+            |c| c.gateway[0].address = GatewayAddresses(Vec::new()),
+            "sip:1001@x",
+            403,
+            "unknown_source",
+            "no gateway's",
+        ),
     ];
-    for (fqdn, uri, transport, expected) in table {
-        assert_eq!(at_router(fqdn, uri, transport), expected, "{uri} {transport:?}");
+    for (change, uri, status, rule, why) in cases {
+        let mut net = with(change);
+        net.role
+            .gate
+            .reload(&Config {
+                limits: crate::base::config::Limits {
+                    unknown_source: UnknownSource::Refuse,
+                    ..edge.limits.clone()
+                },
+                ..net.config.clone()
+            })
+            .unwrap();
+        let response = net.asks("INVITE", uri, "").clone();
+        let (found, warning, reason) = refusal(&response);
+        assert_eq!(found, status, "{rule}");
+        assert!(warning.starts_with("399 voxring \"") && warning.contains(why), "{warning}");
+        assert!(
+            reason.starts_with(&format!("SIP;cause={status};text=\"{rule}: ")) && reason.contains(why),
+            "{reason}"
+        );
+        assert_eq!(response.headers.contains(&Name::RetryAfter), status == 503);
+        assert_eq!(net.role.refusals.totals().get(rule), Some(&1));
+        let options = net.asks("OPTIONS", "sip:x", "").status;
+        assert_eq!(options, if status == 403 { 403 } else { 200 }, "{rule}");
     }
-    let mut service = over_tls(|_| {});
-    service.listener = (3, 3);
-    let contact = contact(service.asks("INVITE", "sip:1001@x", ""));
-    assert_eq!(contact, "<sip:1001@127.0.0.1:5066;transport=tls>");
+    let mut net = with(|_| {});
+    assert_eq!(net.asks("INVITE", "sip:1001@x", "").status, 302);
 }
 
-/// Goal: what came over TLS never goes on in the clear: where the next hop has no TLS the call is
-/// refused with 503 and the rule is counted, in both handoffs; a plain call goes on to a hop that has
-/// TLS alone.
-/// Method: a service with TCP only, and one with TLS only.
+/// Goal: nobody's requests get no answer and are counted; connections are not even let in.
+/// Method: the hook and a message from an address that no gateway has.
 #[test]
-fn tls_is_never_downgraded() {
-    for handoff in [Handoff::Redirect, Handoff::Proxy] {
-        let mut net = over_tls(|config| {
-            config.service.startup_mode = StartupMode::Tcp;
-            config.router.handoff = handoff;
-        });
-        let response = net.asks("INVITE", "sip:1001@x", "");
-        assert_eq!(response.status, 503);
-        let warning = String::from_utf8_lossy(response.headers.first(&Name::Warning).unwrap()).into_owned();
-        assert!(warning.contains("the next hop has no TLS"), "{warning}");
-        assert_eq!(net.role.refused["next_hop_tls"], 1);
-    }
-    let mut up = over_tls(|config| config.service.startup_mode = StartupMode::Tls);
-    up.transport = Transport::Tcp;
-    up.listener = (0, 0);
-    assert_eq!(contact(up.asks("INVITE", "sip:1001@x", "")), "<sip:1001@127.0.0.1:5063;transport=tls>");
-}
-
-/// Goal: over TLS our own next hops are asked for `node.fqdn`, everybody else for their address.
-/// Method: the name for each hop's TLS address, for its plain port, and for a stranger.
-#[test]
-fn our_own_hops_must_show_our_name() {
-    let net = over_tls(|config| config.node.fqdn = "um.example.com".into());
-    let name = |at: &str| net.role.tls_name(at.parse().unwrap());
-    assert_eq!(name("127.0.0.1:5063").as_deref(), Some("um.example.com"), "the service");
-    assert_eq!(name("127.0.0.1:5066").as_deref(), Some("um.example.com"), "the worker");
-    assert_eq!(name("127.0.0.1:5062"), None);
-    assert_eq!(name("192.0.2.7:5063"), None);
-}
-
-/// Goal: a new configuration acts on the next request, and maintenance refuses calls and OPTIONS at
-/// the router alone. Method: orders between requests.
-#[test]
-fn a_new_configuration_acts_on_the_next_request() {
+fn unknown_sources_hear_nothing() {
     let mut net = Net::redirect();
-    let mut config = Config::default();
-    config.router.maintenance = true;
-    config.calls.retry_after_s = 9;
-    net.role.orders.push(FrontOrder::Config(Arc::new(config.clone()))).unwrap();
-    net.wait(Duration::from_millis(20));
-    for method in ["INVITE", "OPTIONS"] {
-        let response = net.asks(method, "sip:1001@x", "");
-        assert_eq!(response.status, 503);
-        assert_eq!(response.headers.first(&Name::RetryAfter).unwrap(), "9");
-    }
-    assert_eq!(net.role.refused["maintenance"], 2);
-    let service = net.flow(UP);
-    let another = request("INVITE", "sip:1001@x", "", "").replace("z9hG4bKINVITE", "z9hG4bKanother");
-    net.sends_over(service, &another);
-    assert_eq!(net.between, ["302"], "the service goes on");
-    config.router.maintenance = false;
-    net.role.orders.push(FrontOrder::Config(Arc::new(config))).unwrap();
-    net.wait(Duration::from_secs(60));
-    assert_eq!(contact(net.asks("INVITE", "sip:1001@x", "")), "<sip:1001@127.0.0.1:5062;transport=tcp>");
+    let nobody: SocketAddr = "203.0.113.9:5060".parse().unwrap();
+    assert!(!net.role.admits(net.now, 0, nobody));
+    assert!(net.role.admits(net.now, 0, "192.0.2.9:1".parse().unwrap()));
+    let flow = Flow { remote: nobody, ..net.flow(CALLER) };
+    net.sends_over(flow, &request("INVITE", "sip:1001@x", "", ""));
+    net.sends_over(flow, &request("OPTIONS", "sip:1001@x", "", ""));
+    assert!(net.caller.is_empty());
+    assert_eq!(net.role.refusals.totals()["unknown_source"], 2);
+    assert_eq!(net.role.layer.len(), 0);
 }
 
-/// Goal: a listener that opens at run time belongs to its hop from its first message on.
-/// Method: an INVITE over a new index before the front's next turn.
+/// Goal: a forwarded call is judged by its caller at every hop, and nobody else can say who calls.
+/// Method: proxying between hops whose own address is no gateway's; a caller that brings the field.
 #[test]
-fn a_new_listener_belongs_to_its_hop_at_once() {
-    let mut net = Net::redirect();
-    net.role.orders.push(FrontOrder::Listener { index: 40, hop: Hop::Service }).unwrap();
-    net.listener.0 = 40;
-    assert_eq!(contact(net.asks("INVITE", "sip:1001@x", "")), "<sip:1001@127.0.0.1:5065;transport=tcp>");
+fn own_hops_vouch_for_the_caller_and_nobody_else_does() {
+    let mut net = Net::with(|config| {
+        config.router.handoff = Handoff::Proxy;
+        config.gateway[0].address = GatewayAddresses(vec!["192.0.2.0/24".parse().unwrap()]);
+    });
+    let forged = "X-Voxring-Hop: token=00;gateway=pbx;dial-plan=default;source=9.9.9.9:9;transport=tls\r\n";
+    net.caller_sends(&request("INVITE", "sip:1001@x", "", forged));
+    let field = Name::Other("X-Voxring-Hop".into());
+    let at_worker = net.worker[0].headers.all(&field).map(|v| String::from_utf8_lossy(v).into_owned());
+    let values: Vec<_> = at_worker.collect();
+    assert_eq!(values.len(), 1);
+    let told = ";gateway=pbx;dial-plan=default;source=192.0.2.7:33000;transport=tcp";
+    assert!(values[0].ends_with(told) && !values[0].contains("token=00;"), "{values:?}");
+    // The service, from our own address, without the secret.
+    assert!(net.role.admits(net.now, 2, "127.0.0.1:41000".parse().unwrap()));
+    let up = net.flow(UP);
+    net.between.clear();
+    net.sends_over(up, &request("INVITE", "sip:1001@x", "", forged).replace("z9hG4bK", "z9hG4bKx"));
+    assert!(net.between.is_empty());
+    assert_eq!((net.worker.len(), net.role.refusals.totals()["unknown_source"]), (1, 1));
+}
+
+/// Goal: over TLS the gateway's certificate decides, for as long as the connection lives. Method: one
+/// gateway with a name; connections with the right name, a wrong one and none.
+#[test]
+fn the_certificate_of_the_connection_decides() {
+    let mut net = Net::with(|config| config.gateway[0].certificate_name = "pbx.example".into());
+    let names =
+        |name: &str| Some(Arc::new(PeerNames { dns_names: vec![name.into()], ..PeerNames::default() }));
+    let tls = Flow { transport: Transport::Tls, ..net.flow(CALLER) };
+    for (peer, status, rule) in [
+        (names("pbx.example"), 200, ""),
+        (names("other.example"), 403, "wrong_certificate"),
+        (None, 403, "no_certificate"),
+    ] {
+        net.role.handle_secured(net.now, tls, peer);
+        net.sends_over(tls, &request("OPTIONS", "sip:x", "", ""));
+        assert_eq!(net.caller.pop().unwrap().status, status, "{rule}");
+        assert_eq!(net.role.refusals.totals().get(rule).copied(), (status != 200).then_some(1));
+        net.role.handle_flow_closed(net.now, tls.id);
+        net.wait(Duration::from_secs(64));
+    }
 }

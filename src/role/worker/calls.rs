@@ -140,7 +140,7 @@ impl Calls {
             random: SplitMix64(parts.seed),
             answered: 0,
             gate: parts.gate,
-            refusals: Refusals::new("worker"),
+            refusals: Refusals::default(),
             limits,
             of_gateway: HashMap::new(),
             counters: parts.counters,
@@ -481,8 +481,8 @@ impl Calls {
 }
 
 impl Role for Calls {
-    fn admits(&mut self, now: Instant, _listener: u16, remote: SocketAddr) -> bool {
-        self.gate.admits(now, remote, &mut self.refusals)
+    fn admits(&mut self, _now: Instant, _listener: u16, remote: SocketAddr) -> bool {
+        self.gate.admits(remote)
     }
 
     fn handle_secured(&mut self, _now: Instant, flow: SipFlow, peer: Option<Arc<PeerNames>>) {
