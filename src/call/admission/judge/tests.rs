@@ -219,7 +219,7 @@ fn the_certificate_must_be_the_gateways() {
         "pilot_purpose"
     );
     for names in [common("lync.example.com"), dns(&["LYNC.example.com."])] {
-        assert_eq!(lync(names).judge(&admission).steps[1].passed, true);
+        assert!(lync(names).judge(&admission).steps[1].passed);
     }
     let mut both = dns(&["a.example.com"]);
     both.as_mut().unwrap().common_name = Some("lync.example.com".into());
@@ -287,84 +287,82 @@ fn the_pilot_picks_the_dial_plan() {
     }
 }
 
+/// One gateway whose numbers must look as `text` says.
+fn numbering(text: &str) -> Admission {
+    let gateway = "[[gateway]]\nname=\"g\"\naddress=\"192.0.2.7\"\n[[dial_plan]]\nname=\"p\"\n";
+    admission(&format!("{gateway}{text}\n"))
+}
+
+const EXTENSIONS: &str = "uri_type = \"tel_extn\"\nextension_digits = 4";
+const URIS: &str = "uri_type = \"sip_uri\"";
+const NUMBERS: &str = "uri_type = \"e164\"";
+
+/// Goal: each type takes what it is for: extensions, numbers of the world, URIs, anonymous callers.
+/// Method: Request-URI, From and diversion of calls in a plan of each type.
+#[test]
+fn numbers_of_each_dial_plan_are_taken() {
+    let good: [(&str, &'static str, &'static str, &'static str); 9] = [
+        (EXTENSIONS, "sip:1001@x", "<sip:0301234567@pbx>", ""),
+        (EXTENSIONS, "tel:+49301234", "\"Anonymous\" <sip:anonymous@anonymous.invalid>", ""),
+        (EXTENSIONS, "sip:0800123@x", "<tel:1002>", "<tel:10-01>;reason=no-answer"),
+        (URIS, "sip:ann@x", "<sip:bob@y>", "<sip:carol@z>"),
+        (URIS, "sips:5000@x", "<sip:Anonymous@y>", ""),
+        (NUMBERS, "tel:+1-425-5550123", "<sip:+4930123@y;user=phone>", "<tel:+14255550124>"),
+        (NUMBERS, "sip:+14255550123@x", "<sip:anonymous@y>", ""),
+        (EXTENSIONS, "sip:1001@x", "<sip:+123456789012345@pbx>", ""),
+        (EXTENSIONS, "sip:(10)01@x", "<sip:1@pbx>", ""),
+    ];
+    for (plan, uri, from, diversion) in good {
+        Call { uri, from, diversion, ..PLAIN }.admitted(&numbering(plan));
+    }
+    // The caller's own extension may have any length.
+    Call { uri: "sip:1001@x", from: "<sip:20@pbx>", ..PLAIN }.admitted(&numbering(EXTENSIONS));
+}
+
+/// Request-URI, From, Diversion.
+type Uris = [&'static str; 3];
+
 /// Goal: From, diversion and called number look as the plan wants them; the refusal names URI, field
 /// and plan (um-behaviour §1.3.3). Method: one plan of each type, one slip at a time.
 #[test]
-fn numbers_must_look_as_the_dial_plan_says() {
-    let plan = |text: &str| {
-        admission(&format!(
-            "[[gateway]]\nname=\"g\"\naddress=\"192.0.2.7\"\n[[dial_plan]]\nname=\"p\"\n{text}\n"
-        ))
-    };
-    let extensions = plan("uri_type = \"tel_extn\"\nextension_digits = 4");
-    let uris = plan("uri_type = \"sip_uri\"");
-    let numbers = plan("uri_type = \"e164\"");
-    let good: [(&Admission, &str, &str, &str); 9] = [
-        (&extensions, "sip:1001@x", "<sip:0301234567@pbx>", ""),
-        (&extensions, "tel:+49301234", "\"Anonymous\" <sip:anonymous@anonymous.invalid>", ""),
-        (&extensions, "sip:0800123@x", "<tel:1002>", "<tel:10-01>;reason=no-answer"),
-        (&uris, "sip:ann@x", "<sip:bob@y>", "<sip:carol@z>"),
-        (&uris, "sips:5000@x", "<sip:Anonymous@y>", ""),
-        (&numbers, "tel:+1-425-5550123", "<sip:+4930123@y;user=phone>", "<tel:+14255550124>"),
-        (&numbers, "sip:+14255550123@x", "<sip:anonymous@y>", ""),
-        (&extensions, "sip:1001@x", "<sip:+123456789012345@pbx>", ""),
-        (&extensions, "sip:(10)01@x", "<sip:1@pbx>", ""),
-    ];
-    for (admission, uri, from, diversion) in good {
-        let call = Call {
-            uri: Box::leak(uri.to_owned().into()),
-            from: Box::leak(from.to_owned().into()),
-            diversion: Box::leak(diversion.to_owned().into()),
-            ..PLAIN
-        };
-        call.admitted(admission);
-    }
-    let bad: [(&Admission, &'static str, &'static str, &'static str, &str, &str); 9] = [
+fn other_numbers_are_refused_by_field_and_plan() {
+    let bad: [(&str, Uris, &str, &str); 9] = [
         (
-            &extensions,
-            "sip:1001@x",
-            "<sip:bob:pw@pbx>",
-            "",
+            EXTENSIONS,
+            ["sip:1001@x", "<sip:bob:pw@pbx>", ""],
             "uri_type",
             "SIP URI \"sip:bob@pbx\" in From is not valid for dial plan \"p\"",
         ),
-        (&extensions, "sip:1001@x", "<sip:pbx>", "", "uri_type", "SIP URI \"sip:pbx\" in From"),
-        (&extensions, "sip:ann@x", "<sip:2@pbx>", "", "uri_type", "SIP URI \"sip:ann@x\" in Request-URI"),
+        (EXTENSIONS, ["sip:1001@x", "<sip:pbx>", ""], "uri_type", "SIP URI \"sip:pbx\" in From"),
+        (EXTENSIONS, ["sip:ann@x", "<sip:2@pbx>", ""], "uri_type", "SIP URI \"sip:ann@x\" in Request-URI"),
         (
-            &extensions,
-            "sip:1001@x",
-            "<sip:2@pbx>",
-            "<sip:ann@x>",
+            EXTENSIONS,
+            ["sip:1001@x", "<sip:2@pbx>", "<sip:ann@x>"],
             "uri_type",
             "SIP URI \"sip:ann@x\" in Diversion",
         ),
         (
-            &extensions,
-            "sip:100@x",
-            "<sip:2@pbx>",
-            "",
+            EXTENSIONS,
+            ["sip:100@x", "<sip:2@pbx>", ""],
             "extension_digits",
             "SIP URI \"sip:100@x\" in Request-URI is not valid for dial plan \"p\", which takes extensions of 4 digits",
         ),
         (
-            &extensions,
-            "sip:100@x",
-            "<sip:2@pbx>",
-            "<tel:10010>",
+            EXTENSIONS,
+            ["sip:100@x", "<sip:2@pbx>", "<tel:10010>"],
             "extension_digits",
             "SIP URI \"tel:10010\" in Diversion",
         ),
-        (&uris, "tel:1001", "<sip:bob@y>", "", "uri_type", "SIP URI \"tel:1001\" in Request-URI"),
-        (&numbers, "sip:1001@x", "<sip:+49@y>", "", "uri_type", "SIP URI \"sip:1001@x\" in Request-URI"),
-        (&numbers, "tel:+0301", "<sip:+49@y>", "", "uri_type", "SIP URI \"tel:+0301\" in Request-URI"),
+        (URIS, ["tel:1001", "<sip:bob@y>", ""], "uri_type", "SIP URI \"tel:1001\" in Request-URI"),
+        (NUMBERS, ["sip:1001@x", "<sip:+49@y>", ""], "uri_type", "SIP URI \"sip:1001@x\" in Request-URI"),
+        (NUMBERS, ["tel:+0301", "<sip:+49@y>", ""], "uri_type", "SIP URI \"tel:+0301\" in Request-URI"),
     ];
-    for (admission, uri, from, diversion, rule, text) in bad {
-        let (status, found, step, why) = Call { uri, from, diversion, ..PLAIN }.refused(admission);
+    for (plan, [uri, from, diversion], rule, text) in bad {
+        let call = Call { uri, from, diversion, ..PLAIN };
+        let (status, found, step, why) = call.refused(&numbering(plan));
         assert_eq!((status, found, step), (404, rule, "dial_plan"), "{why}");
         assert!(why.starts_with(text) && !why.contains("pw"), "{why}");
     }
-    // The caller's own extension may have any length.
-    Call { uri: "sip:1001@x", from: "<sip:20@pbx>", ..PLAIN }.admitted(&extensions);
 }
 
 /// Goal: signalling and media are as safe as the plan wants them, else 488 (um-behaviour §1.6).
