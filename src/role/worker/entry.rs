@@ -127,7 +127,10 @@ impl Entry {
             to: uri(invite.to()),
             mailbox: Some(self.target.number.clone()),
             gateway: self.gateway.clone(),
-            security: self.seen.transport.name().to_owned(),
+            security: {
+                let media = if plan.is_some_and(|plan| plan.srtp.is_some()) { "+srtp" } else { "" };
+                format!("{}{media}", self.seen.transport.name())
+            },
             state: state.to_owned(),
             duration_s: now.saturating_duration_since(self.started).as_secs(),
             codec: plan.map(|plan| plan.codec),

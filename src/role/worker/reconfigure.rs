@@ -36,6 +36,10 @@ impl Calls {
     /// Works by `config` from now on. Calls that are up keep their flow and its limits.
     pub(super) fn reconfigure(&mut self, config: Box<Config>) {
         self.config = config;
+        if let Err(error) = self.gate.reload(&self.config) {
+            tracing::error!(slot = self.slot.name(), %error, "gateways' names cannot be looked up");
+        }
+        self.limits.reload(&self.config);
         self.rules = Arc::new(start::call_rules(&self.config));
         self.edge.listening.order(SignalOrder::Limits(user_agent::connection_limits(&self.config)));
         self.renew_tls();

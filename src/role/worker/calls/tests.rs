@@ -537,3 +537,72 @@ fn no_walk_leaves_anything_behind() {
         assert_eq!((rig.calls.by_client.len(), rig.calls.layer.len()), (0, 0), "seed {seed}");
     }
 }
+
+/// Goal: the limits on calls refuse with 503, Retry-After and the rule; a gateway's calls are counted
+/// while they last. Method: two gateways on one address each; limits of one call.
+#[test]
+fn limits_refuse_and_a_gateways_calls_are_counted() {
+    for (rule, change) in [
+        ("calls_max", (|c| c.calls.calls_max = 1) as fn(&mut Config)),
+        ("gateway_calls_max", |c| c.gateway[0].calls_max = 1),
+        ("source_calls", |c| c.limits.source_calls_burst = 1),
+        ("calls_per_s", |c| c.calls.calls_per_s = 1),
+    ] {
+        let mut rig = Rig::with(1000, change);
+        rig.sends_to("9196", "a", "INVITE", 1, OFFER);
+        assert_eq!(rig.calls.of_gateway["pbx"], 1);
+        rig.sends_to("9196", "b", "INVITE", 1, OFFER);
+        let response = rig.last_response();
+        let reason = response.headers.first(&Name::Reason).unwrap();
+        assert_eq!((response.status, response.headers.contains(&Name::RetryAfter)), (503, true), "{rule}");
+        assert!(reason.starts_with(format!("SIP;cause=503;text=\"{rule}: ").as_bytes()), "{reason:?}");
+        assert_eq!(rig.calls.refusals.totals()[rule], 1);
+        let leg = rig.opened();
+        rig.sends_to("9196", "a", "ACK", 1, "");
+        rig.sends_to("9196", "a", "BYE", 2, "");
+        while let Some(order) = rig.order() {
+            if matches!(order, Order::Close(_)) {
+                rig.media(Event::Closed { leg, stats: Box::default() });
+            }
+        }
+        assert_eq!(rig.calls.of_gateway["pbx"], 0, "{rule}");
+    }
+}
+
+/// Goal: the worker judges like the front, knows a call by what its own hop says, and shows it.
+/// Method: a pilot that is none; a claim with the secret and one without, from an address of nobody.
+#[test]
+fn the_worker_judges_by_the_call_s_own_origin() {
+    let mut rig = Rig::with(1000, |config| {
+        config.gateway = vec![gateway("far", "198.51.100.0/24")];
+        config.router.handoff = crate::base::config::Handoff::Proxy;
+    });
+    let claim = |token: &str, gateway: &str| {
+        format!(
+            "X-Voxring-Hop: token={token};gateway={gateway};dial-plan=default;source=198.51.100.7:5061;transport=tls\r\n"
+        )
+    };
+    let text = |name: &str, extra: &str| {
+        format!(
+            "INVITE sip:9196@192.0.2.1:5065 SIP/2.0\r\nVia: SIP/2.0/TCP 192.0.2.7:33000;branch=z9hG4bK{name}\r\n\
+             From: <sip:2000@192.0.2.7>;tag={name}\r\nTo: <sip:9196@192.0.2.1>\r\nCall-ID: {name}\r\nCSeq: 1 INVITE\r\n\
+             Max-Forwards: 70\r\nContact: <sip:2000@192.0.2.7:33000;transport=tcp>\r\n{extra}\
+             Content-Type: application/sdp\r\nContent-Length: {}\r\n\r\n{OFFER}",
+            OFFER.len()
+        )
+    };
+    let says = |rig: &mut Rig, name: &str, extra: &str| {
+        let message = Message::parse(Bytes::from(text(name, extra))).unwrap();
+        rig.calls.handle_message(rig.now, Rig::flow(), message);
+        rig.collect();
+        rig.heard(name)
+    };
+    assert!(says(&mut rig, "a", "").is_empty());
+    assert!(says(&mut rig, "b", &claim("00", "far")).is_empty());
+    let token = "0123456789abcdef0123456789abcdef";
+    assert_eq!(says(&mut rig, "c", &claim(token, "gone")), ["403 INVITE"]);
+    assert_eq!(says(&mut rig, "d", &claim(token, "far")), ["100 INVITE", "180 INVITE"]);
+    let entry = rig.calls.calls.values().next().unwrap().info(rig.now, Slot::A);
+    assert_eq!((entry.gateway.as_str(), entry.security.as_str()), ("far", "tls"));
+    assert_eq!(rig.calls.refusals.totals()["unknown_source"], 3);
+}
