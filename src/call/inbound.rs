@@ -5,6 +5,7 @@
 //! when the leg has reported its final counters.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -51,13 +52,16 @@ pub struct CallRules {
     pub uas: UasRules,
 }
 
-/// What a call may and must do about SRTP.
+/// What a call may and must do about SRTP, and whose media it may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CallSecurity {
     /// Keys may be exchanged: the hop is encrypted, or `srtp.sdes_over_plain` is set.
     pub allowed: bool,
     /// The dial plan takes calls under SRTP only.
     pub required: bool,
+    /// Who called the node, where another hop forwarded the call: behind a NAT media come from there.
+    /// `None`: who is at the other end of the flow.
+    pub caller: Option<IpAddr>,
 }
 
 /// Why an INVITE cannot become a call: the rule's name for log and counters, and the final
@@ -147,7 +151,7 @@ impl InboundCall {
             return Err(("sips_over_plain", refusal(&invite, 403, "Forbidden", why, rules)));
         }
         let mut local = rules.local.clone();
-        local.nat = rules.nat.then(|| flow.remote.ip());
+        local.nat = rules.nat.then(|| security.caller.unwrap_or(flow.remote.ip()));
         local.srtp.allowed = security.allowed;
         local.srtp.required = security.required;
         let keys = OwnKeys { in_use: None, source: rules.key_source };

@@ -63,7 +63,7 @@ fn random_key(key: &mut [u8]) -> bool {
     getrandom::fill(key).is_ok()
 }
 
-const PLAIN: CallSecurity = CallSecurity { allowed: false, required: false };
+const PLAIN: CallSecurity = CallSecurity { allowed: false, required: false, caller: None };
 
 fn new_call(invite: Request, rules: &CallRules) -> Result<InboundCall, Refusal> {
     InboundCall::new(LEG, INVITE, flow(), invite, "ours", PLAIN, rules)

@@ -109,6 +109,7 @@ impl Calls {
         CallSecurity {
             allowed: is_encrypted || self.config.srtp.sdes_over_plain,
             required: required == Security::Secured,
+            caller: Some(seen.flow.remote.ip()),
         }
     }
 
