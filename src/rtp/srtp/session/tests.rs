@@ -6,12 +6,13 @@ use rtc_srtp::context::Context;
 use rtc_srtp::option::{srtcp_replay_protection, srtp_replay_protection};
 use rtc_srtp::protection_profile::ProtectionProfile;
 
-use super::testing::hex;
+use super::super::testing::hex;
 use super::*;
 use crate::base::config::SrtpSuite;
 use crate::base::random::SplitMix64;
 use crate::rtp::packet::{RtpHeader, RtpTimestamp, SeqNo, write_header};
 use crate::rtp::rtcp::{COMPOUND_BYTES_MAX, Report};
+use crate::rtp::srtp::{Mki, key_and_salt_bytes};
 
 const SSRC: u32 = 0xCAFE_BABE;
 
