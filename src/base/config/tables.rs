@@ -53,7 +53,7 @@ choices! {
     GatewayStatus {
         /// Calls are taken.
         Enabled = "enabled",
-        /// Every request is refused with 403.
+        /// Every request outside a call under way is refused with 403.
         Disabled = "disabled",
         /// New calls are refused with 503, those under way go on.
         NoNewCalls = "no_new_calls",
