@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam::channel;
+use crossbeam::channel::{self, Sender};
 use crossbeam::queue::ArrayQueue;
 
 use crate::base::clock;
@@ -43,13 +43,15 @@ use next_hop::{NextHop, Way};
 const PUMP_INTERVAL: Duration = Duration::from_millis(20);
 /// Orders that may wait; the front takes all of them every [`PUMP_INTERVAL`].
 const ORDERS_MAX: usize = 256;
+/// The front takes an order within this, or it is stuck.
+const TAKE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long copies of a 2xx may come: timer L, 64*T1.
 const ACCEPTED_LIFE: Duration = Duration::from_secs(32);
 /// How often it reports its counters.
 const REPORT_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Supervisor to front.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum FrontOrder {
     /// What a listener that is about to open is for.
     Listener {
@@ -59,7 +61,12 @@ pub enum FrontOrder {
         hop: Hop,
     },
     /// From now on work by this one.
-    Config(Arc<Config>),
+    Config {
+        /// The whole configuration.
+        config: Arc<Config>,
+        /// Told once it is in force.
+        taken: Sender<()>,
+    },
     /// The ports of the worker that takes new calls; `None`: there is none.
     Worker(Option<HopPorts>),
     /// Finish what is under way and leave.
@@ -158,11 +165,16 @@ impl Front {
 
     /// Puts in force what was prepared: closes the listeners `config` does not ask for.
     pub fn commit(&mut self, change: Change<Hop>, config: &Arc<Config>, tls: Option<&Arc<TlsSetup>>) {
-        self.send(FrontOrder::Config(Arc::clone(config)));
+        let (taken, in_force) = channel::bounded(1);
+        self.send(FrontOrder::Config { config: Arc::clone(config), taken });
         self.listening.commit(change);
         self.listening.order(SignalOrder::Limits(user_agent::connection_limits(config)));
         if let Some(tls) = tls {
             self.renew_tls(tls);
+        }
+        // Whoever asked for the change may then rely on it; a turn of the loop as a rule.
+        if in_force.recv_timeout(TAKE_TIMEOUT).is_err() {
+            tracing::error!("router and service do not take their new configuration");
         }
     }
 
@@ -490,7 +502,11 @@ impl FrontRole {
                 FrontOrder::Listener { index, hop } => {
                     self.hops.insert(index, hop);
                 }
-                FrontOrder::Config(config) => self.reconfigure(&config),
+                FrontOrder::Config { config, taken } => {
+                    self.reconfigure(&config);
+                    // Whoever does not wait for it does not want to know.
+                    let _ = taken.send(());
+                }
                 FrontOrder::Worker(ports) => {
                     self.worker = ports;
                     self.next_report = None;

@@ -123,7 +123,7 @@ fn settings_outlive_a_restart_until_they_are_reset() {
     };
     assert_eq!(origin(&node, "port"), (away.into(), "set at run time".to_owned()));
     assert!(origin(&node, "udp").1.contains("voxring.toml:"), "{:?}", origin(&node, "udp"));
-    assert_eq!(origin(&node, "tls_port").1, "default");
+    assert_eq!(origin(&node, "startup_mode"), ("dual".into(), "default".to_owned()));
 
     node.json(&["call-router", "set", "--maintenance", "on"]);
     assert_eq!(options_tcp(away).expect("it answers").status, 503);

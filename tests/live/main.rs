@@ -6,8 +6,8 @@
 
 mod baresip;
 mod baresip_tls;
-mod certificates;
 mod call_router;
+mod certificates;
 mod common;
 mod crash;
 mod dtmf_hold;

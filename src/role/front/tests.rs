@@ -3,7 +3,9 @@
 use bytes::Bytes;
 
 use super::*;
-use crate::base::config::{Gateway, GatewayAddresses, GatewayStatus, Security, UnknownSource};
+use crate::base::config::{
+    Gateway, GatewayAddresses, GatewayStatus, PeerCertificate, Security, StartupMode, UnknownSource,
+};
 use crate::control::cli::Slot;
 use crate::sip::header::Via;
 
@@ -64,6 +66,13 @@ impl Net {
             worker_is_up: true,
             config,
         }
+    }
+    /// Orders another configuration; what is given back hears when it is in force.
+    fn configure(&self, config: &Config) -> channel::Receiver<()> {
+        let (taken, in_force) = channel::bounded(1);
+        let order = FrontOrder::Config { config: Arc::new(config.clone()), taken };
+        self.role.orders.push(order).unwrap();
+        in_force
     }
 
     fn redirect() -> Self {
@@ -603,4 +612,117 @@ fn the_certificate_of_the_connection_decides() {
         net.role.handle_flow_closed(net.now, tls.id);
         net.wait(Duration::from_secs(64));
     }
+}
+
+/// A caller over TLS at the router's TLS listener, in a node with a certificate.
+fn over_tls(change: impl FnOnce(&mut Config)) -> Net {
+    let mut net = Net::with(|config| {
+        config.tls.certificate = "server.pem".into();
+        // Whose certificate it is has tests of its own.
+        config.tls.peer_certificate = PeerCertificate::None;
+        change(config);
+    });
+    net.transport = Transport::Tls;
+    net.listener = (1, 3);
+    net
+}
+
+/// Goal: a call over TLS is redirected to the next hop's TLS port with `transport=tls`, its host
+/// `node.fqdn` where that is set; `sips:` stays `sips:`.
+/// Method: router and service over TLS, with and without a name; a sips: URI over TLS and over TCP.
+#[test]
+fn a_call_over_tls_is_redirected_to_tls() {
+    let at_router = |fqdn: &str, uri: &str, transport: Transport| {
+        let mut net = over_tls(|config| config.node.fqdn = fqdn.into());
+        net.transport = transport;
+        contact(net.asks("INVITE", uri, ""))
+    };
+    let (tls, tcp, name) = (Transport::Tls, Transport::Tcp, "um.example.com");
+    let table = [
+        ("", "sip:1001@x;user=phone", tls, "<sip:1001@127.0.0.1:5063;user=phone;transport=tls>"),
+        (name, "sip:1001@x", tls, "<sip:1001@um.example.com:5063;transport=tls>"),
+        (name, "sips:1001@x", tls, "<sips:1001@um.example.com:5063;transport=tls>"),
+        (name, "sips:1001@x", tcp, "<sips:1001@um.example.com:5063;transport=tls>"),
+        (name, "sip:1001@x", tcp, "<sip:1001@127.0.0.1:5062;transport=tcp>"),
+    ];
+    for (fqdn, uri, transport, expected) in table {
+        assert_eq!(at_router(fqdn, uri, transport), expected, "{uri} {transport:?}");
+    }
+    let mut service = over_tls(|_| {});
+    service.listener = (3, 3);
+    let contact = contact(service.asks("INVITE", "sip:1001@x", ""));
+    assert_eq!(contact, "<sip:1001@127.0.0.1:5066;transport=tls>");
+}
+
+/// Goal: what came over TLS never goes on in the clear: where the next hop has no TLS the call is
+/// refused with 503 and the rule is counted, in both handoffs; a plain call goes on to a hop that has
+/// TLS alone.
+/// Method: a service with TCP only, and one with TLS only.
+#[test]
+fn tls_is_never_downgraded() {
+    for handoff in [Handoff::Redirect, Handoff::Proxy] {
+        let mut net = over_tls(|config| {
+            config.service.startup_mode = StartupMode::Tcp;
+            config.router.handoff = handoff;
+        });
+        let response = net.asks("INVITE", "sip:1001@x", "");
+        assert_eq!(response.status, 503);
+        let warning = String::from_utf8_lossy(response.headers.first(&Name::Warning).unwrap()).into_owned();
+        assert!(warning.contains("the next hop has no TLS"), "{warning}");
+        assert_eq!(net.role.refusals.totals()["next_hop_tls"], 1);
+    }
+    let mut up = over_tls(|config| config.service.startup_mode = StartupMode::Tls);
+    up.transport = Transport::Tcp;
+    up.listener = (0, 0);
+    assert_eq!(contact(up.asks("INVITE", "sip:1001@x", "")), "<sip:1001@127.0.0.1:5063;transport=tls>");
+}
+
+/// Goal: over TLS our own next hops are asked for `node.fqdn`, everybody else for their address.
+/// Method: the name for each hop's TLS address, for its plain port, and for a stranger.
+#[test]
+fn our_own_hops_must_show_our_name() {
+    let net = over_tls(|config| config.node.fqdn = "um.example.com".into());
+    let name = |at: &str| net.role.tls_name(at.parse().unwrap());
+    assert_eq!(name("127.0.0.1:5063").as_deref(), Some("um.example.com"), "the service");
+    assert_eq!(name("127.0.0.1:5066").as_deref(), Some("um.example.com"), "the worker");
+    assert_eq!(name("127.0.0.1:5062"), None);
+    assert_eq!(name("192.0.2.7:5063"), None);
+}
+
+/// Goal: a new configuration acts on the next request, and maintenance refuses calls and OPTIONS at
+/// the router alone. Method: orders between requests.
+#[test]
+fn a_new_configuration_acts_on_the_next_request() {
+    let mut net = Net::redirect();
+    let mut config = net.config.clone();
+    config.router.maintenance = true;
+    config.calls.retry_after_s = 9;
+    let taken = net.configure(&config);
+    assert!(taken.is_empty(), "not before the front's next turn");
+    net.wait(Duration::from_millis(20));
+    assert_eq!(taken.try_recv(), Ok(()));
+    for method in ["INVITE", "OPTIONS"] {
+        let response = net.asks(method, "sip:1001@x", "");
+        assert_eq!(response.status, 503);
+        assert_eq!(response.headers.first(&Name::RetryAfter).unwrap(), "9");
+    }
+    assert_eq!(net.role.refusals.totals()["maintenance"], 2);
+    let service = net.flow(UP);
+    let another = request("INVITE", "sip:1001@x", "", "").replace("z9hG4bKINVITE", "z9hG4bKanother");
+    net.sends_over(service, &another);
+    assert_eq!(net.between, ["302"], "the service goes on");
+    config.router.maintenance = false;
+    net.configure(&config);
+    net.wait(Duration::from_secs(60));
+    assert_eq!(contact(net.asks("INVITE", "sip:1001@x", "")), "<sip:1001@127.0.0.1:5062;transport=tcp>");
+}
+
+/// Goal: a listener that opens at run time belongs to its hop from its first message on.
+/// Method: an INVITE over a new index before the front's next turn.
+#[test]
+fn a_new_listener_belongs_to_its_hop_at_once() {
+    let mut net = Net::redirect();
+    net.role.orders.push(FrontOrder::Listener { index: 40, hop: Hop::Service }).unwrap();
+    net.listener.0 = 40;
+    assert_eq!(contact(net.asks("INVITE", "sip:1001@x", "")), "<sip:1001@127.0.0.1:5065;transport=tcp>");
 }

@@ -5,8 +5,8 @@ use crate::rtp::srtp::SrtpPlan;
 
 const THEIRS: &str = "inline:MTIzNDU2Nzg5QUJDREUwMTIzNDU2Nzg5QUJjZGVm";
 const OTHERS: &str = "inline:NzB4d1BINUAvLEw6UzF3WSJ+PSdFcGdUJShpX1Zj";
-const ALLOWED: CallSecurity = CallSecurity { allowed: true, required: false };
-const REQUIRED: CallSecurity = CallSecurity { allowed: true, required: true };
+const ALLOWED: CallSecurity = CallSecurity { allowed: true, required: false, caller: None };
+const REQUIRED: CallSecurity = CallSecurity { allowed: true, required: true, caller: None };
 
 /// An offer of RTP/SAVP with this key.
 fn secured(key: &str) -> String {
@@ -65,7 +65,7 @@ fn refusals_name_their_rule() {
     };
     let no_random = CallRules { key_source: |_| false, ..rules() };
     let codec = OFFER.replace("RTP/AVP 0 101", "RTP/AVP 18");
-    let hidden = CallSecurity { allowed: false, required: true };
+    let hidden = CallSecurity { allowed: false, required: true, caller: None };
     for (body, security, rules, expected, text) in [
         (secured(THEIRS), PLAIN, rules(), ("security_media", 488), "302 voxring \"keys over an unencrypted"),
         (OFFER.to_owned(), REQUIRED, rules(), ("security_media", 488), "SRTP (RTP/SAVP) is required"),
