@@ -89,8 +89,8 @@ fn baresip_is_refused_with_somebody_elses_certificate() {
     phone.dial(&node.uri("1001", "tls"));
     phone.wait_for("CALL_CLOSED");
     assert!(phone.log().contains("403"), "{}", phone.log());
-    assert_eq!(node.refused("wrong_certificate"), 1, "{:#}", node.status());
-    node.wait_log(&["wrong_certificate", "127.0.0.1"]);
+    node.wait_refused("wrong_certificate", 1);
+    node.wait_log(&["rule=\"wrong_certificate\"", "127.0.0.1"]);
     assert_eq!(node.status()["calls_total"], 0);
 }
 

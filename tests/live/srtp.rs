@@ -129,8 +129,7 @@ fn plain_media_is_refused_where_srtp_is_demanded() {
     assert_not_acceptable(&start(&node, &pki, "1001", &["--duration", "1"]).finish());
     let optional = ["--duration", "1", "--srtp", "AES_CM_128_HMAC_SHA1_80", "--srtp-optional"];
     assert_not_acceptable(&start(&node, &pki, "1001", &optional).finish());
-    let refused = node.refused("security_media");
-    assert_eq!(refused, 2, "{:#}", node.status());
+    node.wait_refused("security_media", 2);
 }
 
 /// Goal: keys never travel where others can read them, unless the configuration says so.

@@ -274,6 +274,13 @@ impl Node {
         self.status()["refused_total"][rule].as_u64().unwrap_or(0)
     }
 
+    /// Waits until this many calls were refused for a reason; front and workers report now and then.
+    pub(crate) fn wait_refused(&self, rule: &str, count: u64) {
+        wait_for(&format!("{count} calls refused for {rule}"), Duration::from_secs(8), || {
+            (self.refused(rule) == count).then_some(())
+        });
+    }
+
     /// What `voxring status` tells.
     pub(crate) fn status(&self) -> Value {
         let status = self.json(&["status"]);
