@@ -136,3 +136,25 @@ fn a_broken_certificate_file_changes_nothing() {
     node.wait_log(&["server.pem"]);
     wait_serial(&node, &pki, serial);
 }
+
+/// Goal: with a revocation list that has expired nobody can be believed, and it is said so.
+/// Method: such a list and a signal; the good peer is refused at every port, until there is a new one.
+#[test]
+fn an_expired_revocation_list_refuses_everybody() {
+    let pki = Pki::new();
+    let node = Node::start(|config| pki.secure(config));
+    let ask = |address| secure::options(address, &pki.client(Paper::Good));
+    assert!(addresses(&node).into_iter().all(|address| ask(address).is_ok()));
+    pki.let_crl_expire();
+    node.reload();
+    for address in addresses(&node) {
+        wait_for("the list to be taken up", NOTICE, || ask(address).is_err().then_some(()));
+    }
+    node.wait_counter("sip_tls_crl_expired", 3);
+    node.wait_log(&["tls_crl_expired", "127.0.0.1"]);
+    pki.revoke(&[]);
+    node.reload();
+    for address in addresses(&node) {
+        wait_for("the new list to be taken up", NOTICE, || ask(address).ok());
+    }
+}

@@ -74,7 +74,6 @@ pub(crate) struct Caller {
     pub(crate) numbers: Numbers,
     srtp: Option<Srtp>,
     tag: String,
-    uri: String,
     to: String,
     contact: String,
 }
@@ -115,14 +114,13 @@ impl Caller {
         getrandom::fill(&mut random).expect("the kernel has randomness");
         let numbers = Numbers { sequence: 1000, timestamp: 5000, ssrc: u32::from_be_bytes(random) };
         let media = answered_media(&response.body);
-        let uri = uri.to_owned();
-        let mut caller = Self { connection, socket, media, numbers, srtp, tag, uri, to, contact };
+        let mut caller = Self { connection, socket, media, numbers, srtp, tag, to, contact };
         caller.request("ACK", 1);
         Ok(caller)
     }
 
     fn request(&mut self, method: &str, cseq: u32) {
-        let Self { connection, tag, uri, to, contact, .. } = self;
+        let Self { connection, tag, to, contact, .. } = self;
         // An ACK to a 200 is a transaction of its own (RFC 3261 §13.2.2.4).
         let text = format!(
             "{method} {contact} SIP/2.0\r\nVia: SIP/2.0/{} {};branch=z9hG4bK{tag}{method};rport\r\n\
@@ -131,7 +129,6 @@ impl Caller {
             connection.transport(),
             connection.local(),
         );
-        assert!(!uri.is_empty());
         connection.send(text.as_bytes());
     }
 

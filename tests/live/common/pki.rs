@@ -125,10 +125,15 @@ impl Pki {
 
     /// Writes a revocation list of exactly these.
     pub(crate) fn revoke(&self, papers: &[Paper]) {
-        self.write_crl(papers, Duration::from_secs(3600));
+        self.write_crl(papers, calendar() + DAY);
     }
 
-    fn write_crl(&self, papers: &[Paper], valid: Duration) {
+    /// Writes a revocation list of nobody that should have had a successor half an hour ago.
+    pub(crate) fn let_crl_expire(&self) {
+        self.write_crl(&[], calendar() - Duration::from_secs(1800));
+    }
+
+    fn write_crl(&self, papers: &[Paper], next_update: OffsetDateTime) {
         static NUMBER: AtomicU64 = AtomicU64::new(1);
         let issued = calendar() - Duration::from_secs(3600);
         let revoked_certs = papers.iter().map(|paper| RevokedCertParams {
@@ -139,7 +144,7 @@ impl Pki {
         });
         let crl = CertificateRevocationListParams {
             this_update: issued,
-            next_update: calendar() + valid,
+            next_update,
             crl_number: NUMBER.fetch_add(1, Ordering::Relaxed).into(),
             issuing_distribution_point: None,
             revoked_certs: revoked_certs.collect(),
