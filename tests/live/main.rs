@@ -4,6 +4,7 @@
 //! phones, by raw bytes, and by the command line. One binary, because linking ten takes longer than
 //! running them.
 
+mod admission;
 mod baresip;
 mod baresip_tls;
 mod call_router;

@@ -4,6 +4,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use socket2::{Domain, Socket, Type};
+
 use crate::common::now;
 use crate::common::secure::SecureStream;
 
@@ -69,6 +71,15 @@ impl Connection {
     /// Connects to a port of 127.0.0.1 over TCP.
     pub(crate) fn open(port: u16) -> Self {
         Self::open_at((Ipv4Addr::LOCALHOST, port).into())
+    }
+
+    /// Connects to a port of 127.0.0.1 over TCP, from another address of the loopback.
+    pub(crate) fn open_from(source: Ipv4Addr, port: u16) -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.bind(&SocketAddr::from((source, 0)).into()).expect("an address of the loopback");
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        socket.connect(&address.into()).expect("the listener takes connections");
+        Self { stream: Wire::Plain(socket.into()), inbox: Vec::new() }
     }
 
     /// Connects over TCP.
