@@ -52,47 +52,88 @@ impl TokenBucket {
     }
 }
 
-/// How often a map that is full looks for buckets to forget.
+/// What is remembered of a source.
+pub trait Remembered: Default {
+    /// True when it is as if nothing had ever come from the source, so that it may be forgotten.
+    fn is_spent(&self, now: Instant) -> bool;
+}
+
+impl Remembered for TokenBucket {
+    fn is_spent(&self, now: Instant) -> bool {
+        self.is_full(now)
+    }
+}
+
+/// Where a source is remembered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place<K> {
+    /// In a place of its own.
+    Own(K),
+    /// With all others for which there was no place.
+    Shared,
+}
+
+/// How often a map that is full looks for sources to forget.
 const PURGE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A bucket for each source, for a bounded number of them: sources beyond share one bucket.
+/// Something for each source, for a bounded number of them: sources beyond share one, so that many
+/// addresses gain nothing.
 #[derive(Debug)]
-pub struct PerSource<K> {
-    buckets: HashMap<K, TokenBucket>,
-    shared: TokenBucket,
+pub struct PerSource<K, V = TokenBucket> {
+    own: HashMap<K, V>,
+    shared: V,
     sources_max: usize,
     purge_at: Option<Instant>,
 }
 
-impl<K: Eq + Hash> PerSource<K> {
+impl<K: Copy + Eq + Hash, V: Remembered> PerSource<K, V> {
     /// Room for `sources_max` sources that are busy at the same time.
     pub fn new(sources_max: usize) -> Self {
-        Self { buckets: HashMap::new(), shared: TokenBucket::default(), sources_max, purge_at: None }
+        Self { own: HashMap::new(), shared: V::default(), sources_max, purge_at: None }
     }
 
-    /// Takes one of `source`'s tokens; false when there is none.
-    pub fn take(&mut self, now: Instant, source: K, rate: Rate) -> bool {
-        if let Some(bucket) = self.buckets.get_mut(&source) {
-            return bucket.take(now, rate);
-        }
-        if self.buckets.len() >= self.sources_max && self.purge_at.is_none_or(|at| at <= now) {
-            self.buckets.retain(|_, bucket| !bucket.is_full(now));
+    /// Room for another number of sources from now on; who has a place keeps it.
+    pub fn resize(&mut self, sources_max: usize) {
+        self.sources_max = sources_max;
+    }
+
+    /// What is remembered of `source`, and where.
+    pub fn of(&mut self, now: Instant, source: K) -> (Place<K>, &mut V) {
+        let is_known = self.own.contains_key(&source);
+        if !is_known && self.own.len() >= self.sources_max && self.purge_at.is_none_or(|at| at <= now) {
+            self.own.retain(|_, value| !value.is_spent(now));
             self.purge_at = Some(now + PURGE_INTERVAL);
         }
-        if self.buckets.len() >= self.sources_max {
-            return self.shared.take(now, rate);
+        if is_known || self.own.len() < self.sources_max {
+            (Place::Own(source), self.own.entry(source).or_default())
+        } else {
+            (Place::Shared, &mut self.shared)
         }
-        self.buckets.entry(source).or_default().take(now, rate)
     }
 
-    /// Sources that have a bucket of their own.
+    /// What is remembered there; `None` when it was forgotten.
+    pub fn at(&mut self, place: Place<K>) -> Option<&mut V> {
+        match place {
+            Place::Own(source) => self.own.get_mut(&source),
+            Place::Shared => Some(&mut self.shared),
+        }
+    }
+
+    /// Sources that have a place of their own.
     pub fn len(&self) -> usize {
-        self.buckets.len()
+        self.own.len()
     }
 
     /// True without sources.
     pub fn is_empty(&self) -> bool {
-        self.buckets.is_empty()
+        self.own.is_empty()
+    }
+}
+
+impl<K: Copy + Eq + Hash> PerSource<K> {
+    /// Takes one of `source`'s tokens; false when there is none.
+    pub fn take(&mut self, now: Instant, source: K, rate: Rate) -> bool {
+        self.of(now, source).1.take(now, rate)
     }
 }
 

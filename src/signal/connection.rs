@@ -8,9 +8,9 @@ use monoio::io::Canceller;
 use monoio::net::tcp::TcpOwnedWriteHalf;
 
 use super::counters::{Counter, Counters};
-use super::pace::Pace;
 use super::sources::SourceKey;
 use super::tls::{Failure, TlsSession};
+use crate::base::bucket::TokenBucket;
 use crate::sip::flow::{Flow, Transmit};
 
 /// Why a connection ends.
@@ -113,7 +113,7 @@ pub(super) struct Connection {
     /// Requests that have no final response yet.
     pub(super) owed: u32,
     /// Messages the peer may bring.
-    pub(super) pace: Pace,
+    pub(super) pace: TokenBucket,
     /// Where it was counted; `None` for one we opened.
     pub(super) source: Option<SourceKey>,
     /// Set when the end was our decision; logged and counted at the end.
@@ -133,7 +133,7 @@ impl Connection {
             active: now,
             partial_since: None,
             owed: 0,
-            pace: Pace::new(now),
+            pace: TokenBucket::default(),
             source: None,
             ending: None,
         }

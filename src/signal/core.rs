@@ -22,7 +22,7 @@ use super::role::Role;
 use super::sources::Sources;
 use super::stream;
 use super::tls::{TlsSession, TlsSetup};
-use crate::base::clock;
+use crate::base::bucket::{Rate, TokenBucket};
 use crate::sip::flow::{Destination, Flow, FlowId, Transmit, Transport};
 
 /// What a connection may have waiting to be written, in bytes; more means nobody reads.
@@ -69,25 +69,16 @@ pub(super) struct Core<R> {
 }
 
 /// Lines a second about peers that send what cannot be read; the rest is counted only.
-const LOG_LINES_PER_S: u32 = 20;
+const LOG_LINES: Rate = Rate { per_s: 20, burst: 20 };
 
 /// Keeps a flood of unreadable messages from becoming a flood of log lines.
 #[derive(Debug, Default)]
-pub(super) struct LogBudget {
-    until: Option<Instant>,
-    left: u32,
-}
+pub(super) struct LogBudget(TokenBucket);
 
 impl LogBudget {
     /// True when a line may be written now.
     pub(super) fn take(&mut self, now: Instant) -> bool {
-        if self.until.is_none_or(|until| until <= now) {
-            self.until = Some(now + Duration::from_secs(1));
-            self.left = LOG_LINES_PER_S;
-        }
-        let may = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        may
+        self.0.take(now, LOG_LINES)
     }
 }
 
@@ -113,6 +104,7 @@ impl<R: Role + 'static> Core<R> {
             RefCell::new(Self {
                 this: this.clone(),
                 role,
+                sources: Sources::new(&limits.peers),
                 limits,
                 counters,
                 connections: HashMap::new(),
@@ -120,7 +112,6 @@ impl<R: Role + 'static> Core<R> {
                 sockets: Vec::new(),
                 gates: Vec::new(),
                 tls,
-                sources: Sources::new(clock::now()),
                 spare_buffers: Vec::new(),
                 stopping: false,
                 next_sweep: None,

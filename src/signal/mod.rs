@@ -26,7 +26,6 @@ mod datagram;
 mod listen;
 mod obey;
 mod order;
-mod pace;
 mod role;
 mod run;
 mod sources;

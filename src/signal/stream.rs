@@ -14,6 +14,7 @@ use monoio::net::tcp::{TcpOwnedReadHalf, TcpOwnedWriteHalf};
 use super::connection::{Cause, Stage};
 use super::core::{Core, HALF_CLOSED, Shared};
 use super::role::Role;
+use crate::base::bucket::Rate;
 use crate::base::clock;
 use crate::sip::flow::{Destination, Flow, FlowId, PeerNames, Transmit};
 use crate::sip::framer::{Frame, Framer, FramerLimits};
@@ -299,13 +300,14 @@ impl<R: Role + 'static> Core<R> {
     /// peer has brought its messages for now and one is left.
     fn read_frames(&mut self, now: Instant, incoming: &mut Incoming) -> bool {
         let (flow, framer) = (incoming.flow, &mut incoming.framer);
-        let per_s = self.limits.peers.messages_per_s;
+        let rate = Rate::steady(self.limits.peers.messages_per_s);
         let mut any = false;
         loop {
             let frame = incoming.waiting.take().map_or_else(|| framer.poll(), |frame| Ok(Some(frame)));
             let Some(connection) = self.connections.get_mut(&flow.id) else { return true };
             if let Ok(Some(frame)) = &frame
-                && !connection.pace.take(now, per_s, per_s)
+                && rate.per_s > 0
+                && !connection.pace.take(now, rate)
             {
                 // Who is left waiting by us is neither idle nor slow.
                 (connection.active, connection.partial_since) = (now, None);
