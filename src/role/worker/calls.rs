@@ -194,8 +194,7 @@ impl Calls {
         let Some(leg) = self.by_dialog.get(&dialog).copied() else {
             return self.refuse_no_dialog(now, id, &seen.flow, &request);
         };
-        let rules = Arc::clone(&self.rules);
-        self.with(now, leg, |entry| entry.call.handle_request(now, id, &request, &rules));
+        self.with(now, leg, |entry| entry.call.handle_request(now, id, &request, &entry.rules));
         self.note_reinvite(id, leg);
     }
 
@@ -514,14 +513,13 @@ impl Role for Calls {
     fn handle_timeout(&mut self, now: Instant) {
         self.layer.handle_timeout(now);
         self.handle_tu_events(now);
-        let rules = Arc::clone(&self.rules);
         while let Some((at, leg)) = self.timers.first().copied()
             && at <= now
         {
             self.timers.remove(&(at, leg));
             self.with(now, leg, |entry| {
                 entry.timer = None;
-                entry.call.handle_timeout(now, &rules);
+                entry.call.handle_timeout(now, &entry.rules);
                 if let Some(flow) = &mut entry.flow {
                     flow.handle_timeout(now);
                 }

@@ -2,9 +2,10 @@
 //! [`Flow`], and what is needed to put the two together.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::call::inbound::InboundCall;
+use crate::call::inbound::{CallRules, InboundCall};
 use crate::call::target::{Caller, Target};
 use crate::control::cli::Slot;
 use crate::control::protocol::CallInfo;
@@ -79,6 +80,8 @@ impl Patience {
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) call: InboundCall,
+    /// Those of its start: a reload is for new calls.
+    pub(super) rules: Arc<CallRules>,
     pub(super) flow: Option<Flow>,
     pub(super) target: Target,
     pub(super) caller: Caller,

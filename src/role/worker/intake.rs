@@ -72,6 +72,7 @@ impl Calls {
         self.by_dialog.insert(call.dialog_id().clone(), leg);
         let entry = Entry {
             call,
+            rules: Arc::clone(&self.rules),
             flow: None,
             caller: target::caller(invite),
             target,
@@ -119,10 +120,9 @@ impl Calls {
         };
         let duration_max = self.recording_duration_max();
         let flow = TestExtension::new(kind, party, self.demo_loop.clone(), duration_max);
-        let rules = Arc::clone(&self.rules);
         self.with(now, leg, |entry| {
             entry.flow = Some(Flow::Test(Box::new(flow)));
-            entry.call.accept(&rules);
+            entry.call.accept(&entry.rules);
         });
     }
 
@@ -155,13 +155,12 @@ impl Calls {
 
     fn accept(&mut self, now: Instant, leg: LegId, mailbox: &MailboxInfo) {
         let builtin = self.prompts.greeting.clone();
-        let rules = Arc::clone(&self.rules);
         self.with(now, leg, |entry| {
             entry.ready.wants_greeting = true;
             if !mailbox.has_greeting {
                 entry.ready.greeting = Some(builtin);
             }
-            entry.call.accept(&rules);
+            entry.call.accept(&entry.rules);
         });
         if mailbox.has_greeting {
             self.ask_mailbox(MailboxRequest::LoadGreeting { token: leg.0, number: mailbox.number.clone() });
@@ -199,8 +198,7 @@ impl Calls {
                 entry.flow = flow;
             }
         }
-        let rules = Arc::clone(&self.rules);
-        self.with(now, leg, |entry| entry.call.answer(now, &rules));
+        self.with(now, leg, |entry| entry.call.answer(now, &entry.rules));
     }
 
     fn answering_flow(&mut self, leg: LegId) -> Option<Flow> {

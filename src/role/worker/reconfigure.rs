@@ -33,7 +33,8 @@ impl Edge {
 }
 
 impl Calls {
-    /// Works by `config` from now on. Calls that are up keep their flow and its limits.
+    /// Works by `config` from now on. Calls that are up keep their rules, their flow and
+    /// its limits.
     pub(super) fn reconfigure(&mut self, config: Box<Config>) {
         self.config = config;
         if let Err(error) = self.gate.reload(&self.config) {

@@ -72,7 +72,7 @@ impl Rig {
                 nat: None,
                 srtp: SrtpRules { suites: config.srtp.suites.0.clone(), ..SrtpRules::plain() },
             },
-            nat: false,
+            nat: config.rtp.nat,
             key_source: |key| getrandom::fill(key).is_ok(),
             fqdn: None,
             cname: "test".into(),
@@ -126,21 +126,29 @@ impl Rig {
     }
 
     fn sends_to(&mut self, user: &str, name: &str, method: &str, cseq: u32, body: &str) {
+        let text = self.text(user, name, method, cseq, body);
+        self.sends_text(text);
+    }
+
+    fn sends_text(&mut self, text: String) {
+        let message = Message::parse(Bytes::from(text)).unwrap();
+        self.calls.handle_message(self.now, Self::flow(), message);
+        self.collect();
+    }
+
+    fn text(&self, user: &str, name: &str, method: &str, cseq: u32, body: &str) -> String {
         let to_tag = self.to_tag(name).filter(|_| method != "CANCEL" && (method, cseq) != ("INVITE", 1));
         let to_tag = to_tag.map(|tag| format!(";tag={tag}")).unwrap_or_default();
         let branch = if method == "CANCEL" { "INVITE" } else { method };
         let content = if body.is_empty() { "" } else { "Content-Type: application/sdp\r\n" };
-        let text = format!(
+        format!(
             "{method} sip:{user}@192.0.2.1:5065 SIP/2.0\r\n\
              Via: SIP/2.0/TCP 192.0.2.7:33000;branch=z9hG4bK{name}{branch}{cseq}\r\n\
              From: <sip:2000@192.0.2.7>;tag={name}\r\nTo: <sip:{user}@192.0.2.1>{to_tag}\r\n\
              Call-ID: {name}\r\nCSeq: {cseq} {method}\r\nMax-Forwards: 70\r\n\
              Contact: <sip:2000@192.0.2.7:33000;transport=tcp>\r\n{content}Content-Length: {}\r\n\r\n{body}",
             body.len()
-        );
-        let message = Message::parse(Bytes::from(text)).unwrap();
-        self.calls.handle_message(self.now, Self::flow(), message);
-        self.collect();
+        )
     }
 
     /// Our tag in the call, once a response has told it.
@@ -605,4 +613,57 @@ fn the_worker_judges_by_the_call_s_own_origin() {
     let entry = rig.calls.calls.values().next().unwrap().info(rig.now, Slot::A);
     assert_eq!((entry.gateway.as_str(), entry.security.as_str()), ("far", "tls"));
     assert_eq!(rig.calls.refusals.totals()["unknown_source"], 3);
+}
+
+/// A key of AES_CM_128_HMAC_SHA1_80, 30 bytes, or of AEAD_AES_256_GCM, 44 bytes, in an offer.
+fn secure_offer(suite: &str, key_bytes: usize) -> String {
+    let key = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, vec![7; key_bytes]);
+    OFFER.replace("RTP/AVP", "RTP/SAVP") + &format!("a=crypto:1 {suite} inline:{key}\r\n")
+}
+
+/// Goal: a call that is up keeps the rules it began with; a new one has the new ones. Method: a reload
+/// forbids the call's SRTP suite, its session interval and that media come from behind a NAT; the
+/// call's re-INVITE wants what it began with, and so do new calls, then one what is allowed now.
+#[test]
+fn a_reload_is_for_new_calls() {
+    use crate::base::config::{SrtpSuite, SrtpSuites};
+    let before = secure_offer("AES_CM_128_HMAC_SHA1_80", 30);
+    let after = secure_offer("AEAD_AES_256_GCM", 44);
+    let mut rig = Rig::with(1000, |config| {
+        config.srtp.sdes_over_plain = true;
+        config.srtp.suites = SrtpSuites(vec![SrtpSuite::AesCm128HmacSha1_80]);
+        config.rtp.nat = true;
+    });
+    let nat = |plan: &crate::media::order::MediaPlan| plan.nat.map(|address| address.to_string());
+    rig.sends_to("9199", "up", "INVITE", 1, &before);
+    let Some(Order::Open(leg, plan)) = rig.order() else { panic!("no leg is asked for") };
+    assert_eq!(plan.media.as_ref().and_then(nat).as_deref(), Some("192.0.2.7"));
+    rig.media(Event::Opened { leg, rtp_port: 20_000 });
+    rig.sends_to("9199", "up", "ACK", 1, "");
+
+    let mut config = rig.calls.config.clone();
+    config.srtp.suites = SrtpSuites(vec![SrtpSuite::AeadAes256Gcm]);
+    config.rtp.nat = false;
+    config.sip.min_se_s = 900;
+    rig.orders.push(Some(ToWorker::Config { config })).unwrap();
+    rig.pump();
+
+    let timed = |text: String| {
+        text.replace("Max-Forwards", "Supported: timer\r\nSession-Expires: 600\r\nMax-Forwards")
+    };
+    rig.sends_text(timed(rig.text("9199", "up", "INVITE", 2, &before)));
+    assert_eq!(rig.last_response().status, 200, "{:?}", rig.last_response());
+    let update = std::iter::from_fn(|| rig.order()).find_map(|order| match order {
+        Order::Update(id, plan) if id == leg => Some(plan),
+        _ => None,
+    });
+    assert_eq!(update.as_deref().and_then(nat).as_deref(), Some("192.0.2.7"));
+
+    rig.sends_to("9199", "new", "INVITE", 1, &before);
+    assert_eq!(rig.last_response().status, 488);
+    rig.sends_text(timed(rig.text("9199", "brief", "INVITE", 1, &after)));
+    assert_eq!(rig.last_response().status, 422);
+    rig.sends_to("9199", "newer", "INVITE", 1, &after);
+    let Some(Order::Open(_, plan)) = rig.order() else { panic!("{:?}", rig.last_response()) };
+    assert_eq!(plan.media.as_ref().and_then(nat), None);
 }
