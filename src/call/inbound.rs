@@ -64,8 +64,8 @@ pub struct CallSecurity {
     pub caller: Option<IpAddr>,
 }
 
-/// Why an INVITE cannot become a call: the rule's name for log and counters, and the final
-/// response.
+/// Why an INVITE cannot become a call, or a request in its dialog is not served: the rule's name for
+/// log and counters, and the final response.
 pub type Refusal = (&'static str, Box<Response>);
 
 #[derive(Debug)]
@@ -170,8 +170,7 @@ impl InboundCall {
             }
         };
         local.addresses = address.into();
-        let interval = session_timer::answer(&invite, &rules.session);
-        let interval = interval.map_err(|response| (timer_rule(response.status), Box::new(response)))?;
+        let interval = agreed_interval(&invite, rules)?;
         let dialog = Dialog::uas(&invite, local_tag, &contact(&invite, &flow, rules.fqdn.as_deref()));
         let dialog = dialog.map_err(|error| {
             ("malformed", refusal(&invite, 400, "Bad Request", &error.to_string(), rules))
@@ -355,27 +354,38 @@ impl InboundCall {
     }
 
     /// A request inside the dialog, other than ACK and CANCEL.
-    pub fn handle_request(&mut self, now: Instant, server: ServerId, request: &Request, rules: &CallRules) {
-        let response = match self.dialog.accept(request) {
-            Err(400) => *refusal(request, 400, "Bad Request", "no CSeq", rules),
-            Err(status) => *refusal(request, status, "Server Internal Error", "CSeq out of order", rules),
-            Ok(()) => match request.method {
-                Method::Bye => self.handle_bye(now, request),
-                // Only a BYE that crossed ours still finds the dialog (RFC 3261 §15.1.2).
-                _ if !self.is_alive() => {
-                    *refusal(request, 481, "Call Does Not Exist", "the call is over", rules)
-                }
-                Method::Invite => self.handle_reinvite(now, server, request, rules),
-                Method::Update => self.handle_update(now, request, rules),
-                // OPTIONS: `uas::inspect` lets nothing else through.
-                _ => {
-                    let mut response = self.response(request, 200, "OK", rules);
-                    response.headers.push(Name::Accept, rules.uas.accept());
-                    response
-                }
-            },
+    ///
+    /// # Errors
+    /// The final response to one that cannot be served; the session is as it was (RFC 3261 §14.1).
+    pub fn handle_request(
+        &mut self,
+        now: Instant,
+        server: ServerId,
+        request: &Request,
+        rules: &CallRules,
+    ) -> Result<(), Refusal> {
+        self.dialog.accept(request).map_err(|status| match status {
+            400 => ("malformed", refusal(request, 400, "Bad Request", "no CSeq", rules)),
+            _ => ("cseq", refusal(request, status, "Server Internal Error", "CSeq out of order", rules)),
+        })?;
+        let response = match request.method {
+            Method::Bye => self.handle_bye(now, request),
+            // Only a BYE that crossed ours still finds the dialog (RFC 3261 §15.1.2).
+            _ if !self.is_alive() => {
+                let why = "the call is over";
+                return Err(("no_dialog", refusal(request, 481, "Call Does Not Exist", why, rules)));
+            }
+            Method::Invite => self.handle_reinvite(now, server, request, rules)?,
+            Method::Update => self.handle_update(now, request, rules)?,
+            // OPTIONS: `uas::inspect` lets nothing else through.
+            _ => {
+                let mut response = self.response(request, 200, "OK", rules);
+                response.headers.push(Name::Accept, rules.uas.accept());
+                response
+            }
         };
         self.outputs.push_back(Output::Respond(server, response));
+        Ok(())
     }
 
     /// The id of the request just sent; a session refresh is remembered by it.
@@ -545,8 +555,15 @@ fn refuse_media(request: &Request, error: &OfferError, rules: &CallRules) -> Ref
     (error.rule(), Box::new(response))
 }
 
-fn timer_rule(status: u16) -> &'static str {
-    if status == 422 { "session_interval" } else { "malformed" }
+/// What the response to the request will say about the session interval.
+fn agreed_interval(
+    request: &Request,
+    rules: &CallRules,
+) -> Result<Option<session_timer::Negotiated>, Refusal> {
+    session_timer::answer(request, &rules.session).map_err(|response| {
+        let rule = if response.status == 422 { "session_interval" } else { "malformed" };
+        (rule, Box::new(response))
+    })
 }
 
 fn cseq_number(request: &Request) -> Option<u32> {

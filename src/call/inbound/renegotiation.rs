@@ -5,7 +5,8 @@
 use std::time::{Duration, Instant};
 
 use super::{CallRules, ClientId, EndCause, MediaPlan, Method, Name, Output, Request, Response, ServerId};
-use super::{InboundCall, State, cseq_number, describe, read_offer, refusal, refuse_media};
+use super::{InboundCall, Refusal, State};
+use super::{agreed_interval, cseq_number, describe, read_offer, refusal, refuse_media};
 use crate::media::order::Order;
 use crate::rtp::srtp::SrtpPlan;
 use crate::sdp::{self, OfferError, OfferKeys, OwnKeys};
@@ -81,51 +82,53 @@ impl InboundCall {
         server: ServerId,
         request: &Request,
         rules: &CallRules,
-    ) -> Response {
+    ) -> Result<Response, Refusal> {
         let State::Established { rtp_port, .. } = self.state else {
-            return self.busy_with_invite(request, rules);
+            return Err(self.busy_with_invite(request, rules));
         };
         // RFC 3261 §14.2.
         if self.has_offered() {
-            return *refusal(request, 491, "Request Pending", "our offer awaits its answer", rules);
+            return Err(offer_pending(request, rules));
         }
         if self.reinvite.is_some() {
-            return self.busy_with_invite(request, rules);
+            return Err(self.busy_with_invite(request, rules));
         }
         let cseq = cseq_number(request).unwrap_or(0);
-        match self.renegotiate(now, request, rtp_port, rules, true) {
-            Ok((response, offered)) => {
-                self.reinvite = Some(Reinvite { server, cseq, offered });
-                response
-            }
-            Err(response) => *response,
-        }
+        let (response, offered) = self.renegotiate(now, request, rtp_port, rules, true)?;
+        self.reinvite = Some(Reinvite { server, cseq, offered });
+        Ok(response)
     }
 
-    pub(super) fn handle_update(&mut self, now: Instant, request: &Request, rules: &CallRules) -> Response {
+    pub(super) fn handle_update(
+        &mut self,
+        now: Instant,
+        request: &Request,
+        rules: &CallRules,
+    ) -> Result<Response, Refusal> {
         if request.body.is_empty() {
             return self.refresh_by_peer(now, request, rules);
         }
         // RFC 3311 §5.2: an offer waits for the answer to ours, and for our answer to the INVITE's.
         if self.has_offered() {
-            return *refusal(request, 491, "Request Pending", "our offer awaits its answer", rules);
+            return Err(offer_pending(request, rules));
         }
         let State::Established { rtp_port, .. } = self.state else {
-            return self.busy_with_invite(request, rules);
+            return Err(self.busy_with_invite(request, rules));
         };
-        self.renegotiate(now, request, rtp_port, rules, false).map_or_else(|refused| *refused, |(ok, _)| ok)
+        self.renegotiate(now, request, rtp_port, rules, false).map(|(response, _)| response)
     }
 
     /// An UPDATE without offer: target and session interval only.
-    fn refresh_by_peer(&mut self, now: Instant, request: &Request, rules: &CallRules) -> Response {
-        match session_timer::answer(request, &rules.session) {
-            Ok(interval) => {
-                let mut response = self.response(request, 200, "OK", rules);
-                self.agree_on_interval(now, interval, &mut response);
-                response
-            }
-            Err(response) => response,
-        }
+    fn refresh_by_peer(
+        &mut self,
+        now: Instant,
+        request: &Request,
+        rules: &CallRules,
+    ) -> Result<Response, Refusal> {
+        let interval = agreed_interval(request, rules)?;
+        let mut response = self.response(request, 200, "OK", rules);
+        self.agree_on_interval(now, interval, &mut response);
+        Ok(response)
     }
 
     /// We made an offer that was not answered yet: in a refresh, or in a 200 to an INVITE without.
@@ -143,14 +146,14 @@ impl InboundCall {
         rtp_port: u16,
         rules: &CallRules,
         must_describe: bool,
-    ) -> Result<(Response, bool), Box<Response>> {
+    ) -> Result<(Response, bool), Refusal> {
         let keys = OwnKeys { in_use: self.keys_in_use(), source: rules.key_source };
-        let offer = read_offer(request, &self.local, keys, rules).map_err(|(_, response)| response)?;
-        let interval = session_timer::answer(request, &rules.session)?;
+        let offer = read_offer(request, &self.local, keys, rules)?;
+        let interval = agreed_interval(request, rules)?;
         let offered = match &offer {
             None if must_describe => {
                 let keys = self.keys_to_offer(rules);
-                Some(keys.map_err(|error| refuse_media(request, &error, rules).1)?)
+                Some(keys.map_err(|error| refuse_media(request, &error, rules))?)
             }
             Some(_) | None => None,
         };
@@ -232,11 +235,17 @@ impl InboundCall {
     }
 
     /// RFC 3261 §14.2: a second INVITE before the first is done.
-    fn busy_with_invite(&self, request: &Request, rules: &CallRules) -> Response {
+    fn busy_with_invite(&self, request: &Request, rules: &CallRules) -> Refusal {
         let why = "an INVITE of this dialog is under way";
-        let mut response = *refusal(request, 500, "Server Internal Error", why, rules);
+        let mut response = refusal(request, 500, "Server Internal Error", why, rules);
         // "A randomly chosen value of between 0 and 10 seconds": the leg's number spreads them.
         response.headers.push(Name::RetryAfter, (self.leg.0 % 10 + 1).to_string());
-        response
+        ("invite_pending", response)
     }
+}
+
+/// RFC 3261 §14.2, RFC 3311 §5.2.
+fn offer_pending(request: &Request, rules: &CallRules) -> Refusal {
+    let why = "our offer awaits its answer";
+    ("offer_pending", refusal(request, 491, "Request Pending", why, rules))
 }

@@ -77,6 +77,8 @@ struct Script {
     next_server: u64,
     next_client: u64,
     cseq: u32,
+    /// Refusals since the last look.
+    refused: Vec<(ServerId, Response)>,
     /// Full outputs since the last look.
     responses: Vec<(ServerId, Response)>,
     requests: Vec<(ClientId, Request)>,
@@ -101,6 +103,7 @@ impl Script {
             next_server: 1,
             next_client: 0,
             cseq: 1,
+            refused: Vec::new(),
             responses: Vec::new(),
             requests: Vec::new(),
             plans: Vec::new(),
@@ -155,7 +158,9 @@ impl Script {
         self.next_server += 1;
         let id = ServerId(self.next_server);
         let request = request(method, cseq, ";tag=ours", extra, body);
-        self.call.handle_request(self.now, id, &request, &self.rules);
+        if let Err((_, response)) = self.call.handle_request(self.now, id, &request, &self.rules) {
+            self.refused.push((id, *response));
+        }
         id
     }
 
@@ -172,11 +177,12 @@ impl Script {
 
     /// What the call did since the last look, and remembers it all.
     fn said(&mut self) -> Vec<String> {
+        let word = |response: &Response| format!("{} {}", response.status, response.cseq().unwrap().method);
         let mut said = Vec::new();
         while let Some(output) = self.call.poll_output() {
             said.push(match output {
                 Output::Respond(id, response) => {
-                    let word = format!("{} {}", response.status, response.cseq().unwrap().method);
+                    let word = word(&response);
                     self.responses.push((id, response));
                     word
                 }
@@ -206,6 +212,8 @@ impl Script {
                 }
             });
         }
+        said.extend(self.refused.iter().map(|(_, response)| word(response)));
+        self.responses.append(&mut self.refused);
         self.trail.extend(said.iter().cloned());
         said
     }

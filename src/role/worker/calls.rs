@@ -194,8 +194,12 @@ impl Calls {
         let Some(leg) = self.by_dialog.get(&dialog).copied() else {
             return self.refuse_no_dialog(now, id, &seen.flow, &request);
         };
-        self.with(now, leg, |entry| entry.call.handle_request(now, id, &request, &entry.rules));
-        self.note_reinvite(id, leg);
+        let mut taken = Ok(());
+        self.with(now, leg, |entry| taken = entry.call.handle_request(now, id, &request, &entry.rules));
+        match taken {
+            Ok(()) => self.note_reinvite(id, leg),
+            Err((rule, response)) => self.refuse(now, id, rule, &seen.flow, &request, *response),
+        }
     }
 
     fn handle_ack(&mut self, now: Instant, ack: &Request) {

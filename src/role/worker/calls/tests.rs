@@ -667,3 +667,36 @@ fn a_reload_is_for_new_calls() {
     let Some(Order::Open(_, plan)) = rig.order() else { panic!("{:?}", rig.last_response()) };
     assert_eq!(plan.media.as_ref().and_then(nat), None);
 }
+
+/// Goal: a refusal inside a dialog says why in a Reason (RFC 3326) and counts by its rule, like one
+/// outside. Method: a re-INVITE without a codec of ours, one while another is under way, a CSeq from
+/// the past, and a request after the end.
+#[test]
+fn a_refusal_inside_a_dialog_has_its_rule() {
+    let (mut rig, leg) = Rig::established("a");
+    let refused = |rig: &mut Rig, method: &str, cseq, body: &str| {
+        rig.sends("a", method, cseq, body);
+        let response = rig.last_response();
+        let reason = response.headers.first(&Name::Reason).map(|reason| reason.to_vec()).unwrap_or_default();
+        (response.status, String::from_utf8(reason).unwrap())
+    };
+    let begins = |(status, reason): (u16, String), rule: &str| {
+        assert!(reason.starts_with(&format!("SIP;cause={status};text=\"{rule}: ")), "{reason}");
+        status
+    };
+    let opus = OFFER.replace("RTP/AVP 0", "RTP/AVP 96") + "a=rtpmap:96 opus/48000/2\r\n";
+    assert_eq!(begins(refused(&mut rig, "INVITE", 2, &opus), "media_mismatch"), 488);
+    rig.sends("a", "ACK", 2, "");
+    rig.sends("a", "INVITE", 3, OFFER);
+    assert_eq!(begins(refused(&mut rig, "INVITE", 4, OFFER), "invite_pending"), 500);
+    assert_eq!(begins(refused(&mut rig, "OPTIONS", 1, ""), "cseq"), 500);
+    rig.sends("a", "BYE", 5, "");
+    assert_eq!(begins(refused(&mut rig, "OPTIONS", 6, ""), "no_dialog"), 481);
+    let totals = rig.calls.refusals.totals().clone();
+    assert_eq!(totals.values().sum::<u64>(), 4, "{totals:?}");
+    while let Some(order) = rig.order() {
+        if matches!(order, Order::Close(_)) {
+            rig.media(Event::Closed { leg, stats: Box::default() });
+        }
+    }
+}
