@@ -100,6 +100,11 @@ impl Gate {
         }
     }
 
+    /// For [`crate::signal::Role::tls_name`]: the name of `gateway`, or of whose address it is.
+    pub fn tls_name(&self, remote: SocketAddr, gateway: Option<&str>) -> Option<String> {
+        self.admission.tls_name(remote.ip(), gateway)
+    }
+
     /// For [`crate::signal::Role::handle_flow_closed`].
     pub fn handle_flow_closed(&mut self, flow: FlowId) {
         self.identities.remove(&flow);

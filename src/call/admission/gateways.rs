@@ -62,6 +62,20 @@ impl Gateways {
         found.into_iter().map(|(_, gateway)| gateway).collect()
     }
 
+    /// See [`super::Admission::tls_name`]. Of a gateway's several names the one that means `remote`.
+    pub(super) fn tls_name(&self, remote: IpAddr, gateway: Option<&str>) -> Option<String> {
+        let gateway = match gateway {
+            Some(name) => self.get(name)?,
+            None => *self.at(remote).first()?,
+        };
+        let names = certificate_names(gateway);
+        let remote = remote.to_canonical();
+        let means_it = |name: &&&str| {
+            self.names.get(**name).is_some_and(|known| known.iter().any(|ip| ip.to_canonical() == remote))
+        };
+        names.iter().find(means_it).or(names.first()).map(|name| (*name).to_owned())
+    }
+
     /// Bits of the source that the address fixes; `None` when it is another's.
     fn narrowness(&self, address: &GatewayAddress, source: IpAddr) -> Option<u8> {
         match address {

@@ -61,6 +61,12 @@ impl Admission {
         !self.gateways.at(source).is_empty()
     }
 
+    /// The DNS name that the certificate of a TLS server at `remote` must have, which we call because
+    /// of `gateway`, or of whoever's address it is. `None`: the address itself must stand in it.
+    pub fn tls_name(&self, remote: IpAddr, gateway: Option<&str>) -> Option<String> {
+        self.gateways.tls_name(remote, gateway)
+    }
+
     /// Steps 1 and 2, for requests other than INVITE. Gives the gateway's name.
     ///
     /// # Errors

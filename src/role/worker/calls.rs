@@ -25,7 +25,7 @@ use crate::role::worker::reconfigure::Edge;
 use crate::role::worker::shards::Shards;
 use crate::signal::{Counters, Role};
 use crate::sip::dialog::DialogId;
-use crate::sip::flow::{Flow as SipFlow, FlowId, PeerNames, Transmit};
+use crate::sip::flow::{Destination, Flow as SipFlow, FlowId, PeerNames, Transmit};
 use crate::sip::layer::{ClientId, Layer, ServerId, TuEvent};
 use crate::sip::message::{Message, Method, Request, Response};
 use crate::um::answering::Prompts;
@@ -486,6 +486,13 @@ impl Calls {
 impl Role for Calls {
     fn admits(&mut self, _now: Instant, _listener: u16, remote: SocketAddr) -> bool {
         self.gate.admits(remote)
+    }
+
+    fn tls_name(&self, remote: SocketAddr) -> Option<String> {
+        // A call whose caller's connection is gone, and who is to be called back there.
+        let calls_back = |entry: &&Entry| matches!(entry.call.destination(), Destination::Address { remote: at, .. } if at == remote);
+        let gateway = self.calls.values().find(calls_back).map(|entry| entry.gateway.as_str());
+        self.gate.tls_name(remote, gateway)
     }
 
     fn handle_secured(&mut self, _now: Instant, flow: SipFlow, peer: Option<Arc<PeerNames>>) {

@@ -700,3 +700,38 @@ fn a_refusal_inside_a_dialog_has_its_rule() {
         }
     }
 }
+
+/// Goal: where the worker itself connects by TLS because the caller's connection is gone, the
+/// certificate must have the name of the call's gateway, wherever its Contact points; for nobody's
+/// call that of the address's gateway, and the address itself where no name is known. Method: two
+/// gateways on one address, one of them named by certificate; the call is the other's.
+#[test]
+fn whom_we_call_back_must_show_the_gateways_name() {
+    let mut rig = Rig::with(1000, |config| {
+        let named = |name: &str, certificate: &str| Gateway {
+            certificate_name: certificate.into(),
+            ..gateway(name, "192.0.2.0/24")
+        };
+        config.gateway = vec![named("pbx", "pbx.example.com"), named("sbc", "sbc.example.com")];
+        config.gateway.push(gateway("bare", "198.51.100.7"));
+        config.tls.certificate = "certificate.pem".into();
+    });
+    let by = |rig: &Rig, at: &str| rig.calls.tls_name(at.parse().unwrap());
+    assert_eq!(by(&rig, "192.0.2.9:5061").as_deref(), Some("pbx.example.com"));
+    assert_eq!(by(&rig, "198.51.100.7:5061"), None);
+    assert_eq!(by(&rig, "203.0.113.1:5061"), None);
+
+    let flow = SipFlow { transport: Transport::Tls, ..Rig::flow() };
+    let names = PeerNames { dns_names: vec!["sbc.example.com".into()], ..PeerNames::default() };
+    rig.calls.handle_secured(rig.now, flow, Some(Arc::new(names)));
+    let text = rig.text("9199", "a", "INVITE", 1, OFFER);
+    let contact = "<sip:2000@192.0.2.7:33000;transport=tcp>";
+    assert!(text.contains(contact));
+    let text = text.replace(contact, "<sip:2000@203.0.113.1:5061;transport=tls>").replace("/TCP ", "/TLS ");
+    rig.calls.handle_message(rig.now, flow, Message::parse(Bytes::from(text)).unwrap());
+    assert_eq!(rig.calls.of_gateway["sbc"], 1);
+    assert_eq!(by(&rig, "203.0.113.1:5061"), None, "the call's own connection is up");
+    rig.calls.handle_flow_closed(rig.now, flow.id);
+    assert_eq!(by(&rig, "203.0.113.1:5061").as_deref(), Some("sbc.example.com"));
+    assert_eq!(by(&rig, "192.0.2.9:5061").as_deref(), Some("pbx.example.com"));
+}
