@@ -324,6 +324,7 @@ impl FrontRole {
     /// Works by `config` from now on; calls that are being forwarded go on as they began.
     fn reconfigure(&mut self, config: &Config) {
         self.settings = Settings::of(config);
+        self.layer.set_retry_after(config.calls.retry_after_s);
         if let Err(error) = self.gate.reload(config) {
             tracing::error!(%error, "gateways' names cannot be looked up");
         }
@@ -584,8 +585,7 @@ impl Role for FrontRole {
         if self.next_report.is_none_or(|at| at <= now) {
             let mut refused = self.refusals.totals().clone();
             user_agent::add_transport_refusals(&mut refused, &self.counters);
-            let report = FrontReport { refused, worker: self.worker };
-            self.reports.force_push(report);
+            self.reports.force_push(FrontReport { refused, worker: self.worker });
             self.next_report = Some(now + REPORT_INTERVAL);
         }
         PUMP_INTERVAL

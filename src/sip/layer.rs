@@ -195,6 +195,11 @@ impl Layer {
         }
     }
 
+    /// From now on this is the Retry-After of a 503 by the layer itself, in seconds.
+    pub fn set_retry_after(&mut self, seconds: u16) {
+        self.config.retry_after_s = seconds;
+    }
+
     /// Takes a message that arrived over `flow`.
     pub fn handle_message(&mut self, now: Instant, flow: Flow, message: Message) {
         match message {

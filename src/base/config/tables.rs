@@ -266,7 +266,8 @@ tables! {
         duration_max_min: u16 = 20, 1..=100 "minutes" => calls;
         /// Silence that ends a message; it is cut off.
         silence_s: u16 = 5, 2..=10 "seconds" => calls;
-        /// A recording with less sound than this is a missed call, not a message.
+        /// A recording with less sound than this is a missed call, not a message. What a crash cut off
+        /// is judged by the value at the start of the worker that finds it.
         voiced_min_ms: u16 = 200, 0..=10000 "milliseconds" => calls;
     }
 

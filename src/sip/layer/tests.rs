@@ -233,7 +233,7 @@ fn a_merged_request_gets_482() {
 }
 
 /// Goal: beyond the limit a request gets 503 with Retry-After and leaves no state; requests of
-/// dialogs still get through. Method: three transactions fill this layer.
+/// dialogs still get through. Method: three transactions fill this layer; Retry-After changes meanwhile.
 #[test]
 fn too_many_transactions_are_answered_503() {
     let (now, mut layer) = layer();
@@ -251,7 +251,14 @@ fn too_many_transactions_are_answered_503() {
     assert_eq!(refusal.headers.first(&Name::RetryAfter).unwrap(), "4");
     assert!(refusal.to().unwrap().tag().is_some());
     assert_eq!(layer.len(), 3);
-    assert_eq!(layer.counters().overload, 1);
+    layer.set_retry_after(9);
+    let mut later = request("INVITE", "z9hG4bKlater", "");
+    later.headers.set(Name::CallId, "later");
+    layer.handle_message(now, flow(Transport::Tcp), Message::Request(later));
+    let refusal = sent(&mut layer);
+    let [Message::Response(refusal)] = refusal.as_slice() else { panic!("{refusal:?}") };
+    assert_eq!(refusal.headers.first(&Name::RetryAfter).unwrap(), "9");
+    assert_eq!(layer.counters().overload, 2);
     let mut bye = request("BYE", "z9hG4bKbye", "");
     bye.headers.set(Name::To, "<sip:1001@192.0.2.1>;tag=ours");
     receive(&mut layer, now, Transport::Tcp, bye);
