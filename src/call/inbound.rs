@@ -505,18 +505,31 @@ impl InboundCall {
     }
 
     /// Where our requests go: back where the INVITE came from while that stands, for behind a NAT
-    /// nothing else arrives; along the route set if there is one (RFC 3261 §12.2.1.1).
+    /// nothing else arrives; along the route set if there is one (RFC 3261 §12.2.1.1). A call that came
+    /// over TLS is never spoken of in the clear, whatever its Contact or Record-Route says: our offers
+    /// have keys in them.
     pub fn destination(&self) -> Destination {
         let direct = self.dialog.next_hop() == self.dialog.remote_target();
         if direct && !self.flow_closed {
             return Destination::Flow(self.flow);
         }
-        match target::resolve(self.dialog.next_hop()) {
+        let next_hop = self.dialog.next_hop();
+        let found = match self.flow.transport {
+            Transport::Tls => target::resolve_secure(next_hop).map(|remote| (Transport::Tls, remote)),
+            Transport::Udp | Transport::Tcp => target::resolve(next_hop),
+        };
+        match found {
             Some((transport, remote)) => {
                 Destination::Address { transport, remote, listener: self.flow.listener }
             }
             None => Destination::Flow(self.flow),
         }
+    }
+
+    /// Whether a request in the dialog may come over this transport: what began over TLS goes on over
+    /// TLS, for who wants in must have shown a certificate, and our answers have keys in them.
+    pub fn may_come_over(&self, transport: Transport) -> bool {
+        self.flow.transport != Transport::Tls || transport == Transport::Tls
     }
 
     /// A response in the dialog that tells what we serve.

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::flow::Transport;
-use super::uri::{Host, Uri};
+use super::uri::{Host, SipUri, Uri};
 
 /// The transport and address a request for `uri` goes to: `maddr` before the host, the port it
 /// names or the transport's default, UDP unless it names another (RFC 3263 §4.1).
@@ -21,12 +21,23 @@ pub fn resolve(uri: &Uri) -> Option<(Transport, SocketAddr)> {
         None if uri.secure => Transport::Tls,
         None => Transport::Udp,
     };
-    let address = match uri.params.value("maddr") {
-        Some(maddr) => address_of(&Host::parse(maddr.as_bytes()).ok()?)?,
-        None => address_of(&uri.host)?,
-    };
     let default_port = if transport == Transport::Tls { 5061 } else { 5060 };
-    Some((transport, SocketAddr::new(address, uri.port.unwrap_or(default_port))))
+    Some((transport, SocketAddr::new(address_in(uri)?, uri.port.unwrap_or(default_port))))
+}
+
+/// The address a request for `uri` goes to over TLS, whatever transport it names; the default port is
+/// that of TLS. `None` as for [`resolve`], an unknown transport aside.
+pub fn resolve_secure(uri: &Uri) -> Option<SocketAddr> {
+    let uri = uri.as_sip()?;
+    Some(SocketAddr::new(address_in(uri)?, uri.port.unwrap_or(5061)))
+}
+
+/// `maddr` before the host.
+fn address_in(uri: &SipUri) -> Option<IpAddr> {
+    match uri.params.value("maddr") {
+        Some(maddr) => address_of(&Host::parse(maddr.as_bytes()).ok()?),
+        None => address_of(&uri.host),
+    }
 }
 
 fn address_of(host: &Host) -> Option<IpAddr> {
@@ -58,6 +69,21 @@ mod tests {
         for (uri, expected) in table {
             let expected = expected.map(|(transport, at)| (transport, at.parse().unwrap()));
             assert_eq!(resolve(&Uri::parse(uri).unwrap()), expected, "{uri}");
+        }
+    }
+
+    /// Goal: what must go over TLS goes to a TLS port. Method: URIs that name other transports.
+    #[test]
+    fn a_secure_address_ignores_the_uris_transport() {
+        for (uri, expected) in [
+            ("sip:a@192.0.2.1", Some("192.0.2.1:5061")),
+            ("sip:a@192.0.2.1:5070;transport=udp", Some("192.0.2.1:5070")),
+            ("sip:a@pbx.example;maddr=192.0.2.9;transport=tcp", Some("192.0.2.9:5061")),
+            ("sip:a@pbx.example", None),
+            ("tel:+4930123", None),
+        ] {
+            let expected = expected.map(|at| at.parse().unwrap());
+            assert_eq!(resolve_secure(&Uri::parse(uri).unwrap()), expected, "{uri}");
         }
     }
 }

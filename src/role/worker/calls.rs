@@ -159,7 +159,7 @@ impl Calls {
         while let Some(event) = self.layer.poll_event() {
             match event {
                 TuEvent::Request { id, flow, request } => self.handle_request(now, id, flow, request),
-                TuEvent::Ack { request, .. } => self.handle_ack(now, &request),
+                TuEvent::Ack { flow, request } => self.handle_ack(now, &flow, &request),
                 TuEvent::Cancelled { id } => {
                     self.with_invite(now, id, |entry| entry.call.handle_cancel(now));
                 }
@@ -194,6 +194,9 @@ impl Calls {
         let Some(leg) = self.by_dialog.get(&dialog).copied() else {
             return self.refuse_no_dialog(now, id, &seen.flow, &request);
         };
+        if !self.may_come_over(leg, &flow) {
+            return self.refuse_in_clear(now, id, &seen.flow, &request);
+        }
         let mut taken = Ok(());
         self.with(now, leg, |entry| taken = entry.call.handle_request(now, id, &request, &entry.rules));
         match taken {
@@ -202,9 +205,9 @@ impl Calls {
         }
     }
 
-    fn handle_ack(&mut self, now: Instant, ack: &Request) {
+    fn handle_ack(&mut self, now: Instant, flow: &SipFlow, ack: &Request) {
         let leg = DialogId::of_request(ack).and_then(|dialog| self.by_dialog.get(&dialog).copied());
-        if let Some(leg) = leg {
+        if let Some(leg) = leg.filter(|leg| self.may_come_over(*leg, flow)) {
             self.with(now, leg, |entry| entry.call.handle_ack(now, ack));
         }
     }

@@ -46,6 +46,18 @@ impl Calls {
         self.refuse(now, id, "no_dialog", seen, request, response);
     }
 
+    /// Whether the call takes requests of its dialog from there.
+    pub(super) fn may_come_over(&self, leg: LegId, flow: &Flow) -> bool {
+        self.calls.get(&leg).is_none_or(|entry| entry.call.may_come_over(flow.transport))
+    }
+
+    /// A request over UDP or TCP in the dialog of a call over TLS.
+    pub(super) fn refuse_in_clear(&mut self, now: Instant, id: ServerId, seen: &Flow, request: &Request) {
+        let why = "the call came over TLS, and so must all that is said of it";
+        let response = uas::refuse(request, &self.rules.uas.agent, 403, "Forbidden", why);
+        self.refuse(now, id, "security_sip", seen, request, response);
+    }
+
     /// Answers, counts and logs a refusal.
     pub(super) fn refuse(
         &mut self,

@@ -307,3 +307,26 @@ fn a_call_under_srtp_shows_no_key() {
         assert!(!shown.contains(secret), "{shown}");
     }
 }
+
+/// Goal: keys of a call over TLS never leave in the clear, whatever the caller's Contact says (RFC 4568
+/// §7.1: the hop must be protected). Method: a Contact of `transport=tcp`, a closed connection, then a
+/// session refresh, which offers the key in use.
+#[test]
+fn a_refresh_of_a_call_over_tls_goes_over_tls_or_not_at_all() {
+    let mut script = established(ALLOWED);
+    assert_eq!(script.call.destination(), Destination::Flow(tls()));
+    script.call.handle_flow_closed(tls().id);
+    script.wakes();
+    let sent = std::iter::from_fn(|| script.call.poll_output()).find_map(|output| match output {
+        Output::Request(destination, request) => Some((destination, body_of(&request.body))),
+        _ => None,
+    });
+    let (destination, body) = sent.expect("the session is refreshed");
+    assert!(body.contains("a=crypto:"), "{body}");
+    let remote = "192.0.2.7:5070".parse().unwrap();
+    assert_eq!(destination, Destination::Address { transport: Transport::Tls, remote, listener: 0 });
+    let plain = Script::established("");
+    assert!(plain.call.may_come_over(Transport::Udp) && plain.call.may_come_over(Transport::Tls));
+    assert!(script.call.may_come_over(Transport::Tls));
+    assert!(!script.call.may_come_over(Transport::Tcp) && !script.call.may_come_over(Transport::Udp));
+}

@@ -48,6 +48,8 @@ struct Rig {
     now: Instant,
     sent: Vec<Message>,
     calls: Calls,
+    /// What the caller sends over.
+    over: SipFlow,
 }
 
 impl Rig {
@@ -107,7 +109,16 @@ impl Rig {
             seed: 1,
         });
         let now = crate::base::clock::now();
-        Self { shard: fakes.pop(), mailbox: fake_mailbox, orders, reports, now, sent: Vec::new(), calls }
+        Self {
+            shard: fakes.pop(),
+            mailbox: fake_mailbox,
+            orders,
+            reports,
+            now,
+            sent: Vec::new(),
+            calls,
+            over: Self::flow(),
+        }
     }
 
     fn flow() -> SipFlow {
@@ -132,7 +143,7 @@ impl Rig {
 
     fn sends_text(&mut self, text: String) {
         let message = Message::parse(Bytes::from(text)).unwrap();
-        self.calls.handle_message(self.now, Self::flow(), message);
+        self.calls.handle_message(self.now, self.over, message);
         self.collect();
     }
 
@@ -734,4 +745,39 @@ fn whom_we_call_back_must_show_the_gateways_name() {
     rig.calls.handle_flow_closed(rig.now, flow.id);
     assert_eq!(by(&rig, "203.0.113.1:5061").as_deref(), Some("sbc.example.com"));
     assert_eq!(by(&rig, "192.0.2.9:5061").as_deref(), Some("pbx.example.com"));
+}
+
+/// Goal: nobody speaks in the clear in a call that came over TLS: an answer would carry keys, and the
+/// speaker has shown no certificate. Method: ACK, re-INVITE and BYE over TCP from the caller's own
+/// address with the right tags, then over TLS.
+#[test]
+fn a_call_over_tls_takes_nothing_in_the_clear() {
+    let mut rig = Rig::new();
+    let tls = SipFlow { id: FlowId(9), transport: Transport::Tls, ..Rig::flow() };
+    let names = PeerNames { ip_addresses: vec!["192.0.2.7".parse().unwrap()], ..PeerNames::default() };
+    rig.calls.handle_secured(rig.now, tls, Some(Arc::new(names)));
+    rig.over = tls;
+    let key = "a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:MTIzNDU2Nzg5QUJDREUwMTIzNDU2Nzg5QUJjZGVm\r\n";
+    let offer = OFFER.replace("RTP/AVP", "RTP/SAVP") + key;
+    rig.sends("a", "INVITE", 1, &offer);
+    rig.looked_up(false);
+    let leg = rig.opened();
+    assert_eq!(rig.heard("a"), ["100 INVITE", "180 INVITE", "200 INVITE"]);
+    rig.over = Rig::flow();
+    rig.sends("a", "ACK", 1, "");
+    assert!(rig.order().is_none(), "the ACK counts for nothing");
+    rig.over = tls;
+    rig.sends("a", "ACK", 1, "");
+    assert!(matches!(rig.order(), Some(Order::Play(..))));
+    rig.over = Rig::flow();
+    for (method, cseq, body) in [("INVITE", 2, offer.as_str()), ("BYE", 3, "")] {
+        rig.sends("a", method, cseq, body);
+        assert_eq!(rig.last_response().status, 403, "{method}");
+        assert!(!rig.last_response().body.windows(7).any(|w| w == b"inline:"), "{method}");
+    }
+    assert_eq!(rig.calls.refusals.totals()["security_sip"], 2);
+    rig.over = tls;
+    rig.sends("a", "BYE", 4, "");
+    assert_eq!(rig.last_response().status, 200);
+    rig.closed(leg);
 }
