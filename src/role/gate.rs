@@ -13,7 +13,7 @@ use crate::control::names::Resolver;
 use crate::role::hop::{HopClaim, HopSecret};
 use crate::role::refusals::Refusals;
 use crate::sip::flow::{Flow, FlowId, PeerNames};
-use crate::sip::message::{Message, Request};
+use crate::sip::message::{Message, Method, Request};
 
 /// Addresses of this machine that are remembered as such.
 const OWN_ADDRESSES_MAX: usize = 64;
@@ -111,10 +111,13 @@ impl Gate {
     }
 
     /// True for a request outside a dialog from somebody who gets no answer: one whose connection
-    /// was let in when its address was still a gateway's, or another hop's without the secret.
+    /// was let in when its address was still a gateway's, or another hop's without the secret. Not a
+    /// CANCEL: a hop that passes one on cannot vouch for it, and without the INVITE's branch it ends
+    /// nothing.
     pub fn drops(&self, now: Instant, flow: &Flow, message: &Message, refusals: &mut Refusals) -> bool {
         let Message::Request(request) = message else { return false };
         let drops = self.unknown_source == UnknownSource::Drop
+            && request.method != Method::Cancel
             && !self.admission.knows(flow.remote.ip())
             && request.to().is_ok_and(|to| to.tag().is_none())
             && HopClaim::read(&self.secret, request).is_none();

@@ -343,10 +343,19 @@ fn a_forwarded_call_over_udp_is_forwarded_once() {
 
 /// Goal: RFC 3261 §9.1, §16.10: CANCEL is answered by each hop and passed on once the next hop gave
 /// a provisional response; the 487 comes back and is acknowledged hop by hop.
-/// Method: CANCEL before the worker said anything.
+/// Method: CANCEL before the worker said anything; between hops with and without a gateway's address.
 #[test]
 fn a_cancel_follows_the_call() {
-    let mut net = Net::proxy();
+    let own_addresses_are_no_gateways = |config: &mut Config| {
+        config.router.handoff = Handoff::Proxy;
+        config.gateway[0].address = GatewayAddresses(vec!["192.0.2.0/24".parse().unwrap()]);
+    };
+    for mut net in [Net::proxy(), Net::with(own_addresses_are_no_gateways)] {
+        cancel_follows(&mut net);
+    }
+}
+
+fn cancel_follows(net: &mut Net) {
     net.caller_sends(&request("INVITE", "sip:1001@pbx", "", ""));
     net.heard();
     net.caller_sends(&request("CANCEL", "sip:1001@pbx", "", ""));
