@@ -17,12 +17,12 @@ use super::connection::{Cause, Connection, Stage};
 use super::counters::Counters;
 use super::datagram::{self, Socket};
 use super::listen::Gate;
+use super::log_budget::LogBudget;
 use super::order::ConnectionLimits;
 use super::role::Role;
 use super::sources::Sources;
 use super::stream;
 use super::tls::{TlsSession, TlsSetup};
-use crate::base::bucket::{Rate, TokenBucket};
 use crate::sip::flow::{Destination, Flow, FlowId, Transmit, Transport};
 
 /// What a connection may have waiting to be written, in bytes; more means nobody reads.
@@ -66,20 +66,6 @@ pub(super) struct Core<R> {
     next_sweep: Option<Instant>,
     pub(super) log: LogBudget,
     tasks: Rc<Cell<usize>>,
-}
-
-/// Lines a second about peers that send what cannot be read; the rest is counted only.
-const LOG_LINES: Rate = Rate { per_s: 20, burst: 20 };
-
-/// Keeps a flood of unreadable messages from becoming a flood of log lines.
-#[derive(Debug, Default)]
-pub(super) struct LogBudget(TokenBucket);
-
-impl LogBudget {
-    /// True when a line may be written now.
-    pub(super) fn take(&mut self, now: Instant) -> bool {
-        self.0.take(now, LOG_LINES)
-    }
 }
 
 /// A flow id that no connection of this process had before.
@@ -254,7 +240,7 @@ impl<R: Role + 'static> Core<R> {
         listener: u16,
     ) -> Option<FlowId> {
         if self.is_full() {
-            if self.log.take(now) {
+            if self.log.take(now, "connections_max_outgoing") {
                 tracing::warn!(%remote, "no connection opened: connections_max are open");
             }
             return None;
@@ -279,7 +265,7 @@ impl<R: Role + 'static> Core<R> {
             },
             None => "this node has no certificate".to_owned(),
         };
-        if self.log.take(now) {
+        if self.log.take(now, "tls_outgoing") {
             tracing::warn!(%remote, "no connection opened: TLS: {why}");
         }
         None
@@ -376,7 +362,7 @@ impl<R: Role + 'static> Core<R> {
         };
         counter.add(1);
         if let Some(failure) = cause.failure() {
-            if self.log.take(now) {
+            if self.log.take(now, failure.rule()) {
                 let what = if is_known { "connection closed" } else { "refused" };
                 tracing::warn!(peer = %remote, transport = "tls", rule = failure.rule(), "{what}: {cause}");
             }

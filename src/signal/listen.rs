@@ -144,7 +144,7 @@ impl<R: Role + 'static> Core<R> {
     /// Counts what came from an address the role does not know.
     pub(super) fn drop_unknown(&mut self, now: Instant, remote: SocketAddr, transport: Transport) {
         self.counters.unknown_source.add(1);
-        if self.log.take(now) {
+        if self.log.take(now, "unknown_source") {
             tracing::warn!(peer = %remote, transport = transport.name(), rule = "unknown_source", "dropped");
         }
     }
@@ -188,7 +188,7 @@ impl<R: Role + 'static> Core<R> {
     }
 
     fn log_refused(&mut self, now: Instant, remote: SocketAddr, transport: Transport, rule: &'static str) {
-        if self.log.take(now) {
+        if self.log.take(now, rule) {
             tracing::warn!(peer = %remote, transport = transport.name(), rule, "connection refused");
         }
     }
@@ -211,7 +211,7 @@ async fn accept<R: Role + 'static>(shared: Shared<R>, listener: TcpListener, ind
             }
             Err(error) => {
                 core.counters.accept_errors.add(1);
-                if core.log.take(now) {
+                if core.log.take(now, "accept") {
                     tracing::warn!("no connection accepted: {error}");
                 }
                 core.spawn(pause_accepting(core.shared(), listener, index, gate));

@@ -24,6 +24,7 @@ mod core;
 mod counters;
 mod datagram;
 mod listen;
+mod log_budget;
 mod obey;
 mod order;
 mod role;

@@ -331,7 +331,7 @@ impl<R: Role + 'static> Core<R> {
                 Ok(Some(Frame::Pong)) => any = true,
                 Ok(None) => break,
                 Err(error) => {
-                    if self.log.take(now) {
+                    if self.log.take(now, "framing") {
                         tracing::warn!(peer = %flow.remote, rule = "framing", "connection given up: {error}");
                     }
                     if let Some(response) = error.response() {
@@ -366,7 +366,7 @@ impl<R: Role + 'static> Core<R> {
             }
             Err(error) => {
                 self.counters.parse_errors.add(1);
-                if self.log.take(now) {
+                if self.log.take(now, "unreadable") {
                     let transport = flow.transport.name();
                     tracing::warn!(peer = %flow.remote, transport, rule = "unreadable", "refused: {error}");
                 }
