@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::base::bucket::{Rate, TokenBucket};
 use crate::base::config::{Config, Handoff, UnknownSource};
 use crate::call::admission::{Admission, Admitted, Decision, Origin, Refused};
 use crate::control::names::Resolver;
@@ -15,6 +16,10 @@ use crate::role::refusals::Refusals;
 use crate::sip::flow::{Flow, FlowId, PeerNames};
 use crate::sip::message::{Message, Method, Request};
 
+/// Requests from addresses that no gateway has which are answered with `unknown_source = "refuse"`. Their
+/// source may be forged, and over UDP a refusal is sent eleven times until somebody acknowledges it; each
+/// is a transaction that gateways must do without.
+const STRANGERS: Rate = Rate { per_s: 100, burst: 200 };
 /// Addresses of this machine that are remembered as such.
 const OWN_ADDRESSES_MAX: usize = 64;
 
@@ -29,6 +34,7 @@ pub struct Gate {
     identities: HashMap<FlowId, Arc<PeerNames>>,
     resolver: Option<Resolver>,
     own_addresses: Vec<IpAddr>,
+    strangers: TokenBucket,
 }
 
 /// A request's origin: as this hop sees it, or as the hop before has seen it.
@@ -57,6 +63,7 @@ impl Gate {
             identities: HashMap::new(),
             resolver: if names.is_empty() { None } else { Some(Resolver::spawn(names)?) },
             own_addresses: Vec::new(),
+            strangers: TokenBucket::default(),
         })
     }
 
@@ -90,7 +97,7 @@ impl Gate {
     pub fn admits(&mut self, remote: SocketAddr) -> bool {
         self.unknown_source == UnknownSource::Refuse
             || self.admission.knows(remote.ip())
-            || (self.handoff == Handoff::Proxy && self.is_own(remote.ip()))
+            || self.is_next_to(remote.ip())
     }
 
     /// For [`crate::signal::Role::handle_secured`].
@@ -110,17 +117,22 @@ impl Gate {
         self.identities.remove(&flow);
     }
 
-    /// True for a request outside a dialog from somebody who gets no answer: one whose connection
-    /// was let in when its address was still a gateway's, or another hop's without the secret. Not a
-    /// CANCEL: a hop that passes one on cannot vouch for it, and without the INVITE's branch it ends
-    /// nothing.
-    pub fn drops(&self, now: Instant, flow: &Flow, message: &Message, refusals: &mut Refusals) -> bool {
+    /// True for a request from an unknown address that gets no answer. With `unknown_source = "drop"`
+    /// those outside a dialog, whose connection was let in when its address was still a gateway's, or
+    /// another hop's without the secret; but not a CANCEL, for a hop that passes one on cannot vouch for
+    /// it, and without the INVITE's branch it ends nothing. With "refuse" those beyond [`STRANGERS`].
+    pub fn drops(&mut self, now: Instant, flow: &Flow, message: &Message, refusals: &mut Refusals) -> bool {
         let Message::Request(request) = message else { return false };
-        let drops = self.unknown_source == UnknownSource::Drop
-            && request.method != Method::Cancel
-            && !self.admission.knows(flow.remote.ip())
-            && request.to().is_ok_and(|to| to.tag().is_none())
-            && HopClaim::read(&self.secret, request).is_none();
+        let remote = flow.remote.ip();
+        if self.admission.knows(remote) || HopClaim::read(&self.secret, request).is_some() {
+            return false;
+        }
+        let drops = match self.unknown_source {
+            UnknownSource::Drop => {
+                request.method != Method::Cancel && request.to().is_ok_and(|to| to.tag().is_none())
+            }
+            UnknownSource::Refuse => !self.is_next_to(remote) && !self.strangers.take(now, STRANGERS),
+        };
         if drops {
             refusals.note_unknown(now, flow);
         }
@@ -181,6 +193,11 @@ impl Gate {
             identity: self.identities.get(&seen.flow.id).map(Arc::as_ref),
             vouched: seen.vouched.as_deref(),
         }
+    }
+
+    /// True where another hop of this node may be.
+    fn is_next_to(&mut self, address: IpAddr) -> bool {
+        self.handoff == Handoff::Proxy && self.is_own(address)
     }
 
     /// True for an address of this machine: what can be bound is ours. The other hops call from

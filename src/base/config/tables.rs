@@ -45,7 +45,7 @@ choices! {
     UnknownSource {
         /// Nothing goes back: a scanner learns not even that somebody listens to SIP.
         Drop = "drop",
-        /// Requests get 403.
+        /// Requests get 403, a hundred a second; the rest is dropped.
         Refuse = "refuse",
     }
 

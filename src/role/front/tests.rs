@@ -576,6 +576,27 @@ fn unknown_sources_hear_nothing() {
     assert_eq!(net.role.layer.len(), 0);
 }
 
+/// Goal: where strangers are refused, a flood of them is answered within bounds: over UDP its source may
+/// be forged, and each answer is a transaction. Gateways are served meanwhile. Method: a thousand
+/// INVITEs from as many addresses at once, then a gateway's.
+#[test]
+fn a_flood_of_strangers_is_refused_within_bounds() {
+    let mut net = Net::with(|config| config.limits.unknown_source = UnknownSource::Refuse);
+    for nth in 0..1000u16 {
+        let [high, low] = nth.to_be_bytes();
+        let flow = Flow { remote: SocketAddr::from(([203, 0, high, low], 5060)), ..net.flow(CALLER) };
+        net.sends_over(
+            flow,
+            &request("INVITE", "sip:1001@x", "", "").replace("z9hG4bK", &format!("z9hG4bK{nth}")),
+        );
+    }
+    let heard = net.heard();
+    assert!(heard.len() == 200 && heard.iter().all(|status| *status == 403), "{}", heard.len());
+    assert_eq!(net.role.layer.len(), 200);
+    assert_eq!(net.role.refusals.totals()["unknown_source"], 1000);
+    assert_eq!(net.asks("INVITE", "sip:1001@x", "").status, 302);
+}
+
 /// Goal: a forwarded call is judged by its caller at every hop, and nobody else can say who calls.
 /// Method: proxying between hops whose own address is no gateway's; a caller that brings the field.
 #[test]
