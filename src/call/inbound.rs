@@ -20,7 +20,7 @@ use crate::sip::layer::{ClientId, ServerId};
 use crate::sip::message::{Method, Name, Request, Response};
 use crate::sip::session_timer::{self, SessionEvent, SessionRules, SessionTimer};
 use crate::sip::target;
-use crate::sip::uas::{UasRules, refuse};
+use crate::sip::uas::{UasRules, refuse, warning_of};
 
 mod contact;
 mod renegotiation;
@@ -563,7 +563,8 @@ fn refuse_media(request: &Request, error: &OfferError, rules: &CallRules) -> Ref
         _ => "Not Acceptable Here",
     };
     let mut response = Response::for_request(request, error.status(), reason);
-    let warning = format!("{} {} \"{error}\"", error.warn_code(), rules.uas.agent);
+    // A syntax error repeats what the peer wrote.
+    let warning = warning_of(error.warn_code(), &rules.uas.agent, &error.to_string());
     response.headers.push(Name::Warning, warning);
     (error.rule(), Box::new(response))
 }

@@ -87,12 +87,17 @@ pub fn refuse(request: &Request, agent: &str, status: u16, reason: &str, why: &s
 
 /// A Warning value: `399 agent "why"`.
 pub fn warning(agent: &str, why: &str) -> String {
+    warning_of(399, agent, why)
+}
+
+/// A Warning value of another code (RFC 3261 §20.43): `code agent "why"`.
+pub fn warning_of(code: u16, agent: &str, why: &str) -> String {
     let mut quoted = String::with_capacity(why.len() + agent.len() + 8);
     // Writing to a String cannot fail.
     // What a peer put into its URI must not reach a terminal as control characters.
     let why: String = why.chars().filter(|c| !c.is_control()).collect();
     let _ = super::text::write_quoted(&mut quoted, &why);
-    format!("399 {agent} {quoted}")
+    format!("{code} {agent} {quoted}")
 }
 
 /// §8.2.1; 501 for what we do not even know (§21.5.2).

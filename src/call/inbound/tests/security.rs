@@ -330,3 +330,22 @@ fn a_refresh_of_a_call_over_tls_goes_over_tls_or_not_at_all() {
     assert!(script.call.may_come_over(Transport::Tls));
     assert!(!script.call.may_come_over(Transport::Tcp) && !script.call.may_come_over(Transport::Udp));
 }
+
+/// Goal: whatever byte a description fails at, the Warning stays a quoted string without control
+/// characters (RFC 3261 §25.1). Method: lines of every ASCII type.
+#[test]
+fn a_warning_of_a_bad_description_is_well_formed() {
+    for byte in (0..128u8).filter(|byte| !b"\r\n".contains(byte)) {
+        let body = format!(
+            "v=0\r\no=a 1 1 IN IP4 192.0.2.7\r\ns=-\r\n{}=x\r\n{}=\"\\\r\n",
+            byte as char, byte as char
+        );
+        let Err((_, response)) = call(invite(&body), ALLOWED, &rules()) else { continue };
+        let warning = response.headers.first(&Name::Warning).expect("it says why").to_vec();
+        let warning = String::from_utf8(warning).unwrap();
+        let text = warning.splitn(3, ' ').nth(2).unwrap();
+        let inside = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap();
+        let plain = inside.replace("\\\\", "").replace("\\\"", "");
+        assert!(!plain.contains(['"', '\\']) && !plain.contains(char::is_control), "{warning:?}");
+    }
+}
