@@ -93,8 +93,10 @@ impl HopClaim {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
-    use crate::sip::message::Method;
+    use crate::sip::message::{Message, Method};
 
     /// Goal: a claim arrives as it was made, with the right secret only, and its secret is in no
     /// debug text. Method: write and read with both address families; a wrong, cut and no secret.
@@ -123,5 +125,73 @@ mod tests {
         }
         assert_eq!(secret.0.len(), 32);
         assert_eq!(format!("{secret:?}"), "HopSecret(..)");
+    }
+
+    /// The text of a request with these fields.
+    fn arrived(fields: &str) -> Request {
+        let text = format!(
+            "INVITE sip:1@x SIP/2.0\r\nVia: SIP/2.0/TCP 192.0.2.7;branch=z9hG4bK1\r\nFrom: <sip:a@x>;tag=1\r\n\
+             To: <sip:b@x>\r\nCall-ID: c\r\nCSeq: 1 INVITE\r\n{fields}\r\n"
+        );
+        match Message::parse(bytes::Bytes::from(text)) {
+            Ok(Message::Request(request)) => request,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn claim() -> HopClaim {
+        HopClaim {
+            gateway: "pbx".into(),
+            dial_plan: "main".into(),
+            source: "192.0.2.7:5060".parse().unwrap(),
+            transport: Transport::Tls,
+        }
+    }
+
+    /// Goal: no other spelling of the field survives beside ours, and none of a stranger's counts
+    /// (RFC 3261 §7.3.1: names in any case, folded values, several fields). Method: requests from the
+    /// wire with forged fields, before and after `write`.
+    #[test]
+    fn a_forged_field_neither_counts_nor_stays() {
+        let secret = HopSecret::random().unwrap();
+        let forged = "token=0;gateway=evil;dial-plan=evil;source=9.9.9.9:9;transport=tls";
+        for fields in [
+            format!("X-Voxring-Hop: {forged}\r\n"),
+            format!("x-VOXRING-hop : {forged}\r\nX-Voxring-Hop:{forged}\r\n"),
+            format!("X-Voxring-Hop:\r\n {forged}\r\nX-voxring-hop: {forged}, {forged}\r\n"),
+            "X-Voxring-Hop:\r\nX-Voxring-Hop: token\r\nX-Voxring-Hop: token=\r\n".to_owned(),
+        ] {
+            let mut request = arrived(&fields);
+            assert_eq!(HopClaim::read(&secret, &request), None, "{fields}");
+            claim().write(&secret, &mut request);
+            assert_eq!(HopClaim::read(&secret, &request), Some(claim()), "{fields}");
+            let sent = Message::Request(request.clone()).to_bytes().to_ascii_lowercase();
+            let sent = String::from_utf8(sent).unwrap();
+            assert_eq!(sent.matches("x-voxring-hop").count(), 1, "{sent}");
+            assert!(!sent.contains("evil"), "{sent}");
+            HopClaim::strip(&mut request);
+            assert_eq!(HopClaim::read(&secret, &request), None);
+        }
+    }
+
+    proptest! {
+        /// Goal: a field that differs from a true one anywhere is either no claim or, where the secret
+        /// stayed whole, one that says nothing of bytes outside it; nothing crashes. Method: one true
+        /// field with a piece replaced by any text, and any text alone.
+        #[test]
+        fn any_text_is_a_claim_only_with_the_secret(at in 0..150_usize, cut in 0..150_usize, text in "\\PC{0,40}") {
+            let secret = HopSecret::random().unwrap();
+            let mut request = Request::new(Method::Invite, "sip:1@x");
+            claim().write(&secret, &mut request);
+            let field = Name::Other(HEADER.into());
+            let whole = String::from_utf8(request.headers.first(&field).unwrap().to_vec()).unwrap();
+            let (start, end) = (at.min(whole.len()), (at + cut).min(whole.len()));
+            let spoiled = format!("{}{text}{}", &whole[..start], &whole[end..]);
+            request.headers.set(field.clone(), spoiled.clone());
+            let read = HopClaim::read(&secret, &request);
+            prop_assert!(read.is_none() || spoiled.contains(&secret.0), "{}", spoiled);
+            request.headers.set(field, text);
+            prop_assert_eq!(HopClaim::read(&secret, &request), None);
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Lines of RFC 4568 and of equipment in the field, and what makes a line unusable.
 
+use proptest::prelude::*;
+
 use super::*;
 
 /// Key and salt of RFC 4568's examples, 30 bytes.
@@ -175,4 +177,56 @@ fn our_lines_are_those_of_the_grammar() {
     let bytes: Vec<u8> = (0..28).collect();
     let key = MasterKey::new(SrtpSuite::AeadAes128Gcm, &bytes, None).unwrap();
     assert_eq!(write(1, &key), "1 AEAD_AES_128_GCM inline:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGw==");
+}
+
+/// A sound line's pieces, and what breaks them.
+const PIECES: [&str; 22] = [
+    "1",
+    "0",
+    "999999999",
+    "4294967296",
+    " ",
+    "  ",
+    "AES_CM_128_HMAC_SHA1_80",
+    "AEAD_AES_256_GCM",
+    "inline:",
+    "MTIzNDU2Nzg5QUJDREUwMTIzNDU2Nzg5QUJjZGVm",
+    "=",
+    "|",
+    "2^48",
+    "2^99",
+    "2^",
+    "1:4",
+    ":",
+    "1:200",
+    ";",
+    "KDR=0",
+    "-X",
+    "\u{e9}",
+];
+
+proptest! {
+    /// Goal: no line crashes the reader, and no error repeats a key. Method: sound and unsound pieces in
+    /// any order, many keys in a line, any other text.
+    #[test]
+    fn any_line_is_read_or_refused(
+        pieces in proptest::collection::vec(0..PIECES.len(), 0..60),
+        text in "\\PC{0,80}",
+        sound in any::<bool>(),
+    ) {
+        let middle: String = pieces.iter().map(|at| PIECES[*at]).collect();
+        let start = "1 AES_CM_128_HMAC_SHA1_80 inline:MTIzNDU2Nzg5QUJDREUwMTIzNDU2Nzg5QUJjZGVm";
+        let line = if sound { format!("{start}{middle}{text}") } else { format!("{middle}{text}") };
+        match one(&line) {
+            Ok(found) => {
+                prop_assert!(found.tag <= 999_999_999);
+                let suite = found.key.suite();
+                prop_assert_eq!(found.key.key_and_salt().len(), crate::rtp::srtp::key_and_salt_bytes(suite));
+                prop_assert!(found.key.mki().is_none_or(|mki| (1..=4).contains(&mki.bytes)));
+                let shown = format!("{found:?}");
+                prop_assert!(!shown.contains("MTIz"));
+            }
+            Err(error) => prop_assert!(!error.to_string().contains("MTIz")),
+        }
+    }
 }
