@@ -3,7 +3,7 @@
 //! Tasks borrow it between two awaits and never across one.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
@@ -59,6 +59,8 @@ pub(super) struct Core<R> {
     pub(super) sockets: Vec<Option<Socket>>,
     /// By listener; `None` where nobody listens any more.
     pub(super) gates: Vec<Option<Rc<Gate>>>,
+    /// Listeners whose address is still being tried.
+    pub(super) binding: HashSet<u16>,
     pub(super) tls: Option<Arc<TlsSetup>>,
     pub(super) sources: Sources,
     spare_buffers: Vec<Vec<u8>>,
@@ -97,6 +99,7 @@ impl<R: Role + 'static> Core<R> {
                 by_remote: HashMap::new(),
                 sockets: Vec::new(),
                 gates: Vec::new(),
+                binding: HashSet::new(),
                 tls,
                 spare_buffers: Vec::new(),
                 stopping: false,

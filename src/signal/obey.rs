@@ -35,9 +35,14 @@ impl<R: Role + 'static> Core<R> {
             SignalOrder::Tls(setup) => self.renew_tls(now, setup),
             SignalOrder::Listen { index, listener, bound } => {
                 self.free_retired(index, &listener);
+                self.binding.insert(index);
                 self.spawn(start_listening(self.shared(), index, listener, bound));
             }
-            SignalOrder::Unlisten { index } => self.unlisten(now, index),
+            SignalOrder::Unlisten { index } => {
+                // One whose address is in use is not to come after all.
+                self.binding.remove(&index);
+                self.unlisten(now, index);
+            }
             SignalOrder::Limits(limits) => self.limits.peers = limits,
         }
     }
@@ -89,7 +94,7 @@ async fn start_listening<R: Role + 'static>(
     for left in (0..BIND_TRIES).rev() {
         let result = {
             let core = &mut *shared.borrow_mut();
-            if core.stopping {
+            if core.stopping || !core.binding.contains(&index) {
                 return;
             }
             if core.is_taken(index) {
@@ -104,6 +109,7 @@ async fn start_listening<R: Role + 'static>(
         };
         let is_in_use = matches!(&result, Err(error) if error.kind() == io::ErrorKind::AddrInUse);
         if !is_in_use || left == 0 {
+            shared.borrow_mut().binding.remove(&index);
             // Whoever does not wait for it does not want to know.
             let _ = bound.send(result);
             return;

@@ -80,6 +80,23 @@ fn a_listener_that_cannot_be_is_told_why() {
     listen(&shard, 9, Transport::Tcp, any()).unwrap();
 }
 
+/// Goal: a listener that is taken back while its address is in use does not open later, when nobody
+/// knows of it any more. Method: a taken port, the order and its withdrawal, then the port is free.
+#[test]
+fn a_listener_taken_back_before_it_is_bound_never_opens() {
+    let shard = Shard::start();
+    let taken = TcpListener::bind(any()).unwrap();
+    let address = taken.local_addr().unwrap();
+    let (bound, told) = channel::bounded(1);
+    let listener = Listener { transport: Transport::Tcp, address };
+    shard.order(SignalOrder::Listen { index: 9, listener, bound });
+    shard.order(SignalOrder::Unlisten { index: 9 });
+    shard.wait_for("the orders", |_| u64::from(shard.orders.is_empty()), 1);
+    drop(taken);
+    assert_eq!(told.recv_timeout(PATIENCE).unwrap_err(), channel::RecvTimeoutError::Disconnected);
+    assert!(TcpStream::connect(address).is_err(), "somebody listens on {address}");
+}
+
 /// Goal: TLS can be turned on while the loop runs. Method: a setup, then a listener.
 #[test]
 fn tls_can_be_turned_on_later() {
