@@ -22,8 +22,8 @@ const DATE_INTERVAL: Duration = Duration::from_secs(3600);
 /// Days before the end at which the log warns, the last one: it is over.
 const WARN_DAYS: [i64; 4] = [30, 7, 1, 0];
 
-/// What tells one version of a file from another: modification time in nanoseconds, size, inode.
-/// `None`: it is not there.
+/// What tells one version of a file from another: when contents, owner or mode changed last (seconds and
+/// nanoseconds), size, inode. `None`: it is not there.
 type Stamp = Option<(i64, i64, u64, u64)>;
 
 /// The setup in force and the state of its files.
@@ -134,7 +134,7 @@ impl Supervisor {
 fn stamps(config: &Config) -> BTreeMap<PathBuf, Stamp> {
     let stamp = |file: &std::path::Path| {
         let found = std::fs::metadata(file).ok()?;
-        Some((found.mtime(), found.mtime_nsec(), found.size(), found.ino()))
+        Some((found.ctime(), found.ctime_nsec(), found.size(), found.ino()))
     };
     tls::keys(config).into_iter().map(|(_, file)| (file.to_owned(), stamp(file))).collect()
 }
@@ -184,6 +184,8 @@ impl Expiry {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     const DAY: i64 = 86_400;
@@ -224,7 +226,7 @@ mod tests {
     }
 
     /// Goal: a change is taken once, and only when it has lasted a look. Method: a file written anew,
-    /// looked at on a fake clock.
+    /// given another mode and removed, looked at on a fake clock.
     #[test]
     fn a_changed_file_is_taken_once_it_has_stayed() {
         let folder = tempfile::tempdir().unwrap();
@@ -243,6 +245,10 @@ mod tests {
         assert!(!look(&mut certificates), "it may still be changing");
         assert!(look(&mut certificates));
         assert!(!look(&mut certificates), "once");
+        // A key that was written for somebody else and is ours to read only now.
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o400)).unwrap();
+        assert!(!look(&mut certificates));
+        assert!(look(&mut certificates), "who may read it has changed");
         std::fs::remove_file(&file).unwrap();
         assert!(!look(&mut certificates));
         assert!(look(&mut certificates), "a file that is gone has changed too");
