@@ -199,6 +199,9 @@ pub struct LegStats {
     /// SRTP and SRTCP packets of the right source that do not authenticate, are too short or carry
     /// another MKI.
     pub srtp_auth_failed: u64,
+    /// Plain RTCP packets of the right source where SRTCP was agreed: dropped. Some phones send the
+    /// first and last one of a call so.
+    pub srtcp_missing: u64,
     /// SRTP and SRTCP packets that came before, or more than 127 packets late (RFC 3711 §3.3.2).
     pub srtp_replayed: u64,
     /// Interarrival jitter, RTP timestamp units (8 = 1 ms).

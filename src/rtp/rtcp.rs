@@ -3,6 +3,7 @@
 //! Reading rests on `rtcp-types`. Writing is done here, because that crate's builders allocate
 //! for every report; its parsers check the result in the tests.
 
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rtcp_types::prelude::*;
@@ -16,6 +17,8 @@ use crate::base::random::SplitMix64;
 pub const INTERVAL_MIN: Duration = Duration::from_secs(5);
 /// Longest compound we write: SR with one block, SDES with the longest CNAME, BYE.
 pub const COMPOUND_BYTES_MAX: usize = 28 + 24 + (4 + 4 + 2 + 255 + 3) + 8;
+/// Packet types: SR, RR, SDES, BYE, APP (RFC 3550 §12.1), feedback (RFC 4585 §6.1), XR (RFC 3611 §2).
+const TYPES: RangeInclusive<u8> = 200..=207;
 /// Seconds from 1900, where NTP counts from, to 1970.
 const NTP_UNIX_OFFSET_S: u64 = 2_208_988_800;
 
@@ -233,6 +236,19 @@ pub fn read(datagram: &[u8], our_ssrc: u32) -> Result<Received, RtcpError> {
         }
     }
     received.ok_or(RtcpError::NoReport)
+}
+
+/// True for plain RTCP packets and nothing else, with or without a report among them. SRTCP is none:
+/// its index and tag follow, and whatever is behind its first SSRC is encrypted.
+pub fn is_plain(datagram: &[u8]) -> bool {
+    let mut rest = datagram;
+    while let Ok((packet, after)) = split_packet(rest) {
+        if !packet.get(1).is_some_and(|packet_type| TYPES.contains(packet_type)) {
+            return false;
+        }
+        rest = after;
+    }
+    rest.is_empty() && !datagram.is_empty()
 }
 
 /// Cuts the first packet off, with the checks of A.2.

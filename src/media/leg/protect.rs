@@ -4,7 +4,7 @@ use super::Leg;
 use crate::base::limits::RTP_DATAGRAM_BYTES_MAX;
 use crate::media::order::MediaPlan;
 use crate::rtp::packet::{HEADER_BYTES, SeqNo};
-use crate::rtp::rtcp::COMPOUND_BYTES_MAX;
+use crate::rtp::rtcp::{self, COMPOUND_BYTES_MAX};
 use crate::rtp::srtp::{OVERHEAD_BYTES_MAX, SrtpError, SrtpSession};
 
 /// Bytes of the longest payload we send: 60 ms of G.711.
@@ -58,9 +58,14 @@ impl Leg {
     /// As `unprotect_rtp`, for what the RTCP socket brought; gives the plain compound.
     pub(super) fn unprotect_rtcp<'a>(&mut self, datagram: &'a mut [u8]) -> Option<&'a [u8]> {
         let Some(session) = self.session() else { return Some(datagram) };
-        let opened = session.unprotect_rtcp(datagram);
-        let len = opened.map_err(|error| self.count(error)).ok()?;
-        datagram.get(..len)
+        let is_plain = rtcp::is_plain(datagram);
+        match session.unprotect_rtcp(datagram) {
+            Ok(len) => return datagram.get(..len),
+            Err(SrtpError::Replay) => self.count(SrtpError::Replay),
+            Err(_) if is_plain => self.stats.srtcp_missing += 1,
+            Err(error) => self.count(error),
+        }
+        None
     }
 
     fn session(&mut self) -> Option<&mut SrtpSession> {

@@ -114,7 +114,8 @@ impl Leg {
         }
         let Some(plain) = self.unprotect_rtcp(datagram) else { return };
         let Ok(received) = rtcp::read(plain, self.sender.ssrc) else {
-            self.stats.invalid += 1;
+            // An APP or BYE on its own, as some phones send it, tells nothing and is no harm (RFC 5506).
+            self.stats.invalid += u64::from(!rtcp::is_plain(plain));
             return;
         };
         if let Some(sender) = received.sender {

@@ -425,6 +425,7 @@ impl Calls {
             invalid = stats.invalid,
             source_filtered = stats.source_filtered,
             srtp_auth_failed = stats.srtp_auth_failed,
+            srtcp_missing = stats.srtcp_missing,
             srtp_replayed = stats.srtp_replayed,
             "call ended"
         );

@@ -129,6 +129,22 @@ fn compounds_that_break_rfc_3550_a_2_are_refused() {
     assert_eq!(broken(3, 200), Err(RtcpError::Malformed)); // longer than the datagram
 }
 
+/// Goal: plain RTCP is known with and without a report; SRTCP, RTP and cut packets are not taken for it.
+/// Method: our compound, its tail, a lone APP; that with SRTCP's index (E bit set, RFC 3711 §3.4) and a
+/// tag of ten bytes behind it, and changes of each kind.
+#[test]
+fn plain_rtcp_is_told_from_everything_else() {
+    let compound = written(&Report { ssrc: PEER, sender: None, block: None, cname: "p", bye: true });
+    let app = b"\x80\xcc\x00\x03\x04\xa1\x46\x38PINGPONG";
+    for plain in [&compound[..], &compound[8..], app] {
+        assert!(is_plain(plain), "{plain:02x?}");
+        assert!(!is_plain(&[plain, &[0x80, 0, 0, 1], &[7; 10]].concat()), "an index and a tag");
+        assert!(!is_plain(&plain[..plain.len() - 1]));
+    }
+    let rtp = [&[0x80, 0, 0, 2, 0, 0, 0, 1][..], &[1; 4]].concat();
+    assert!(!is_plain(&rtp) && !is_plain(&[]));
+}
+
 /// Goal: the round trip of RFC 3550 §6.4.1 figure 2. Method: the figure's own numbers: A is
 /// 0xb710:8000 (46864.5 s), LSR 0xb705:2000, DLSR 0x0005:4000 (5.25 s); result 6.125 s.
 #[test]
