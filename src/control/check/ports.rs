@@ -173,15 +173,16 @@ fn rtp_span(config: &Config) -> Span {
     Span { first: config.rtp.ports.first, last: config.rtp.ports.last }
 }
 
-/// True when sockets bound to both would meet: same address, or one of them is every address.
+/// True when sockets bound to both would meet: same address, or one of them is every address of their
+/// family. IPv6 listeners take no IPv4, so families never meet.
 fn share_address(one: IpAddr, other: IpAddr) -> bool {
-    one == other || one.is_unspecified() || other.is_unspecified()
+    one == other || one.is_ipv4() == other.is_ipv4() && (one.is_unspecified() || other.is_unspecified())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::config::PortRange;
+    use crate::base::config::{Addresses, PortRange};
 
     fn machine() -> Machine {
         Machine { ephemeral: Span::parse("32768-60999"), ..Machine::default() }
@@ -209,6 +210,25 @@ mod tests {
         assert_eq!(found[0].1, "service and worker A both listen on 127.0.0.1:5062");
         config.worker.address = "127.0.0.2".parse().unwrap();
         assert_eq!(problems(&config, &machine()), [], "another address is another place");
+    }
+
+    /// Goal: "::" beside "0.0.0.0", which each stand for both families, is no conflict; every address
+    /// beside one of the same family is. Method: all roles on "::"; the router on the service's port.
+    #[test]
+    fn listeners_of_both_families_share_a_port() {
+        let mut config = Config::default();
+        for address in ["::", "0.0.0.0"] {
+            let address: Addresses = address.parse().unwrap();
+            config.router.address = address.clone();
+            config.service.address = address.clone();
+            config.worker.address = address;
+            assert_eq!(problems(&config, &machine()), []);
+        }
+        config.service.address = "::1".parse().unwrap();
+        config.router.port = config.service.port;
+        let found = problems(&config, &machine());
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].1, "router and service both listen on [::1]:5062");
     }
 
     /// Goal: media ports may not swallow a SIP listener over UDP; over TCP they cannot. Method: a range
