@@ -79,7 +79,8 @@ pub fn of_role(config: &Config, role: ListenRole) -> Vec<PlannedListener> {
         if has_tls(config, keys.mode) {
             add(Transport::Tls, keys.tls);
         }
-        if keys.udp {
+        // TLS only means that nothing comes in the clear, by UDP neither.
+        if keys.udp && keys.mode != StartupMode::Tls {
             add(Transport::Udp, keys.plain);
         }
     }
@@ -178,9 +179,9 @@ mod tests {
         let dual = ["127.0.0.1:5067/tcp worker.port_b", "127.0.0.1:5068/tls worker.tls_port_b"];
         assert_eq!(texts(&config, slot), dual);
         config.worker.startup_mode = StartupMode::Tls;
-        assert_eq!(texts(&config, slot), ["127.0.0.1:5067/tls worker.port_b"]);
-        config.worker.startup_mode = StartupMode::Tcp;
         config.worker.udp = true;
+        assert_eq!(texts(&config, slot), ["127.0.0.1:5067/tls worker.port_b"], "no UDP in the clear");
+        config.worker.startup_mode = StartupMode::Tcp;
         let plain = ["127.0.0.1:5067/tcp worker.port_b", "127.0.0.1:5067/udp worker.port_b"];
         assert_eq!(texts(&config, slot), plain);
         assert_eq!(port_of(&config, slot, Transport::Tls), None);

@@ -19,7 +19,7 @@ choices! {
         Dual = "dual",
         /// TCP only.
         Tcp = "tcp",
-        /// TLS only.
+        /// TLS only: no UDP either, whatever `udp` says.
         Tls = "tls",
     }
 
