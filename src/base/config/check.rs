@@ -69,7 +69,11 @@ impl Config {
             ("worker.address", &self.worker.address, self.worker.address_family),
         ] {
             if addresses.listening(family).is_empty() {
-                note(found, key, &format!("{addresses} has no address of the address_family"));
+                note(
+                    found,
+                    key,
+                    &format!("{addresses} has no address of the address_family; change both together"),
+                );
             }
         }
     }
