@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
+use crate::media::order::LegStats;
+
 /// Declares the snapshot and the atomics behind it, so that they cannot differ.
 macro_rules! published {
     ($($(#[$doc:meta])* $name:ident,)*) => {
@@ -73,6 +75,16 @@ published! {
     unknown_completions,
     /// Datagrams longer than can be read whole.
     oversize_datagrams,
+    /// Of legs that are closed: datagrams from another source than the latched one.
+    media_source_filtered,
+    /// Of legs that are closed: datagrams that are no valid RTP or RTCP.
+    media_invalid,
+    /// Of legs that are closed: SRTP and SRTCP packets that did not authenticate.
+    media_srtp_auth_failed,
+    /// Of legs that are closed: SRTP and SRTCP packets that came before, or far too late.
+    media_srtp_replayed,
+    /// Of legs that are closed: plain RTCP packets where SRTCP was agreed.
+    media_srtcp_missing,
     /// Events dropped because signalling did not take them.
     events_dropped,
     /// Orders for legs that are gone.
@@ -91,4 +103,15 @@ published! {
     tick_late_us_p999,
     /// Lateness of ticks: the worst, microseconds.
     tick_late_us_max,
+}
+
+impl ShardSnapshot {
+    /// Adds what a leg that is gone did not take in.
+    pub(super) fn add_media(&mut self, stats: &LegStats) {
+        self.media_source_filtered += stats.source_filtered;
+        self.media_invalid += stats.invalid;
+        self.media_srtp_auth_failed += stats.srtp_auth_failed;
+        self.media_srtp_replayed += stats.srtp_replayed;
+        self.media_srtcp_missing += stats.srtcp_missing;
+    }
 }

@@ -132,6 +132,7 @@ impl<I: MediaIo> Shard<I> {
         while let Some(index) = self.closed.pop() {
             let Some((leg, port, stats)) = self.legs.remove(index) else { continue };
             self.ports.release(now, port);
+            self.snapshot.add_media(&stats);
             self.outbox.event(Event::Closed { leg, stats: Box::new(stats) });
         }
     }

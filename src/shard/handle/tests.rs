@@ -432,6 +432,7 @@ fn long_datagrams_are_counted_as_invalid() {
     assert_eq!(snapshot.oversize_datagrams, 1);
     let stats = bed.close(leg);
     assert_eq!(stats.invalid, 2, "{stats:?}");
+    bed.until(|snapshot| snapshot.media_invalid == 2);
     assert!(stats.rx_packets >= 1, "{stats:?}");
     bed.drain();
 }
