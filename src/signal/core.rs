@@ -22,7 +22,7 @@ use super::order::ConnectionLimits;
 use super::role::Role;
 use super::sources::Sources;
 use super::stream;
-use super::tls::{TlsSession, TlsSetup};
+use super::tls::{Failure, TlsSession, TlsSetup};
 use crate::sip::flow::{Destination, Flow, FlowId, Transmit, Transport};
 
 /// What a connection may have waiting to be written, in bytes; more means nobody reads.
@@ -369,8 +369,9 @@ impl<R: Role + 'static> Core<R> {
                 let what = if is_known { "connection closed" } else { "refused" };
                 tracing::warn!(peer = %remote, transport = "tls", rule = failure.rule(), "{what}: {cause}");
             }
-        } else if matches!(cause, Cause::Revoked(_)) {
-            tracing::warn!(peer = %remote, transport = "tls", rule = "tls_revoked", "connection closed: {cause}");
+        } else if let Cause::Revoked(error) = cause {
+            let rule = Failure::of(error).rule();
+            tracing::warn!(peer = %remote, transport = "tls", rule, "connection closed: {cause}");
         } else {
             tracing::info!(%remote, "connection closed: {cause}");
         }
