@@ -136,13 +136,40 @@ fn a_file_that_is_no_greeting_is_told_by_name_and_reason() {
     assert!(help.contains("--remove") && help.contains("voxring mailbox greeting 1003 jo.wav"), "{help}");
 }
 
-/// Goal: each command teaches itself. Method: ask all for help.
+/// Goal: each command teaches itself, with an example, and prints JSON for programs. Method: ask all
+/// for help.
 #[test]
-fn every_command_has_help() {
+fn every_command_has_help_with_an_example() {
     let folder = tempfile::tempdir().unwrap();
-    for command in ["serve", "check", "status", "calls", "explain-call", "mailbox", "message"] {
-        let output = voxring(folder.path(), &["help", command]);
-        assert!(output.status.success() && text(&output.stdout).contains("Usage:"), "{command}");
+    for command in [
+        "serve",
+        "check",
+        "firewall",
+        "sysctl",
+        "cert dev",
+        "cert revoke",
+        "cert show",
+        "status",
+        "calls",
+        "explain-call",
+        "reload",
+        "call-router get",
+        "call-router set",
+        "mailbox add",
+        "mailbox list",
+        "mailbox show",
+        "mailbox greeting",
+        "message list",
+        "message export",
+        "message delete",
+    ] {
+        let words: Vec<_> = std::iter::once("help").chain(command.split(' ')).collect();
+        let output = voxring(folder.path(), &words);
+        let help = text(&output.stdout);
+        assert!(output.status.success() && help.contains("Usage:"), "{command}");
+        let example = help.split("Example").nth(1).unwrap_or_default();
+        assert!(example.contains(&format!("voxring {command}")), "{command}: {help}");
+        assert!(command == "serve" || help.contains("--json"), "{command}: {help}");
     }
 }
 

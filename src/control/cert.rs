@@ -56,6 +56,9 @@ Example:
   voxring cert revoke --out certs sbc.example.com && systemctl reload voxring")]
     Revoke(RevokeArgs),
     /// What is in a PEM file: names, issuer, validity, serial number, fingerprint; of a CRL the revoked
+    #[command(after_help = "\
+Example:
+  voxring cert show certs/crl.pem")]
     Show {
         /// A file with certificates or CRLs, PEM
         file: PathBuf,
@@ -226,7 +229,7 @@ impl Revoked {
         let done = if *already { "was revoked before" } else { "is revoked" };
         format!(
             "{client} (serial number {serial}) {done}\n{}: number {crl_number}, {revoked} revoked; a running \
-             node takes it with SIGHUP\n",
+             node takes it by itself within two seconds\n",
             crl.display()
         )
     }

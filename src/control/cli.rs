@@ -78,8 +78,16 @@ Example:
   voxring check --config voxring.toml --json")]
     Check(Output),
     /// How the running node is: listeners, workers, shards, totals
+    #[command(after_help = "\
+Examples:
+  voxring status --config voxring.toml
+  voxring status --data /var/lib/voxring --json")]
     Status(Output),
     /// The calls of the running node, oldest first
+    #[command(after_help = "\
+Examples:
+  voxring calls --data /var/lib/voxring
+  voxring calls --json                        with the counters of each call's media")]
     Calls(Output),
     /// Would this call come in? Takes it through admission without placing it
     #[command(
@@ -163,8 +171,14 @@ Example:
         output: Output,
     },
     /// All mailboxes with their counts
+    #[command(after_help = "\
+Example:
+  voxring mailbox list")]
     List(Output),
     /// One mailbox
+    #[command(after_help = "\
+Example:
+  voxring mailbox show 1003")]
     Show {
         /// Its number
         number: String,
@@ -204,6 +218,9 @@ Examples:
 #[derive(Debug, Subcommand)]
 pub enum MessageCommand {
     /// A mailbox's messages, oldest first
+    #[command(after_help = "\
+Example:
+  voxring message list --mailbox 1003")]
     List {
         /// The mailbox's number
         #[arg(long, value_name = "NUMBER")]
@@ -213,6 +230,9 @@ pub enum MessageCommand {
         output: Output,
     },
     /// Write a message's audio to a WAV file: 16-bit PCM, 8000 Hz, mono
+    #[command(after_help = "\
+Example:
+  voxring message export 01a203ad9dd2efb87f2125ccb20e message.wav")]
     Export {
         /// The message, as `message list` shows it
         #[arg(value_parser = MessageId::parse)]
@@ -227,6 +247,9 @@ pub enum MessageCommand {
         output: Output,
     },
     /// Delete a message and its audio, for good
+    #[command(after_help = "\
+Example:
+  voxring message delete 01a203ad9dd2efb87f2125ccb20e")]
     Delete {
         /// The message, as `message list` shows it
         #[arg(value_parser = MessageId::parse)]
@@ -241,6 +264,9 @@ pub enum MessageCommand {
 #[derive(Debug, Subcommand)]
 pub enum CallRouterCommand {
     /// Its settings in force, each with where it comes from, and its sockets
+    #[command(after_help = "\
+Example:
+  voxring call-router get --json")]
     Get(Output),
     /// Change settings while it runs; they stay over a restart
     #[command(after_help = "\
