@@ -5,6 +5,7 @@
 //! running them.
 
 mod admission;
+mod admission_rules;
 mod baresip;
 mod baresip_tls;
 mod call_router;
