@@ -75,7 +75,11 @@ pub fn status(status: &Status) -> String {
         status.node,
         status.version,
         status.pid,
-        if status.ready { "ready" } else { "not ready: no worker takes calls" },
+        match (status.ready, status.maintenance) {
+            (false, _) => "not ready: no worker takes calls",
+            (true, true) => "under maintenance: the call router refuses new calls",
+            (true, false) => "ready",
+        },
         uptime(status.uptime_s),
         status.data.display()
     );

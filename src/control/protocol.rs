@@ -245,6 +245,8 @@ pub struct Status {
     pub data: PathBuf,
     /// New calls are taken: a worker is ready.
     pub ready: bool,
+    /// `router.maintenance` in force: the router refuses new calls.
+    pub maintenance: bool,
     /// Every socket that takes SIP.
     pub listeners: Vec<ListenerStatus>,
     /// Every worker slot in use.

@@ -491,6 +491,7 @@ impl Supervisor {
             uptime_s: (clock::now() - self.started).as_secs(),
             data: self.config.node.data.clone(),
             ready: self.is_ready(),
+            maintenance: self.config.router.maintenance,
             listeners,
             workers: vec![self.worker.status(self.is_ready())],
             calls_active: self.worker.counters.calls_active,

@@ -127,7 +127,10 @@ fn settings_outlive_a_restart_until_they_are_reset() {
 
     node.json(&["call-router", "set", "--maintenance", "on"]);
     assert_eq!(options_tcp(away).expect("it answers").status, 503);
+    let told = String::from_utf8(node.client(&["status"]).stdout).expect("text");
+    assert!(node.status()["maintenance"] == true && told.contains("is under maintenance"), "{told}");
     node.json(&["call-router", "set", "--reset"]);
+    assert_eq!(node.status()["maintenance"], false);
     assert_eq!(options_tcp(home).expect("it answers").status, 200);
     wait_for("the port that was set to close", Duration::from_secs(5), || {
         (!is_listening(away)).then_some(())
