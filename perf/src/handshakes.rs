@@ -1,12 +1,14 @@
 //! `voxperf handshakes`: what a full mutual TLS handshake costs the server, beside the bare library.
 //!
 //! Slices alternate in one run: connections to the live server, whose signalling thread's processor
-//! time the scheduler counts; and rustls against itself in memory, where only the server's calls are
-//! timed. Both therefore see the same machine at the same time. No handshake resumes another.
+//! time the scheduler counts; rustls against itself in memory, where only the server's calls are
+//! timed; and connections to a plain TCP port of the same server. All therefore see the same machine
+//! at the same time. No handshake resumes another.
 
 mod baseline;
+mod report;
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -16,11 +18,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 
+use crate::clock;
+use crate::machine::{self, ThreadTime};
 use crate::run::progress;
 use crate::script::seconds_of;
 use crate::sip::tls::{TlsClient, TlsOptions, TlsStream};
-use crate::{clock, machine};
 use baseline::Baseline;
+use report::{Report, Slices};
 
 /// Patience with one connection.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -34,7 +38,8 @@ const FAILURES_MAX: u64 = 20;
 #[command(after_help = "Examples:\n  \
     voxperf handshakes --to localhost:5061 --ca ca.pem --cert gateway.pem --key gateway.key --seconds 10\n  \
     voxperf handshakes --to localhost:5061 --ca ca.pem --cert gateway.pem --key gateway.key \\\n      \
-      --baseline-cert server.pem --baseline-key server.key --pid $(pidof -s voxring) --json")]
+      --baseline-cert server.pem --baseline-key server.key \\\n      \
+      --plain localhost:5060 --pid $(pidof -s voxring) --json")]
 pub struct HandshakesArgs {
     /// The TLS port of the server.
     #[arg(long, value_name = "HOST:PORT")]
@@ -56,6 +61,9 @@ pub struct HandshakesArgs {
     /// Its private key.
     #[arg(long, value_name = "FILE", requires = "baseline_cert")]
     baseline_key: Option<PathBuf>,
+    /// A plain TCP port of the same server: what its connections cost without TLS.
+    #[arg(long, value_name = "HOST:PORT")]
+    plain: Option<String>,
     /// The server's process; without it no cost can be told.
     #[arg(long, value_name = "PID")]
     pid: Option<u32>,
@@ -70,39 +78,21 @@ pub struct HandshakesArgs {
 /// What one slice gave.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 struct Slice {
+    /// Handshakes; connections where there is no TLS.
     handshakes: u64,
     /// Processor time of the server's side.
     server_cpu_s: f64,
+    /// Shares of it in ticks of the kernel; too coarse for one slice.
+    user_ticks: u64,
+    system_ticks: u64,
     wall_s: f64,
 }
 
 impl Slice {
     /// Handshakes a second of one processor.
     fn per_core_s(&self) -> f64 {
-        if self.server_cpu_s > 0.0 { count(self.handshakes) / self.server_cpu_s } else { 0.0 }
+        if self.server_cpu_s > 0.0 { report::count(self.handshakes) / self.server_cpu_s } else { 0.0 }
     }
-}
-
-#[derive(Debug, Serialize)]
-struct Report {
-    conditions: String,
-    /// Both sides of a comparison must be optimised.
-    optimised: bool,
-    connections_in_flight: u32,
-    handshakes: u64,
-    failures: u64,
-    first_failure: Option<String>,
-    /// Finished handshakes a second of the clock.
-    live_per_s: f64,
-    /// Handshakes a second of the signalling thread's processor time: median of the slices.
-    live_per_core_s: Option<f64>,
-    baseline_per_core_s: Option<f64>,
-    /// Live by baseline: median, least and most of the pairs of slices.
-    ratio: Option<f64>,
-    ratio_min: Option<f64>,
-    ratio_max: Option<f64>,
-    live: Vec<Slice>,
-    baseline: Vec<Slice>,
 }
 
 /// Measures and prints.
@@ -120,7 +110,11 @@ pub fn run(args: &HandshakesArgs) -> Result<bool> {
     };
     // Once, before anything is timed: a refusal should say so at once.
     peer.shake_hands().with_context(|| format!("{} takes no handshake", args.to))?;
-    let (mut live, mut bare) = (Vec::new(), Vec::new());
+    let plain = args.plain.as_deref().map(resolve).transpose()?;
+    if let Some((_, address)) = plain {
+        exchange(address).with_context(|| format!("{address} answers no ping without TLS"))?;
+    }
+    let (mut live, mut bare, mut tcp) = (Vec::new(), Vec::new(), Vec::new());
     let trouble = Trouble::default();
     let start = clock::now();
     let bar = progress(args.seconds.as_secs(), false);
@@ -133,13 +127,16 @@ pub fn run(args: &HandshakesArgs) -> Result<bool> {
         if let Some(baseline) = &baseline {
             bare.push(baseline.slice(args.slice)?);
         }
-        live.push(live_slice(args, &peer, &trouble)?);
+        live.push(live_slice(args, || peer.shake_hands(), &trouble)?);
+        if let Some((_, address)) = plain {
+            tcp.push(live_slice(args, || exchange(address), &trouble)?);
+        }
         trouble.give_up_if_hopeless()?;
     }
     bar.finish_and_clear();
-    let report = summarise(args, live, bare, trouble);
-    print(&report, args.json)?;
-    Ok(report.failures == 0 && report.handshakes > 0)
+    let report = Report::new(args, Slices { live, baseline: bare, tcp }, trouble);
+    report.print(args.json)?;
+    Ok(report.is_whole())
 }
 
 /// A TLS server and what we show it.
@@ -208,6 +205,21 @@ pub fn ping(stream: &mut TlsStream, deadline: Instant) -> Result<()> {
     Ok(())
 }
 
+/// As many round trips as a TLS 1.3 handshake and its ping, without TLS.
+const PLAIN_PINGS: usize = 2;
+
+/// A plain connection that the server has served for certain.
+fn exchange(address: SocketAddr) -> Result<()> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE).context("cannot connect")?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    for _ in 0..PLAIN_PINGS {
+        stream.write_all(b"\r\n\r\n")?;
+        stream.read_exact(&mut [0; 2]).context("no answer to a ping")?;
+    }
+    Ok(())
+}
+
 /// Handshakes that failed.
 #[derive(Debug, Default)]
 struct Trouble {
@@ -234,17 +246,21 @@ impl Trouble {
     }
 }
 
-/// One slice against the server: every handshake begun is waited for before the clock is read.
-fn live_slice(args: &HandshakesArgs, peer: &Peer, trouble: &Trouble) -> Result<Slice> {
+/// One slice against the server: every connection begun is waited for before the clock is read.
+fn live_slice(
+    args: &HandshakesArgs,
+    connect: impl Fn() -> Result<()> + Sync,
+    trouble: &Trouble,
+) -> Result<Slice> {
     let server_time =
-        || args.pid.map_or(Ok(Duration::ZERO), |pid| machine::thread_time(pid, &args.thread_name));
+        || args.pid.map_or(Ok(ThreadTime::default()), |pid| machine::thread_time(pid, &args.thread_name));
     let (done, stop) = (AtomicU64::new(0), AtomicBool::new(false));
     let (before, start) = (server_time()?, clock::now());
     std::thread::scope(|scope| {
         for _ in 0..args.connections_in_flight {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) && start.elapsed() < args.slice {
-                    match peer.shake_hands() {
+                    match connect() {
                         Ok(()) => {
                             done.fetch_add(1, Ordering::Relaxed);
                         }
@@ -257,72 +273,14 @@ fn live_slice(args: &HandshakesArgs, peer: &Peer, trouble: &Trouble) -> Result<S
     });
     let wall = start.elapsed();
     std::thread::sleep(SETTLE);
-    let server_cpu_s = server_time()?.saturating_sub(before).as_secs_f64();
-    Ok(Slice { handshakes: done.into_inner(), server_cpu_s, wall_s: wall.as_secs_f64() })
-}
-
-fn summarise(args: &HandshakesArgs, live: Vec<Slice>, baseline: Vec<Slice>, trouble: Trouble) -> Report {
-    let rates = |slices: &[Slice]| -> Vec<f64> { slices.iter().map(Slice::per_core_s).collect() };
-    let (live_rates, bare_rates) = (rates(&live), rates(&baseline));
-    let has_cost = args.pid.is_some();
-    let pairs = live_rates.iter().zip(&bare_rates).filter(|_| has_cost);
-    let ratios: Vec<f64> = pairs.map(|(live, bare)| live / bare).collect();
-    let handshakes = live.iter().map(|slice| slice.handshakes).sum();
-    let wall: f64 = live.iter().map(|slice| slice.wall_s).sum();
-    Report {
-        conditions: machine::describe(),
-        optimised: !cfg!(debug_assertions),
-        connections_in_flight: args.connections_in_flight,
-        handshakes,
-        failures: trouble.count.into_inner(),
-        first_failure: trouble.first.into_inner().ok().flatten(),
-        live_per_s: count(handshakes) / wall.max(f64::MIN_POSITIVE),
-        live_per_core_s: median(&live_rates).filter(|_| has_cost),
-        baseline_per_core_s: median(&bare_rates),
-        ratio: median(&ratios),
-        ratio_min: ratios.iter().copied().reduce(f64::min),
-        ratio_max: ratios.iter().copied().reduce(f64::max),
-        live,
-        baseline,
-    }
-}
-
-fn median(values: &[f64]) -> Option<f64> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied()
-}
-
-/// A count for arithmetic; exact below 2^53.
-#[expect(clippy::cast_precision_loss, reason = "no run has 2^53 handshakes")]
-fn count(number: u64) -> f64 {
-    number as f64
-}
-
-fn print(report: &Report, json: bool) -> Result<()> {
-    if json {
-        println!("{}", serde_json::to_string_pretty(report)?);
-        return Ok(());
-    }
-    println!("{}", report.conditions);
-    if !report.optimised {
-        println!("voxperf was built without optimisation: its baseline is too slow to compare with");
-    }
-    println!(
-        "{} full handshakes, {} failed; {:.0} a second with {} at once",
-        report.handshakes, report.failures, report.live_per_s, report.connections_in_flight
-    );
-    report.first_failure.iter().for_each(|why| println!("  the first failure: {why}"));
-    if let Some(rate) = report.live_per_core_s {
-        println!("server: {rate:.0} a second of its signalling thread's processor time");
-    }
-    if let Some(rate) = report.baseline_per_core_s {
-        println!("rustls in memory: {rate:.0} a second of processor time, the server's side alone");
-    }
-    if let (Some(ratio), Some(least), Some(most)) = (report.ratio, report.ratio_min, report.ratio_max) {
-        println!("ratio {ratio:.3} (median of {} pairs, {least:.3} to {most:.3})", report.live.len());
-    }
-    Ok(())
+    let spent = server_time()?.since(before);
+    Ok(Slice {
+        handshakes: done.into_inner(),
+        server_cpu_s: spent.total.as_secs_f64(),
+        user_ticks: spent.user_ticks,
+        system_ticks: spent.system_ticks,
+        wall_s: wall.as_secs_f64(),
+    })
 }
 
 /// True when reading a non-blocking socket found nothing.
@@ -344,6 +302,7 @@ mod tests {
             connections_in_flight: 1,
             baseline_cert: Some(papers.path("server.pem")),
             baseline_key: Some(papers.path("server.key")),
+            plain: None,
             pid: Some(std::process::id()),
             thread_name: String::new(),
             json: true,
@@ -359,7 +318,7 @@ mod tests {
         let args = args(&papers, format!("127.0.0.1:{}", address.port()));
         let peer = Peer::new(&args.to, &args.tls).unwrap();
         let trouble = Trouble::default();
-        let live = live_slice(&args, &peer, &trouble).unwrap();
+        let live = live_slice(&args, || peer.shake_hands(), &trouble).unwrap();
         let files = (papers.path("server.pem"), papers.path("server.key"));
         let baseline = Baseline::new(&args.tls, &files.0, &files.1, &peer.host).unwrap();
         let bare = baseline.slice(args.slice).unwrap();
@@ -368,9 +327,28 @@ mod tests {
             bare.handshakes > 0 && bare.server_cpu_s > 0.0 && bare.server_cpu_s < bare.wall_s,
             "{bare:?}"
         );
-        let report = summarise(&args, vec![live], vec![bare], trouble);
-        assert_eq!((report.failures, report.live.len()), (0, 1));
-        assert!(report.ratio.is_some_and(|ratio| ratio > 0.0));
+        let slices = Slices { live: vec![live], baseline: vec![bare], tcp: Vec::new() };
+        let report = Report::new(&args, slices, trouble);
+        assert!(report.is_whole());
+        assert!(report.ratio().is_some_and(|ratio| ratio > 0.0));
+    }
+
+    /// Goal: the ratio is live by bare of each pair, and its median does not bend to one bad slice.
+    /// Method: costs by hand: 0.5, 0.8 and 0.1.
+    #[test]
+    fn the_ratio_is_the_median_of_the_pairs() {
+        let slice = |server_cpu_s| Slice { handshakes: 100, server_cpu_s, wall_s: 1.0, ..Slice::default() };
+        let live = vec![slice(0.2), slice(0.125), slice(1.0)];
+        let slices = Slices { live, baseline: vec![slice(0.1); 3], tcp: vec![slice(0.05); 3] };
+        let report = Report::new(&args(&Papers::new(), String::new()), slices, Trouble::default());
+        assert_eq!(report.ratio().map(|ratio| (ratio * 1000.0).round()), Some(500.0));
+        let json = serde_json::to_value(&report).unwrap();
+        let rounded = |key: &str| json[key].as_f64().map(f64::round);
+        assert_eq!(rounded("baseline_per_core_s"), Some(1000.0));
+        assert_eq!(rounded("live_per_s"), Some(100.0));
+        // 1000 us in memory by 2000 us live without the 500 us of plain TCP.
+        assert_eq!(json["ratio_without_tcp"].as_f64().map(|r| (r * 1000.0).round()), Some(667.0));
+        assert_eq!(json["ratio_user"].as_f64(), None, "there were no ticks");
     }
 
     /// Goal: a certificate that the server refuses is no handshake, though our side had finished.
@@ -383,18 +361,5 @@ mod tests {
         let peer = Peer::new(&format!("127.0.0.1:{}", address.port()), &tls).unwrap();
         let error = format!("{:#}", peer.shake_hands().unwrap_err());
         assert!(error.contains("the peer refused our certificate"), "{error}");
-    }
-
-    /// Goal: the ratio is live by bare of each pair, and its median does not bend to one bad slice.
-    /// Method: costs by hand: 0.5, 0.8 and 0.1.
-    #[test]
-    fn the_ratio_is_the_median_of_the_pairs() {
-        let slice = |server_cpu_s| Slice { handshakes: 100, server_cpu_s, wall_s: 1.0 };
-        let live = vec![slice(0.2), slice(0.125), slice(1.0)];
-        let papers = Papers::new();
-        let report = summarise(&args(&papers, String::new()), live, vec![slice(0.1); 3], Trouble::default());
-        assert_eq!(report.ratio.map(|ratio| (ratio * 1000.0).round()), Some(500.0));
-        assert_eq!(report.baseline_per_core_s.map(f64::round), Some(1000.0));
-        assert_eq!(report.live_per_s.round(), 100.0);
     }
 }

@@ -18,33 +18,62 @@ const TICKS_PER_SECOND: u64 = 100;
 pub fn cpu_time(pid: u32) -> Result<Duration> {
     let text =
         fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("no process {pid}"))?;
-    // The command's name may hold blanks and brackets: count fields after the last bracket.
-    let rest = text.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let mut ticks = rest.split_ascii_whitespace().skip(11).map(str::parse::<u64>);
-    let user = ticks.next().context("no user time in stat")??;
-    let system = ticks.next().context("no system time in stat")??;
+    let (user, system) = ticks(&text).context("no user and system time in stat")?;
     Ok(Duration::from_millis((user + system) * 1000 / TICKS_PER_SECOND))
 }
 
-/// Time on a processor of a process's threads called `name` (all of them when empty), in
-/// nanoseconds as the scheduler counts them (`/proc/PID/task/TID/schedstat`).
+/// Time on a processor of a process's threads called `name` (all of them when empty), of
+/// `/proc/PID/task/TID/schedstat` and `stat`.
 ///
 /// # Errors
 /// There is no such process or thread.
-pub fn thread_time(pid: u32, name: &str) -> Result<Duration> {
+pub fn thread_time(pid: u32, name: &str) -> Result<ThreadTime> {
     let folder = format!("/proc/{pid}/task");
-    let (mut total, mut found) = (0u64, false);
+    let (mut time, mut found) = (ThreadTime::default(), false);
     for entry in fs::read_dir(&folder).with_context(|| format!("no process {pid}"))?.flatten() {
         let read = |file: &str| fs::read_to_string(entry.path().join(file)).unwrap_or_default();
         if name.is_empty() || read("comm").trim_end() == name {
             let spent = read("schedstat");
             let first = spent.split_ascii_whitespace().next();
-            total += first.and_then(|nanos| nanos.parse::<u64>().ok()).unwrap_or(0);
+            let nanos = first.and_then(|nanos| nanos.parse().ok()).unwrap_or(0);
+            let (user, system) = ticks(&read("stat")).unwrap_or_default();
+            time.total += Duration::from_nanos(nanos);
+            (time.user_ticks, time.system_ticks) = (time.user_ticks + user, time.system_ticks + system);
             found = true;
         }
     }
     ensure!(found, "process {pid} has no thread called {name:?}; see {folder}/*/comm");
-    Ok(Duration::from_nanos(total))
+    Ok(time)
+}
+
+/// Time on a processor of one or more threads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ThreadTime {
+    /// As the scheduler counts it.
+    pub total: Duration,
+    /// Share of it outside the kernel, in ticks of 10 ms; only good for proportions over seconds.
+    pub user_ticks: u64,
+    /// Share of it inside the kernel, in the same ticks.
+    pub system_ticks: u64,
+}
+
+impl ThreadTime {
+    /// What was spent since `before`.
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            total: self.total.saturating_sub(before.total),
+            user_ticks: self.user_ticks.saturating_sub(before.user_ticks),
+            system_ticks: self.system_ticks.saturating_sub(before.system_ticks),
+        }
+    }
+}
+
+/// User and system time in a `stat` of a process or thread.
+fn ticks(stat: &str) -> Option<(u64, u64)> {
+    // The command's name may hold blanks and brackets: count fields after the last bracket.
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut ticks = rest.split_ascii_whitespace().skip(11).map(str::parse::<u64>);
+    Some((ticks.next()?.ok()?, ticks.next()?.ok()?))
 }
 
 /// Resident memory of a process in bytes (`VmRSS`); socket buffers are not in it.
@@ -142,8 +171,10 @@ mod tests {
         });
         told.1.recv().unwrap();
         let spent = thread_time(pid, "vx-burner").unwrap();
-        assert!(spent >= Duration::from_millis(45), "{spent:?}");
-        assert!(thread_time(pid, "").unwrap() >= spent);
+        assert!(spent.total >= Duration::from_millis(45), "{spent:?}");
+        let all = thread_time(pid, "").unwrap();
+        assert!(all.total >= spent.total && all.user_ticks >= spent.user_ticks, "{all:?}");
+        assert_eq!(all.since(all), ThreadTime::default());
         assert!(thread_time(pid, "nobody").unwrap_err().to_string().contains("nobody"));
         drop(done.0);
         burner.unwrap().join().unwrap();
