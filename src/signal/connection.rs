@@ -154,14 +154,15 @@ impl Connection {
             let transmit = self.pop()?;
             return Some((transmit.bytes.clone(), Some(transmit)));
         };
-        if tls.has_output() {
-            return Some((tls.take_output().into(), None));
-        }
         if tls.is_secured()
             && let Some(transmit) = self.queue.pop_front()
         {
             self.queue_bytes -= transmit.bytes.len();
+            // What the library has to say goes before it in the same segment.
             return Some((tls.seal(&transmit.bytes).into(), Some(transmit)));
+        }
+        if tls.has_output() {
+            return Some((tls.take_output().into(), None));
         }
         let says_goodbye = matches!(self.stage, Stage::Ending { .. }) && tls.say_goodbye();
         says_goodbye.then(|| (tls.take_output().into(), None))

@@ -90,6 +90,8 @@ fn bind_tcp(address: SocketAddr) -> io::Result<(End, SocketAddr)> {
     // Two processes on one port would share its connections without a word: no SO_REUSEPORT.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(!is_on_io_uring())?;
+    // Messages are written whole; waiting to fill segments would only delay them. Inherited.
+    socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     let listener = std::net::TcpListener::from(socket);
@@ -120,7 +122,7 @@ impl<R: Role + 'static> Core<R> {
             *own = Some(Rc::clone(&gate));
         }
         match end {
-            End::Stream(listener) => self.spawn(accept(self.shared(), listener, index, gate)),
+            End::Stream(listener) => self.spawn(accept(self.shared(), listener, index, local, gate)),
             End::Datagram(socket) => {
                 if let Some(own) = self.sockets.get_mut(place) {
                     *own = Some(Socket::new(socket, next_flow_id(), local));
@@ -195,7 +197,13 @@ impl<R: Role + 'static> Core<R> {
 }
 
 /// Accepts until its gate is shut.
-async fn accept<R: Role + 'static>(shared: Shared<R>, listener: TcpListener, index: u16, gate: Rc<Gate>) {
+async fn accept<R: Role + 'static>(
+    shared: Shared<R>,
+    listener: TcpListener,
+    index: u16,
+    bound: SocketAddr,
+    gate: Rc<Gate>,
+) {
     loop {
         let accepted = listener.cancelable_accept(gate.handle()).await;
         let now = clock::now();
@@ -205,7 +213,9 @@ async fn accept<R: Role + 'static>(shared: Shared<R>, listener: TcpListener, ind
         }
         match accepted {
             Ok((stream, remote)) => {
-                let Ok(local) = stream.local_addr().or_else(|_| listener.local_addr()) else { continue };
+                // Only a listener on all addresses must ask which one the peer has called.
+                let is_open_to_all = bound.ip().is_unspecified();
+                let local = if is_open_to_all { stream.local_addr().unwrap_or(bound) } else { bound };
                 core.admit(now, index, gate.transport, local, (stream, remote));
                 core.flush(now);
             }
@@ -214,7 +224,7 @@ async fn accept<R: Role + 'static>(shared: Shared<R>, listener: TcpListener, ind
                 if core.log.take(now, "accept") {
                     tracing::warn!("no connection accepted: {error}");
                 }
-                core.spawn(pause_accepting(core.shared(), listener, index, gate));
+                core.spawn(pause_accepting(core.shared(), listener, index, bound, gate));
                 return;
             }
         }
@@ -225,11 +235,12 @@ async fn pause_accepting<R: Role + 'static>(
     shared: Shared<R>,
     listener: TcpListener,
     index: u16,
+    bound: SocketAddr,
     gate: Rc<Gate>,
 ) {
     monoio::time::sleep(ACCEPT_PAUSE).await;
     let core = shared.borrow();
     if gate.is_open() {
-        core.spawn(accept(core.shared(), listener, index, gate));
+        core.spawn(accept(core.shared(), listener, index, bound, gate));
     }
 }

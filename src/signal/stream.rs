@@ -57,8 +57,6 @@ enum Step {
 
 /// Takes up an established connection that the core knows.
 pub(super) fn open<R: Role + 'static>(core: &mut Core<R>, now: Instant, flow: Flow, stream: TcpStream) {
-    // Messages are written whole; waiting to fill segments would only delay them.
-    let _ = stream.set_nodelay(true);
     let until = now + core.limits.peers.handshake_timeout;
     let Some(connection) = core.connections.get_mut(&flow.id) else { return };
     let (reader, writer) = stream.into_split();
@@ -85,6 +83,8 @@ pub(super) async fn connect<R: Role + 'static>(shared: Shared<R>, id: FlowId, re
     let opened = result.and_then(|stream| Ok((stream.local_addr()?, stream)));
     match (opened, core.connections.get(&id).map(|connection| connection.flow)) {
         (Ok((local, stream)), Some(flow)) => {
+            // As the listeners have it.
+            let _ = stream.set_nodelay(true);
             core.counters.connected.add(1);
             open(core, now, Flow { local, ..flow }, stream);
         }
@@ -173,8 +173,8 @@ async fn write_all(
 pub(super) async fn say_goodbye(mut writer: TcpOwnedWriteHalf, bytes: Vec<u8>) {
     let write = monoio::time::timeout(GOODBYE_TIMEOUT, writer.write(bytes));
     // Who does not take it in one piece and in time finds the connection closed without it.
+    // Dropping the writer shuts our side down.
     drop(write.await);
-    drop(writer.shutdown());
 }
 
 impl<R: Role + 'static> Core<R> {
@@ -247,8 +247,10 @@ impl<R: Role + 'static> Core<R> {
         self.counters.tls_handshakes.add(1);
         self.counters.tls_resumed.add(usize::from(tls.is_resumed()));
         let names = tls.peer_names().map(Arc::new);
-        let (how, peer) = (tls.describe(), names.as_deref().map(PeerNames::to_string).unwrap_or_default());
-        tracing::debug!(remote = %flow.remote, how, peer, "TLS is up");
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            let peer = names.as_deref().map(PeerNames::to_string).unwrap_or_default();
+            tracing::debug!(remote = %flow.remote, how = tls.describe(), peer, "TLS is up");
+        }
         connection.active = now;
         if matches!(connection.stage, Stage::Handshaking { .. }) {
             connection.stage = Stage::Open;
@@ -418,7 +420,7 @@ impl<R: Role + 'static> Core<R> {
     fn written(&mut self, now: Instant, id: FlowId, mut writer: TcpOwnedWriteHalf) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let stage = connection.stage;
-        if matches!(stage, Stage::Ending { .. }) {
+        if matches!(stage, Stage::Ending { peer_done: false, .. }) {
             // Shutting down happens in the call; there is nothing to wait for.
             drop(writer.shutdown());
         }

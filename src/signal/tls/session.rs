@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConnection, Error, HandshakeKind, ServerConnection};
+use rustls::{ClientConnection, Error, HandshakeKind, ProtocolVersion, ServerConnection};
 
 use super::names;
 use super::setup::{TlsSetup, server_name};
@@ -34,6 +34,8 @@ pub(in crate::signal) struct TlsSession {
     /// Whom we called; `None` when the peer called.
     called: Option<ServerName<'static>>,
     secured: bool,
+    /// Only a session ticket waits: it leaves with whatever follows, since nobody waits for it.
+    holds_ticket: bool,
     goodbye_said: bool,
 }
 
@@ -57,7 +59,14 @@ impl TlsSession {
 
     fn new(mut tls: rustls::Connection, setup: &Arc<TlsSetup>, called: Option<ServerName<'static>>) -> Self {
         tls.set_buffer_limit(Some(BUFFER_BYTES_MAX));
-        Self { tls, setup: Arc::clone(setup), called, secured: false, goodbye_said: false }
+        Self {
+            tls,
+            setup: Arc::clone(setup),
+            called,
+            secured: false,
+            holds_ticket: false,
+            goodbye_said: false,
+        }
     }
 
     /// Takes what the socket brought; plaintext goes to `framer`.
@@ -70,6 +79,7 @@ impl TlsSession {
         framer: &mut Framer,
     ) -> Result<Received, Error> {
         let was_secured = self.secured;
+        self.holds_ticket = false;
         let mut closed = false;
         while !bytes.is_empty() && !closed {
             let taken = self.tls.read_tls(&mut bytes).map_err(|error| Error::General(error.to_string()))?;
@@ -78,7 +88,13 @@ impl TlsSession {
             closed = state.peer_has_closed() || taken == 0;
         }
         self.secured = !self.tls.is_handshaking();
-        Ok(Received { secured: self.secured && !was_secured, closed })
+        let secured = self.secured && !was_secured;
+        // RFC 8446 §4.6.1: of a TLS 1.3 server that has all of the handshake only tickets are left.
+        self.holds_ticket = secured
+            && !closed
+            && self.called.is_none()
+            && self.tls.protocol_version() == Some(ProtocolVersion::TLSv1_3);
+        Ok(Received { secured, closed })
     }
 
     fn read_plaintext(&mut self, framer: &mut Framer) {
@@ -98,9 +114,10 @@ impl TlsSession {
         self.secured
     }
 
-    /// True when the library has something to write of its own: handshake, alert, key update.
+    /// True when the library has something to write of its own that somebody waits for: handshake,
+    /// alert, key update.
     pub(in crate::signal) fn has_output(&self) -> bool {
-        self.tls.wants_write()
+        self.tls.wants_write() && !self.holds_ticket
     }
 
     /// Records for the socket.
@@ -122,6 +139,7 @@ impl TlsSession {
     /// One message as records; only after the handshake.
     pub(in crate::signal) fn seal(&mut self, message: &[u8]) -> Vec<u8> {
         let mut output = Vec::with_capacity(message.len() + 128);
+        self.take_output_into(&mut output);
         for piece in message.chunks(RECORD_BYTES_MAX) {
             // The buffer was emptied after the piece before, so that this one fits.
             if self.tls.writer().write_all(piece).is_err() {
