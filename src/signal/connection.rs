@@ -101,6 +101,7 @@ pub(super) struct Connection {
     pub(super) stage: Stage,
     pub(super) tls: Option<Box<TlsSession>>,
     pub(super) queue: VecDeque<Transmit>,
+    /// Memory that `queue` takes: short messages, pongs above all, are more entry than text.
     pub(super) queue_bytes: usize,
     /// `None` while connecting and while a task writes with it.
     pub(super) writer: Option<TcpOwnedWriteHalf>,
@@ -155,9 +156,8 @@ impl Connection {
             return Some((transmit.bytes.clone(), Some(transmit)));
         };
         if tls.is_secured()
-            && let Some(transmit) = self.queue.pop_front()
+            && let Some(transmit) = pop(&mut self.queue, &mut self.queue_bytes)
         {
-            self.queue_bytes -= transmit.bytes.len();
             // What the library has to say goes before it in the same segment.
             return Some((tls.seal(&transmit.bytes).into(), Some(transmit)));
         }
@@ -168,10 +168,14 @@ impl Connection {
         says_goodbye.then(|| (tls.take_output().into(), None))
     }
 
+    /// Puts a message behind those that wait.
+    pub(super) fn push(&mut self, transmit: Transmit) {
+        self.queue_bytes += memory_of(&transmit);
+        self.queue.push_back(transmit);
+    }
+
     fn pop(&mut self) -> Option<Transmit> {
-        let transmit = self.queue.pop_front()?;
-        self.queue_bytes -= transmit.bytes.len();
-        Some(transmit)
+        pop(&mut self.queue, &mut self.queue_bytes)
     }
 
     /// The last bytes for a peer that is closed without waiting for it.
@@ -179,5 +183,43 @@ impl Connection {
         let tls = self.tls.as_mut().filter(|tls| tls.is_secured())?;
         let writer = self.writer.take()?;
         tls.say_goodbye().then(|| (writer, tls.take_output()))
+    }
+}
+
+fn pop(queue: &mut VecDeque<Transmit>, bytes: &mut usize) -> Option<Transmit> {
+    let transmit = queue.pop_front()?;
+    *bytes -= memory_of(&transmit);
+    Some(transmit)
+}
+
+fn memory_of(transmit: &Transmit) -> usize {
+    size_of::<Transmit>() + transmit.bytes.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sip::flow::{Destination, FlowId, Transport};
+
+    /// Goal: a peer that pings and never reads takes no more memory than the queue's bound says: a pong
+    /// is two bytes, its entry many more. Method: 1,000 pongs and 1,000 messages; then all are taken.
+    #[test]
+    fn what_waits_counts_with_all_the_memory_it_takes() {
+        #[expect(clippy::disallowed_methods, reason = "any start will do")]
+        let now = Instant::now();
+        let address = ([127, 0, 0, 1], 5060).into();
+        let flow =
+            Flow { id: FlowId(1), listener: 0, transport: Transport::Tcp, local: address, remote: address };
+        let mut connection = Connection::new(now, flow, Stage::Open);
+        for bytes in [Bytes::from_static(b"\r\n"), Bytes::from(vec![b'x'; 500])] {
+            let before = connection.queue_bytes;
+            for _ in 0..1000 {
+                connection.push(Transmit { destination: Destination::Flow(flow), bytes: bytes.clone() });
+            }
+            let entry = size_of::<Transmit>() + bytes.len();
+            assert_eq!(connection.queue_bytes - before, 1000 * entry);
+        }
+        while connection.next_output().is_some() {}
+        assert_eq!((connection.queue_bytes, connection.queue.len()), (0, 0));
     }
 }

@@ -25,7 +25,7 @@ use super::stream;
 use super::tls::{Failure, TlsSession, TlsSetup};
 use crate::sip::flow::{Destination, Flow, FlowId, Transmit, Transport};
 
-/// What a connection may have waiting to be written, in bytes; more means nobody reads.
+/// What a connection may have waiting to be written, in bytes of memory; more means nobody reads.
 const QUEUE_BYTES_MAX: usize = 512 * 1024;
 /// How long a connection that is being given up may take to read our last message.
 const LINGER: Duration = Duration::from_secs(1);
@@ -288,8 +288,7 @@ impl<R: Role + 'static> Core<R> {
         if is_final_response(&transmit.bytes) {
             connection.owed = connection.owed.saturating_sub(1);
         }
-        connection.queue_bytes += transmit.bytes.len();
-        connection.queue.push_back(transmit);
+        connection.push(transmit);
         if connection.queue_bytes > QUEUE_BYTES_MAX {
             return self.close(now, id, Cause::Unread);
         }
