@@ -1,8 +1,10 @@
 //! `voxring check`: what is wrong with a configuration and with the machine, each with its fix.
 //!
 //! `machine` reads facts, `ports` and `limits` compare them with the configuration (and are tested
-//! with facts made up), `live` tries what only trying can tell, `report` prints.
+//! with facts made up), `admission` compares the configuration with itself, `live` tries what only
+//! trying can tell, `report` prints.
 
+mod admission;
 mod limits;
 mod live;
 mod machine;
