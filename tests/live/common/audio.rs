@@ -77,31 +77,43 @@ pub(crate) struct Match {
     pub(crate) compared: usize,
 }
 
+/// Of a second's samples a first look takes every so-many-th.
+const GLANCE_STEP: usize = 8;
+/// Lags that a first look leaves. What matches stands far above what it may err by.
+const GLANCED_LAGS: usize = 256;
+
 /// Finds the lag at which `recording` is most like `source`, within `lag_max` samples either way.
 pub(crate) fn best_match(source: &[i16], recording: &[i16], lag_max: usize) -> Match {
     let limit = isize::try_from(lag_max).expect("a few seconds");
     // A second from the middle finds the lag; all that overlaps judges it.
     let middle = source.len() / 2;
     let probe = middle.saturating_sub(4000)..(middle + 4000).min(source.len());
-    let lag = (-limit..=limit)
-        .map(|lag| (lag, correlation_at(source, recording, lag, probe.clone()).0))
+    let likeness = |lag, step| correlation_at(source, recording, lag, probe.clone(), step).0;
+    let mut lags: Vec<_> = (-limit..=limit).map(|lag| (lag, likeness(lag, GLANCE_STEP))).collect();
+    lags.sort_by(|a, b| b.1.total_cmp(&a.1));
+    lags.truncate(GLANCED_LAGS);
+    let lag = lags
+        .into_iter()
+        .map(|(lag, _)| (lag, likeness(lag, 1)))
         .max_by(|a, b| a.1.total_cmp(&b.1))
         .map_or(0, |(lag, _)| lag);
-    let (correlation, compared) = correlation_at(source, recording, lag, 0..source.len());
+    let (correlation, compared) = correlation_at(source, recording, lag, 0..source.len(), 1);
     Match { lag, correlation, compared }
 }
 
+/// Correlation of every `step`-th sample, and how many those were.
 fn correlation_at(
     source: &[i16],
     recording: &[i16],
     lag: isize,
     range: std::ops::Range<usize>,
+    step: usize,
 ) -> (f64, usize) {
     let (mut product, mut left, mut right, mut count) = (0i64, 0i64, 0i64, 0);
     let start = range.start.max(lag.min(0).unsigned_abs());
     let Some(first) = start.checked_add_signed(lag) else { return (0.0, 0) };
     let tail = recording.get(first..).unwrap_or_default();
-    for (&a, &b) in source[start.min(range.end)..range.end].iter().zip(tail) {
+    for (&a, &b) in source[start.min(range.end)..range.end].iter().zip(tail).step_by(step) {
         let (a, b) = (i64::from(a), i64::from(b));
         product += a * b;
         left += a * a;
