@@ -10,10 +10,11 @@
 //!
 //! 1. [`role`]: the supervisor starts a worker; router and service hand a call on; the worker
 //!    answers it. Wiring only, and the best first look.
-//! 2. [`signal`]: the loop of a signalling shard, from bytes on a connection to a SIP message.
+//! 2. [`signal`]: the loop of a signalling shard, from bytes on a connection, under TLS
+//!    ([`signal::tls`]) or not, to a SIP message.
 //! 3. [`sip`]: framer, message, transactions, dialog; [`sdp`]: offer and answer.
-//! 4. [`call`]: who is called, and a call's dialog joined to its media; [`um`]: what the caller
-//!    hears and may press.
+//! 4. [`call::admission`]: may this call come in, and whose is it; [`call`]: its dialog joined to
+//!    its media; [`um`]: what the caller hears and may press.
 //! 5. [`media::order`]: the whole contract between signalling and media, on one page.
 //! 6. [`shard`]: the media loop, one turn a millisecond; [`media`]: one leg in it, [`rtp`]: its
 //!    packets; [`uring`]: the kernel underneath, and the only unsafe code.

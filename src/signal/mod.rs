@@ -1,4 +1,4 @@
-//! The SIP loop: listeners, connections. No media.
+//! The SIP loop: listeners, connections, datagrams, TLS, and limits on who uses them. No media.
 //!
 //! [`run()`] turns one thread into a signalling shard: monoio underneath (io_uring, or epoll where
 //! that is forbidden), a [`Role`] on top that never sees a socket.
