@@ -80,7 +80,9 @@ impl Report {
             }
         }
         let errors = self.errors();
-        let _ = writeln!(text, "{errors} errors, {} warnings", self.problems.len() - errors);
+        let warnings = self.problems.len() - errors;
+        let plural = |count| if count == 1 { "" } else { "s" };
+        let _ = writeln!(text, "{errors} error{}, {warnings} warning{}", plural(errors), plural(warnings));
         text
     }
 }
