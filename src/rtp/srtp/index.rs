@@ -46,6 +46,11 @@ impl Window {
         }
     }
 
+    /// Under another key no index was used; the highest still tells which rollover it is.
+    pub(super) fn forget_used(&mut self) {
+        self.used = 0;
+    }
+
     /// Notes that a fresh index is used.
     pub(super) fn accept(&mut self, index: u64) {
         match self.next.checked_sub(index + 1) {

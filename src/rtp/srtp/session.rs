@@ -73,21 +73,23 @@ impl SrtpSession {
         Self { send: Sending::new(&plan.send), receive: Receiving::new(&plan.receive) }
     }
 
-    /// A new offer or answer took effect. A direction whose master key stayed keeps its rollover
-    /// counters and replay windows; a new key begins with none.
+    /// A new offer or answer took effect. A new master key changes no index: rollover counters and
+    /// SRTCP indices go on, as RFC 3711 §3.3.1 and §3.4 demand. Replay windows stay while the key
+    /// does; under a new one every index near the highest is good once more.
     pub fn update(&mut self, plan: &SrtpPlan) {
-        if !self.send.master.is_same_key(&plan.send) {
-            self.send = Sending::new(&plan.send);
-        } else if self.send.master != plan.send {
+        if self.send.master != plan.send {
             let Sending { ssrc, rtp_used, rtcp_used, .. } = &mut self.send;
             let kept = (ssrc.take(), std::mem::take(rtp_used), std::mem::take(rtcp_used));
             self.send = Sending::new(&plan.send);
             (self.send.ssrc, self.send.rtp_used, self.send.rtcp_used) = kept;
         }
-        if !self.receive.master.is_same_key(&plan.receive) {
-            self.receive = Receiving::new(&plan.receive);
-        } else if self.receive.master != plan.receive {
-            let sources = std::mem::take(&mut self.receive.sources);
+        if self.receive.master != plan.receive {
+            let is_new = !self.receive.master.is_same_key(&plan.receive);
+            let mut sources = std::mem::take(&mut self.receive.sources);
+            for source in sources.iter_mut().filter(|_| is_new) {
+                source.rtp.forget_used();
+                source.rtcp.forget_used();
+            }
             self.receive = Receiving { sources, ..Receiving::new(&plan.receive) };
         }
     }

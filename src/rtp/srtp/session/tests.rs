@@ -282,10 +282,11 @@ fn the_mki_is_written_and_checked() {
     }
 }
 
-/// Goal: an update with the same keys changes nothing, even one that adds an MKI; a new key begins
-/// with a rollover counter of nought. Method: updates after a rollover, and replays after each.
+/// Goal: an update with the same keys changes nothing, even one that adds an MKI; under a new key
+/// rollover counters and SRTCP indices go on (RFC 3711 §3.3.1, §3.4) and replays are still told.
+/// Method: updates after a rollover, and replays after each.
 #[test]
-fn an_update_begins_anew_only_with_a_new_key() {
+fn indices_go_on_through_an_update() {
     for suite in SrtpSuite::ALL {
         let plan = |ours, theirs| SrtpPlan { send: ours, receive: theirs };
         let (ours, theirs) = (master(suite, 7, None), master(suite, 99, None));
@@ -306,9 +307,20 @@ fn an_update_begins_anew_only_with_a_new_key() {
         us.update(&plan(ours.clone(), new.clone()));
         assert_eq!(opened(&mut us, &sealed(&mut peer, &rtp(SSRC, 3))), Err(SrtpError::Auth));
         peer.update(&plan(new, ours));
-        assert_eq!(opened(&mut us, &sealed(&mut peer, &rtp(SSRC, 4))), Ok(rtp(SSRC, 4)));
+        let packet = sealed(&mut peer, &rtp(SSRC, 4));
+        assert_eq!(opened(&mut us, &packet), Ok(rtp(SSRC, 4)));
+        assert_eq!(opened(&mut us, &packet), Err(SrtpError::Replay));
         let highest = us.receive.sources[0].rtp.next() - 1;
-        assert_eq!(highest, 4, "rollover counter 0");
+        assert_eq!(highest, 0x1_0004, "rollover counter 1");
+        let compound = sealed_rtcp(&mut peer, &rtcp(SSRC));
+        assert_eq!(opened_rtcp(&mut us, &compound), Ok(rtcp(SSRC)));
+        let before = us.receive.sources[0].rtcp.next();
+        let newer = master(suite, 60, None);
+        us.update(&plan(master(suite, 7, None), newer.clone()));
+        peer.update(&plan(newer, master(suite, 7, None)));
+        let compound = sealed_rtcp(&mut peer, &rtcp(SSRC));
+        assert_eq!(opened_rtcp(&mut us, &compound), Ok(rtcp(SSRC)));
+        assert_eq!(us.receive.sources[0].rtcp.next(), before + 1, "the SRTCP index is not reset");
     }
 }
 
