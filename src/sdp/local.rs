@@ -57,10 +57,8 @@ pub struct OwnKeys<'a> {
 impl OwnKeys<'_> {
     /// Our key for an answer to an offer with `theirs`.
     ///
-    /// The one in use stays while theirs does. A peer that brings another key may be another
-    /// device, whose rollover counter for what we send begins at nought: only a new key of ours
-    /// lets ours do the same (RFC 3711 §3.3.1). No key is ever taken up again after another one,
-    /// since its packet indices would be.
+    /// The one in use stays while theirs does. A peer that brings another key gets another one of
+    /// ours too: who knew the old ones may not be in the call any more.
     pub(super) fn for_answer(&self, theirs: &MasterKey) -> Result<MasterKey, OfferError> {
         match self.in_use {
             Some(plan) if plan.receive == *theirs => Ok(plan.send.clone()),
