@@ -15,7 +15,7 @@ choices! {
 
     /// Which SIP transports a role listens on, beside UDP.
     StartupMode {
-        /// TCP, and TLS once [tls] names a certificate.
+        /// TCP, and TLS once tls.certificate is set.
         Dual = "dual",
         /// TCP only.
         Tcp = "tcp",
