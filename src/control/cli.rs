@@ -382,14 +382,6 @@ impl Slot {
         }
     }
 
-    /// The slot's SIP port.
-    pub fn port(self, config: &Config) -> u16 {
-        match self {
-            Self::A => config.worker.port_a,
-            Self::B => config.worker.port_b,
-        }
-    }
-
     /// The slot's half of the RTP range; `None` when the range holds fewer than two pairs.
     pub fn rtp_ports(self, config: &Config) -> Option<PortRange> {
         config.rtp.ports.slice(if self == Self::A { 0 } else { 1 }, 2)

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::role::user_agent;
 use crate::sip::flow::Transport;
 use crate::sip::header::Params;
 use crate::sip::message::{Name, Request};
@@ -26,8 +27,7 @@ impl HopSecret {
     /// # Errors
     /// The operating system has no random numbers to give.
     pub fn random() -> io::Result<Self> {
-        let bits = || getrandom::u64().map_err(|error| io::Error::other(error.to_string()));
-        Ok(Self(format!("{:016x}{:016x}", bits()?, bits()?)))
+        Ok(Self(format!("{:016x}{:016x}", user_agent::random()?, user_agent::random()?)))
     }
 
     /// Compares in a time that does not tell how much was right.
@@ -84,11 +84,6 @@ impl HopClaim {
         let text = |name| params.value(name).map(str::to_owned);
         Some(Self { gateway: text("gateway")?, dial_plan: text("dial-plan")?, source, transport })
     }
-
-    /// Takes the field out of a request.
-    pub fn strip(request: &mut Request) {
-        request.headers.remove(&Name::Other(HEADER.into()));
-    }
 }
 
 #[cfg(test)]
@@ -120,7 +115,7 @@ mod tests {
             assert_eq!(HopClaim::read(&HopSecret::random().unwrap(), &request), None);
             let cut = HopSecret(secret.0[..31].to_owned());
             assert_eq!(HopClaim::read(&cut, &request), None);
-            HopClaim::strip(&mut request);
+            request.headers.remove(&Name::Other(HEADER.into()));
             assert!(request.headers.is_empty());
         }
         assert_eq!(secret.0.len(), 32);
@@ -169,7 +164,7 @@ mod tests {
             let sent = String::from_utf8(sent).unwrap();
             assert_eq!(sent.matches("x-voxring-hop").count(), 1, "{sent}");
             assert!(!sent.contains("evil"), "{sent}");
-            HopClaim::strip(&mut request);
+            request.headers.remove(&Name::Other(HEADER.into()));
             assert_eq!(HopClaim::read(&secret, &request), None);
         }
     }

@@ -199,7 +199,9 @@ pub fn encode(object: &impl Serialize) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::listeners::{ListenRole, port_of};
     use crate::media::order::Codec;
+    use crate::sip::flow::Transport;
 
     fn read<T: serde::de::DeserializeOwned>(line: &[u8]) -> T {
         assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1, "one line an object");
@@ -290,6 +292,7 @@ mod tests {
         let config = Config::default();
         let [a, b] = [Slot::A, Slot::B].map(|slot| slot.rtp_ports(&config).unwrap());
         assert_ne!(a, b);
-        assert_ne!(Slot::A.port(&config), Slot::B.port(&config));
+        let port = |slot| port_of(&config, ListenRole::Worker(slot), Transport::Tcp).unwrap();
+        assert_ne!(port(Slot::A), port(Slot::B));
     }
 }

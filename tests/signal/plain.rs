@@ -14,7 +14,7 @@ use voxring::signal::{ConnectionLimits, Listener, SignalConfig, run};
 use voxring::sip::flow::{Destination, Flow, FlowId, Transmit, Transport};
 use voxring::sip::message::Message;
 
-use crate::shard::{PATIENCE, Seen, Shard, TestRole, is_closed, ok, options, request, responses, to};
+use crate::shard::{PATIENCE, Seen, Shard, TestRole, fuzz, is_closed, ok, options, request, responses, to};
 
 /// Goal: a message is found however TCP cuts it. Method: one byte at a time, body included.
 #[test]
@@ -340,24 +340,13 @@ fn a_port_in_use_is_reported_with_its_address() {
 #[test]
 #[expect(clippy::disallowed_methods, reason = "a time budget, not protocol time")]
 fn mutated_requests_never_stop_the_shard() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let seed = number("VOXRING_SEED").unwrap_or(now.map_or(0, |age| age.as_secs()));
-    println!("VOXRING_SEED={seed} cargo test --test signal -- mutated");
-    let mut state = seed | 1;
-    let mut random = move |bound: usize| {
-        // Xorshift: plain and good enough to choose bytes.
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        usize::try_from(state % 0xFFFF_FFFF).unwrap() % bound
-    };
+    let (seed, mut random, limit) = fuzz("mutated_requests");
     let shard = Shard::start_with(|config| config.connections_max = 64);
     let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let base = (options(1) + &request("INVITE", 2, "v=0\r\n") + "\r\n\r\n" + &options(3)).into_bytes();
     let start = Instant::now();
     let mut rounds = 0;
-    while start.elapsed() < Duration::from_secs(number("VOXRING_FUZZ_SECONDS").unwrap_or(2)) {
+    while start.elapsed() < limit {
         let mut bytes = base.clone();
         for _ in 0..=random(6) {
             let at = random(bytes.len());

@@ -257,3 +257,23 @@ pub(crate) fn is_closed(client: &mut impl Read) -> bool {
 pub(crate) fn to(transport: Transport, remote: SocketAddr, listener: u16, bytes: String) -> Transmit {
     Transmit { destination: Destination::Address { transport, remote, listener }, bytes: Bytes::from(bytes) }
 }
+
+/// For tests that spoil what they send: a seed, numbers below a bound, and how long to go on. The seed is
+/// printed; `VOXRING_SEED` replays it, `VOXRING_FUZZ_SECONDS` (default 2) sets the time. `test` is
+/// what selects the test.
+#[expect(clippy::disallowed_methods, reason = "a seed, not protocol time")]
+pub(crate) fn fuzz(test: &str) -> (u64, impl FnMut(usize) -> usize, Duration) {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let age = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let seed = number("VOXRING_SEED").unwrap_or(age.map_or(0, |age| age.as_secs()));
+    println!("VOXRING_SEED={seed} cargo test --test signal -- {test}");
+    let mut state = seed | 1;
+    let random = move |bound: usize| {
+        // Xorshift: plain and good enough to choose bytes.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state % 0xFFFF_FFFF).expect("it has 32 bits") % bound
+    };
+    (seed, random, Duration::from_secs(number("VOXRING_FUZZ_SECONDS").unwrap_or(2)))
+}

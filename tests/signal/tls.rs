@@ -15,7 +15,7 @@ use voxring::sip::flow::{PeerNames, Transport};
 use voxring::sip::message::Message;
 
 use crate::certificates::{Authority, Client, Identity, Wish, connect, load, refusal};
-use crate::shard::{PATIENCE, Seen, Shard, is_closed, ok, options, request, responses, to};
+use crate::shard::{PATIENCE, Seen, Shard, fuzz, is_closed, ok, options, request, responses, to};
 
 /// A shard with TLS as its first listener.
 pub(crate) fn secure(setup: &Arc<TlsSetup>) -> impl FnOnce(&mut SignalConfig) {
@@ -321,17 +321,7 @@ fn servers_without_tls_are_given_up() {
 #[test]
 #[expect(clippy::disallowed_methods, reason = "a time budget, not protocol time")]
 fn mutated_handshakes_never_stop_the_shard() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let age = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    let seed = number("VOXRING_SEED").unwrap_or(age.as_secs());
-    println!("VOXRING_SEED={seed} cargo test --test signal -- mutated_handshakes");
-    let mut state = seed | 1;
-    let mut random = move |bound: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        usize::try_from(state % 0xFFFF_FFFF).unwrap() % bound
-    };
+    let (_, mut random, limit) = fuzz("mutated_handshakes");
     let authority = Authority::new("CA");
     let setup = authority.node();
     let shard = Shard::start_with(|config| {
@@ -343,7 +333,7 @@ fn mutated_handshakes_never_stop_the_shard() {
     let good = authority.client_13(&own);
     let start = std::time::Instant::now();
     let mut rounds = 0;
-    while start.elapsed() < Duration::from_secs(number("VOXRING_FUZZ_SECONDS").unwrap_or(2)) {
+    while start.elapsed() < limit {
         let version = if random(2) == 0 { &TLS12 } else { &TLS13 };
         let mut session = connect(shard.addresses[0], &Arc::new(authority.client(Some(&own), version)));
         let mut bytes = Vec::new();
