@@ -9,6 +9,7 @@ pub mod clock;
 pub mod connections;
 pub mod handshakes;
 pub mod inject;
+pub mod load;
 pub mod machine;
 pub mod media;
 pub mod rng;

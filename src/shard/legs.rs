@@ -11,7 +11,7 @@ use crate::media::leg::{Leg, LegOutput, Verdict};
 use crate::media::order::{Event, FileItem, LegStats, RecordEnd};
 use crate::shard::outbox::Outbox;
 use crate::shard::wheel::Phase;
-use crate::uring::Receive;
+use crate::uring::{Forward, Receive};
 
 /// Sockets of a leg: RTP is stream `2 * slot`, RTCP the one after it.
 pub(super) const HALVES: u32 = 2;
@@ -210,12 +210,19 @@ pub(super) struct Reaper<'a> {
 }
 
 impl Receive for Reaper<'_> {
-    fn datagram(&mut self, stream: u32, from: SocketAddr, bytes: &mut [u8]) -> Option<(usize, SocketAddr)> {
+    fn datagram(
+        &mut self,
+        stream: u32,
+        from: SocketAddr,
+        bytes: &mut [u8],
+        length: usize,
+    ) -> Option<Forward> {
         let (now, index) = (self.now, stream / HALVES);
+        let bytes = bytes.get_mut(..length)?;
         if stream.is_multiple_of(HALVES) {
             let verdict = self.legs.with(index, self.outbox, |leg| leg.handle_rtp(now, from, bytes));
             match verdict {
-                Some(Verdict::Send { len, to }) => Some((len, to)),
+                Some(Verdict::Send { len, to }) => Some(Forward { stream, length: len, to }),
                 Some(Verdict::Consumed) | None => None,
             }
         } else {

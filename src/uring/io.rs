@@ -6,15 +6,30 @@ use std::time::Instant;
 
 use socket2::Socket;
 
-/// Where a stream's datagram goes back to, and how many of its bytes.
-pub type Reply = Option<(usize, SocketAddr)>;
+/// What a packet is made of: how many bytes were written, and where they go.
+pub type Packet = Option<(usize, SocketAddr)>;
+
+/// A datagram on its way on, rewritten in place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Forward {
+    /// The stream it leaves from; the one it came by, or another.
+    pub stream: u32,
+    /// How many bytes of its buffer go out.
+    pub length: usize,
+    /// Where to.
+    pub to: SocketAddr,
+}
+
+/// Bytes of room behind each datagram, at least: what protection may add.
+pub const FORWARD_ROOM_BYTES: usize = 64;
 
 /// What the media loop does with what the kernel brings.
 pub trait Receive {
-    /// A datagram arrived. `bytes` is empty for one longer than `RTP_DATAGRAM_BYTES_MAX`. With
-    /// `Some((length, to))` its first `length` bytes, rewritten in place, go out from the same
-    /// stream.
-    fn datagram(&mut self, stream: u32, from: SocketAddr, bytes: &mut [u8]) -> Reply;
+    /// A datagram arrived: `bytes[..length]`, with [`FORWARD_ROOM_BYTES`] of room behind it. One
+    /// longer than `RTP_DATAGRAM_BYTES_MAX` comes as nothing at all. With `Some` it goes on from the
+    /// same buffer.
+    fn datagram(&mut self, stream: u32, from: SocketAddr, bytes: &mut [u8], length: usize)
+    -> Option<Forward>;
     /// A send was refused; the packet is gone.
     fn send_failed(&mut self, stream: u32);
     /// The stream's socket is closed and its number free.
@@ -37,7 +52,7 @@ pub trait MediaIo {
 
     /// Sends what `fill` writes, to where it says; nothing if it returns `None`. True if a packet
     /// was queued.
-    fn send(&mut self, stream: u32, fill: &mut dyn FnMut(&mut [u8]) -> Reply) -> bool;
+    fn send(&mut self, stream: u32, fill: &mut dyn FnMut(&mut [u8]) -> Packet) -> bool;
 
     /// Hands on everything that arrived.
     fn reap(&mut self, now: Instant, receive: &mut dyn Receive);

@@ -15,7 +15,7 @@ pub mod thread;
 mod token;
 pub mod wake;
 
-pub use io::{IoCounters, MediaIo, Receive};
+pub use io::{FORWARD_ROOM_BYTES, Forward, IoCounters, MediaIo, Packet, Receive};
 pub use per_socket::PerSocket;
 pub use probe::{Probe, ProbeError, probe};
 pub use sockets::bind_pair;

@@ -7,14 +7,14 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
 use super::bufring::Buffer;
-use super::io::{IoCounters, MediaIo, Receive, Reply};
+use super::io::{FORWARD_ROOM_BYTES, Forward, IoCounters, MediaIo, Packet, Receive};
 use super::ring::{BUFFERS_MAX, Completion, Datagram, Ring};
 use super::sockets::receive_now;
 use super::token::{Op, Token};
@@ -79,7 +79,7 @@ impl PerSocket {
             ended: VecDeque::new(),
             leaving: Vec::new(),
             completions: Vec::new(),
-            scratch: vec![0; RTP_DATAGRAM_BYTES_MAX].into(),
+            scratch: vec![0; RTP_DATAGRAM_BYTES_MAX + FORWARD_ROOM_BYTES].into(),
             waker,
             watching: false,
             now,
@@ -165,16 +165,11 @@ impl PerSocket {
             self.give_back(completion.buffer);
             return;
         };
-        let open = match &stream.state {
-            State::Armed { socket, .. } => Some(socket.as_raw_fd()),
-            State::Free | State::Ended { .. } | State::Cancelling { .. } | State::Leaving { .. } => None,
-        };
+        let is_open = matches!(stream.state, State::Armed { .. });
         let mut empty = false;
-        match (completion.buffer, open) {
-            (Some(buffer), Some(descriptor)) => {
-                empty = self.deliver(token, descriptor, buffer, receive);
-            }
-            (buffer, _) => self.give_back(buffer),
+        match completion.buffer {
+            Some(buffer) if is_open => empty = self.deliver(token, buffer, receive),
+            buffer => self.give_back(buffer),
         }
         if !completion.more {
             self.receive_ended(token, completion.result, empty, receive);
@@ -182,38 +177,53 @@ impl PerSocket {
     }
 
     /// Hands a datagram on. True if it had no payload.
-    fn deliver(
-        &mut self,
-        token: Token,
-        descriptor: i32,
-        mut buffer: Buffer,
-        receive: &mut dyn Receive,
-    ) -> bool {
+    fn deliver(&mut self, token: Token, mut buffer: Buffer, receive: &mut dyn Receive) -> bool {
         let mut empty = false;
-        let mut reply = None;
-        if let Some(Datagram { from, bytes, truncated }) = self.ring.datagram(&mut buffer) {
+        let mut onward = None;
+        if let Some(Datagram { from, bytes, length, truncated }) = self.ring.datagram(&mut buffer) {
             self.counters.received += 1;
-            empty = bytes.is_empty();
-            if truncated || bytes.len() > RTP_DATAGRAM_BYTES_MAX {
+            empty = length == 0;
+            if truncated || length > RTP_DATAGRAM_BYTES_MAX {
                 self.counters.oversize += 1;
-                receive.datagram(token.slot, from, &mut []);
+                receive.datagram(token.slot, from, &mut [], 0);
             } else {
-                reply = receive.datagram(token.slot, from, bytes);
+                onward = receive.datagram(token.slot, from, bytes, length);
             }
         }
-        let Some((length, to)) = reply else {
+        match onward {
+            Some(onward) => self.forward(onward, buffer, receive),
+            None => self.ring.give_back(buffer),
+        }
+        empty
+    }
+
+    /// Sends a datagram on from the buffer it came in.
+    fn forward(&mut self, onward: Forward, buffer: Buffer, receive: &mut dyn Receive) {
+        let Forward { stream, length, to } = onward;
+        let Some((descriptor, token)) = self.outlet(stream) else {
             self.ring.give_back(buffer);
-            return empty;
+            receive.send_failed(stream);
+            return;
         };
-        let token = Token { op: Op::Send, ..token };
         match self.ring.send_received(descriptor, token, buffer, length, to) {
             Ok(()) => self.counters.sent += 1,
             Err(_) => {
                 self.counters.send_errors += 1;
-                receive.send_failed(token.slot);
+                receive.send_failed(stream);
             }
         }
-        empty
+    }
+
+    /// The socket a stream sends from, and the token of its next send. `None`: it is closed.
+    fn outlet(&self, stream: u32) -> Option<(RawFd, Token)> {
+        let slot = self.streams.get(usize::try_from(stream).ok()?)?;
+        match &slot.state {
+            State::Armed { socket, .. } | State::Ended { socket, .. } => {
+                let token = Token { op: Op::Send, generation: slot.generation, slot: stream };
+                Some((socket.as_raw_fd(), token))
+            }
+            State::Free | State::Cancelling { .. } | State::Leaving { .. } => None,
+        }
     }
 
     fn receive_ended(&mut self, token: Token, result: i32, empty: bool, receive: &mut dyn Receive) {
@@ -317,13 +327,17 @@ impl PerSocket {
                 Err(_) => continue,
             };
             self.counters.received += 1;
-            self.counters.oversize += u64::from(length > scratch.len());
-            let bytes = scratch.get_mut(..length).unwrap_or_default();
-            if let Some((length, to)) = receive.datagram(stream, from, bytes) {
-                let reply = scratch.get(..length).unwrap_or_default();
-                self.send_on(stream, socket.as_raw_fd(), &mut |out| {
-                    out.get_mut(..reply.len())?.copy_from_slice(reply);
-                    Some((reply.len(), to))
+            let onward = if length > RTP_DATAGRAM_BYTES_MAX {
+                self.counters.oversize += 1;
+                receive.datagram(stream, from, &mut [], 0)
+            } else {
+                receive.datagram(stream, from, &mut scratch, length)
+            };
+            if let Some(Forward { stream, length, to }) = onward {
+                let onward = scratch.get(..length).unwrap_or_default();
+                self.send_on(stream, &mut |out| {
+                    out.get_mut(..onward.len())?.copy_from_slice(onward);
+                    Some((onward.len(), to))
                 });
             }
         }
@@ -331,8 +345,8 @@ impl PerSocket {
         drained
     }
 
-    fn send_on(&mut self, stream: u32, descriptor: i32, fill: &mut dyn FnMut(&mut [u8]) -> Reply) -> bool {
-        let token = Token { op: Op::Send, generation: self.slot(stream).generation, slot: stream };
+    fn send_on(&mut self, stream: u32, fill: &mut dyn FnMut(&mut [u8]) -> Packet) -> bool {
+        let Some((descriptor, token)) = self.outlet(stream) else { return false };
         match self.ring.send(descriptor, token, fill) {
             Ok(sent) => {
                 self.counters.sent += u64::from(sent);
@@ -370,12 +384,8 @@ impl MediaIo for PerSocket {
         }
     }
 
-    fn send(&mut self, stream: u32, fill: &mut dyn FnMut(&mut [u8]) -> Reply) -> bool {
-        let descriptor = match &self.slot(stream).state {
-            State::Armed { socket, .. } | State::Ended { socket, .. } => socket.as_raw_fd(),
-            State::Free | State::Cancelling { .. } | State::Leaving { .. } => return false,
-        };
-        self.send_on(stream, descriptor, fill)
+    fn send(&mut self, stream: u32, fill: &mut dyn FnMut(&mut [u8]) -> Packet) -> bool {
+        self.send_on(stream, fill)
     }
 
     fn reap(&mut self, now: Instant, receive: &mut dyn Receive) {

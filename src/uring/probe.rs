@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 use socket2::{Domain, Socket, Type};
 
-use super::io::{MediaIo, Receive, Reply};
+use super::io::{Forward, MediaIo, Receive};
 use super::per_socket::PerSocket;
 use super::wake::Waker;
 use crate::base::clock;
@@ -67,8 +67,8 @@ struct Seen {
 }
 
 impl Receive for Seen {
-    fn datagram(&mut self, _: u32, _: SocketAddr, bytes: &mut [u8]) -> Reply {
-        self.lengths.push(bytes.len());
+    fn datagram(&mut self, _: u32, _: SocketAddr, _: &mut [u8], length: usize) -> Option<Forward> {
+        self.lengths.push(length);
         None
     }
     fn send_failed(&mut self, _: u32) {}

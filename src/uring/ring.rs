@@ -26,7 +26,7 @@ use io_uring::types::{CancelBuilder, Fd, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 
 use super::bufring::{BUFFER_BYTES, BufRing, Buffer, GROUP};
-use super::io::Reply;
+use super::io::{FORWARD_ROOM_BYTES, Packet};
 use super::region::Region;
 use super::sockaddr::{self, SOCKADDR_BYTES};
 use super::thread::monotonic;
@@ -53,7 +53,7 @@ const _: () = assert!(PACKET_AT >= SOCKADDR_BYTES);
 const HEADER_BYTES: usize = 16;
 /// Where the datagram starts in its buffer.
 const PAYLOAD_AT: usize = HEADER_BYTES + SOCKADDR_BYTES;
-const _: () = assert!(BUFFER_BYTES > PAYLOAD_AT + RTP_DATAGRAM_BYTES_MAX);
+const _: () = assert!(BUFFER_BYTES > PAYLOAD_AT + RTP_DATAGRAM_BYTES_MAX + FORWARD_ROOM_BYTES);
 
 /// `IORING_RECVSEND_POLL_FIRST`: wait for readiness before the first attempt.
 const POLL_FIRST: u16 = 1;
@@ -74,7 +74,9 @@ pub(super) struct Completion {
 /// A datagram's source and place, as its header tells.
 pub(super) struct Datagram<'a> {
     pub(super) from: SocketAddr,
+    /// The datagram, and the room behind it.
     pub(super) bytes: &'a mut [u8],
+    pub(super) length: usize,
     pub(super) truncated: bool,
 }
 
@@ -186,7 +188,7 @@ impl Ring {
         &mut self,
         socket: RawFd,
         token: Token,
-        fill: &mut dyn FnMut(&mut [u8]) -> Reply,
+        fill: &mut dyn FnMut(&mut [u8]) -> Packet,
     ) -> io::Result<bool> {
         // First of all: a flush in between would declare this packet's slot free.
         self.make_room()?;
@@ -301,8 +303,7 @@ impl Ring {
         let name = head.get(HEADER_BYTES..)?;
         let from = sockaddr::decode(name.get(..usize::try_from(name_bytes).ok()?)?)?;
         let length = usize::try_from(length).ok()?.min(payload.len());
-        let bytes = payload.get_mut(..length)?;
-        Some(Datagram { from, bytes, truncated })
+        Some(Datagram { from, bytes: payload, length, truncated })
     }
 
     /// Returns a buffer to the kernel at the next enter.

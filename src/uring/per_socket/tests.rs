@@ -18,13 +18,19 @@ struct Seen {
 }
 
 impl Receive for Seen {
-    fn datagram(&mut self, stream: u32, from: SocketAddr, bytes: &mut [u8]) -> Reply {
-        self.datagrams.push((stream, from, bytes.to_vec()));
+    fn datagram(
+        &mut self,
+        stream: u32,
+        from: SocketAddr,
+        bytes: &mut [u8],
+        length: usize,
+    ) -> Option<Forward> {
+        self.datagrams.push((stream, from, bytes[..length].to_vec()));
         if !self.echo {
             return None;
         }
-        *bytes.first_mut()? += 1;
-        Some((bytes.len(), from))
+        *bytes[..length].first_mut()? += 1;
+        Some(Forward { stream, length, to: from })
     }
     fn send_failed(&mut self, stream: u32) {
         self.failed.push(stream);

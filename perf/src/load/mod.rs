@@ -1,0 +1,6 @@
+//! Load: many calls at once, in the open loop, and what came of them.
+//!
+//! [`result`] is what one run leaves behind: the JSON file, and what the finder, the comparison and
+//! the HTML report read.
+
+pub mod result;
