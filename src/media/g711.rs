@@ -31,6 +31,37 @@ static PCMA: [i16; 256] = {
     }
 };
 
+/// The A-law byte for each µ-law byte, and the other way round.
+static PCMU_TO_PCMA: [u8; 256] = translation(Codec::Pcmu, Codec::Pcma);
+static PCMA_TO_PCMU: [u8; 256] = translation(Codec::Pcma, Codec::Pcmu);
+
+const fn translation(from: Codec, to: Codec) -> [u8; 256] {
+    let mut table = [0; 256];
+    let mut byte = 0_u8;
+    loop {
+        let sample = match from {
+            Codec::Pcmu => decode_pcmu(byte),
+            Codec::Pcma => decode_pcma(byte),
+        };
+        table[byte as usize] = to.encode(sample);
+        if byte == u8::MAX {
+            break table;
+        }
+        byte += 1;
+    }
+}
+
+/// Turns audio of codec `from` into that of the other one, in place.
+pub fn translate(from: Codec, bytes: &mut [u8]) {
+    let table = match from {
+        Codec::Pcmu => &PCMU_TO_PCMA,
+        Codec::Pcma => &PCMA_TO_PCMU,
+    };
+    for byte in bytes {
+        *byte = table[usize::from(*byte)];
+    }
+}
+
 impl Codec {
     /// The byte of a silent sample: the positive value nearest to nought.
     pub const fn silence(self) -> u8 {

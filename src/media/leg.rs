@@ -20,10 +20,13 @@ use crate::rtp::srtp::SrtpSession;
 mod digits;
 mod protect;
 mod receive;
+mod relay;
 mod report;
 
 use digits::DigitWatch;
 use receive::Receiver;
+pub use relay::Heard;
+use relay::Offsets;
 use report::Reporter;
 
 /// RTP units in a millisecond at 8000 Hz.
@@ -52,6 +55,8 @@ pub enum Verdict {
         /// Where it goes.
         to: SocketAddr,
     },
+    /// The packet is for the other leg of the bridge, see [`Leg::relay`].
+    Onward(Heard),
 }
 
 /// What a leg has to say.
@@ -94,6 +99,8 @@ struct Sender {
     timestamp: RtpTimestamp,
     /// The next packet is the first, or the first after a pause (RFC 3551 §4.1).
     marker: bool,
+    /// How what is relayed differs from what was received; chosen at the first packet.
+    offsets: Option<Offsets>,
 }
 
 impl Leg {
@@ -104,6 +111,7 @@ impl Leg {
             sequence: SeqNo(seed.sequence),
             timestamp: RtpTimestamp(seed.timestamp),
             marker: true,
+            offsets: None,
         };
         let mut leg = Self {
             id: leg,
@@ -143,9 +151,9 @@ impl Leg {
     }
 
     /// Chooses what happens to received audio.
-    pub fn set_mode(&mut self, _now: Instant, mode: LegMode) {
+    pub fn set_mode(&mut self, mode: LegMode) {
         self.mode = mode;
-        self.receiver.restart_echo();
+        self.sender.offsets = None;
     }
 
     /// Replaces what is playing. `Played` follows at its end, at once if there is nothing in it.
@@ -277,7 +285,7 @@ impl Leg {
     /// Where our packet goes and how it is coded, if one may go.
     fn destination(&self) -> Option<(SocketAddr, Codec, u8)> {
         let media = self.media.as_ref()?;
-        if !media.send || self.closing || self.mode == LegMode::Echo {
+        if !media.send || self.closing || matches!(self.mode, LegMode::Echo | LegMode::Bridged) {
             return None;
         }
         let to = self.receiver.latched().or(media.remote_rtp)?;

@@ -107,6 +107,9 @@ pub enum LegMode {
     Echo,
     /// Packets are counted and thrown away; silence is sent (test extension 9199).
     Sink,
+    /// Packets go to the leg that [`Order::Bridge`] named; nothing of our own is sent. Ordered by
+    /// [`Order::Mode`], a leg without a peer throws them away.
+    Bridged,
 }
 
 /// Signalling to a media shard.
@@ -116,8 +119,13 @@ pub enum Order {
     Open(LegId, Box<LegPlan>),
     /// A new offer or answer took effect.
     Update(LegId, Box<MediaPlan>),
-    /// Choose what happens to received audio. Legs start in `Voice`.
+    /// Choose what happens to received audio. Legs start in `Voice`. Ends a bridge; the other leg
+    /// falls back to `Voice`.
     Mode(LegId, LegMode),
+    /// Join two open legs of this shard: what one receives goes out on the other, as one of its own
+    /// packets, translated between PCMU and PCMA and between RTP and SRTP as their plans say. Lasts
+    /// until one of them is closed or gets a mode or another bridge.
+    Bridge(LegId, LegId),
     /// Replace what is playing; `Played` follows at its end, not when it is replaced or stopped.
     Play(LegId, PlayId, Playlist),
     /// End playing, no event.
@@ -186,6 +194,9 @@ pub struct LegStats {
     pub tx_bytes: u64,
     /// Sends the kernel refused (full buffer or ICMP error).
     pub tx_errors: u64,
+    /// Packets of the other leg of a bridge that could not go out here: on hold, no address, or no
+    /// payload type agreed for them.
+    pub relay_dropped: u64,
     /// Expected but never seen (RFC 3550 §6.4.1, cumulative number lost).
     pub lost: u64,
     /// Arrived after their place had been recorded or played.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::base::id::{LegId, MessageId};
 use crate::base::limits::SAMPLE_RATE_HZ;
 use crate::media::leg::{Leg, LegOutput, Verdict};
-use crate::media::order::{Event, FileItem, LegStats, RecordEnd};
+use crate::media::order::{Event, FileItem, LegMode, LegStats, RecordEnd};
 use crate::shard::outbox::Outbox;
 use crate::shard::wheel::Phase;
 use crate::uring::{Forward, Receive};
@@ -38,6 +38,8 @@ pub(super) struct Slot {
     pub(super) phase: Phase,
     leg: Leg,
     condition: Condition,
+    /// The slot of the leg it is bridged to. Both are open and name each other, or neither does.
+    peer: Option<u32>,
     tape: Option<Tape>,
 }
 
@@ -71,7 +73,7 @@ impl Legs {
 
     /// Puts a leg into `next_slot`.
     pub(super) fn insert(&mut self, id: LegId, port: u16, phase: Phase, leg: Leg) {
-        let slot = Slot { id, port, phase, leg, condition: Condition::Open, tape: None };
+        let slot = Slot { id, port, phase, leg, condition: Condition::Open, peer: None, tape: None };
         let index = match self.free.pop() {
             Some(index) => {
                 self.slots[index as usize] = Some(slot);
@@ -139,6 +141,31 @@ impl Legs {
     /// Slots whose code panicked since the last call.
     pub(super) fn take_broken(&mut self) -> Vec<u32> {
         std::mem::take(&mut self.broken)
+    }
+
+    /// Joins two legs: what one receives goes out on the other. False if one of them is not open.
+    pub(super) fn bridge(&mut self, outbox: &mut Outbox, one: u32, other: u32) -> bool {
+        let mut is_open = |index| self.slot_mut(index).is_some_and(|slot| slot.condition == Condition::Open);
+        if one == other || !is_open(one) || !is_open(other) {
+            return false;
+        }
+        for (index, peer) in [(one, other), (other, one)] {
+            self.part(outbox, index);
+            self.with(index, outbox, Leg::bridge);
+            if let Some(slot) = self.slot_mut(index) {
+                slot.peer = Some(peer);
+            }
+        }
+        true
+    }
+
+    /// Ends the bridge of a leg, if it has one; the other one goes back to prompts and silence.
+    pub(super) fn part(&mut self, outbox: &mut Outbox, index: u32) {
+        let Some(peer) = self.slot_mut(index).and_then(|slot| slot.peer.take()) else { return };
+        if let Some(slot) = self.slot_mut(peer) {
+            slot.peer = None;
+        }
+        self.with(peer, outbox, |leg| leg.set_mode(LegMode::Voice));
     }
 
     /// From now on the leg only waits for its sockets. False if it did before.
@@ -218,16 +245,19 @@ impl Receive for Reaper<'_> {
         length: usize,
     ) -> Option<Forward> {
         let (now, index) = (self.now, stream / HALVES);
-        let bytes = bytes.get_mut(..length)?;
-        if stream.is_multiple_of(HALVES) {
-            let verdict = self.legs.with(index, self.outbox, |leg| leg.handle_rtp(now, from, bytes));
-            match verdict {
-                Some(Verdict::Send { len, to }) => Some(Forward { stream, length: len, to }),
-                Some(Verdict::Consumed) | None => None,
+        let datagram = bytes.get_mut(..length)?;
+        if !stream.is_multiple_of(HALVES) {
+            self.legs.with(index, self.outbox, |leg| leg.handle_rtcp(now, from, datagram));
+            return None;
+        }
+        match self.legs.with(index, self.outbox, |leg| leg.handle_rtp(now, from, datagram))? {
+            Verdict::Send { len, to } => Some(Forward { stream, length: len, to }),
+            Verdict::Onward(heard) => {
+                let peer = self.legs.slot_mut(index)?.peer?;
+                let sent = self.legs.with(peer, self.outbox, |leg| leg.relay(now, &heard, bytes))?;
+                sent.map(|(length, to)| Forward { stream: peer * HALVES, length, to })
             }
-        } else {
-            self.legs.with(index, self.outbox, |leg| leg.handle_rtcp(now, from, bytes));
-            None
+            Verdict::Consumed => None,
         }
     }
 

@@ -172,7 +172,13 @@ impl<I: MediaIo> Shard<I> {
                 self.with(id, |leg| leg.update(now, *plan));
                 self.packet_time_changed(id);
             }
-            Order::Mode(id, mode) => self.with(id, |leg| leg.set_mode(now, mode)),
+            Order::Mode(id, mode) => {
+                if let Some(index) = self.legs.find(id) {
+                    self.legs.part(&mut self.outbox, index);
+                }
+                self.with(id, |leg| leg.set_mode(mode));
+            }
+            Order::Bridge(one, other) => self.bridge(one, other),
             Order::Play(id, play, list) => self.with(id, |leg| leg.play(play, list)),
             Order::StopPlay(id) => self.with(id, Leg::stop_play),
             Order::Record(id, plan) => self.with(id, |leg| leg.record(now, plan)),
@@ -199,6 +205,12 @@ impl<I: MediaIo> Shard<I> {
             }
             None => self.snapshot.orders_unknown += 1,
         }
+    }
+
+    fn bridge(&mut self, one: LegId, other: LegId) {
+        let found = self.legs.find(one).zip(self.legs.find(other));
+        let joined = found.is_some_and(|(one, other)| self.legs.bridge(&mut self.outbox, one, other));
+        self.snapshot.orders_unknown += u64::from(!joined);
     }
 
     fn packet_time_changed(&mut self, id: LegId) {
@@ -237,6 +249,7 @@ impl<I: MediaIo> Shard<I> {
     fn close(&mut self, now: Instant, index: u32) {
         self.legs.with(index, &mut self.outbox, |leg| leg.close(now));
         self.send_rtcp(now, index);
+        self.legs.part(&mut self.outbox, index);
         if !self.legs.begin_closing(index) {
             return;
         }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::{Leg, Verdict};
+use super::{Heard, Leg, Verdict};
 use crate::base::limits::SAMPLE_RATE_HZ;
 use crate::media::jitter::Content;
 use crate::media::media_clock::Arrival;
@@ -33,7 +33,6 @@ pub(super) struct Receiver {
     media_timeout: Duration,
     /// Media timeout runs from here; `None` once it was raised.
     heard: Option<Instant>,
-    echo: Option<Echo>,
 }
 
 /// One SSRC.
@@ -47,13 +46,6 @@ struct Source {
     next: Option<(RtpTimestamp, Instant)>,
 }
 
-/// How an echoed packet's numbers differ from the received one's.
-#[derive(Debug)]
-struct Echo {
-    sequence: u16,
-    timestamp: u32,
-}
-
 impl Receiver {
     pub(super) fn new(now: Instant, media_timeout: Duration) -> Self {
         Self {
@@ -64,7 +56,6 @@ impl Receiver {
             lost_before: 0,
             media_timeout,
             heard: Some(now),
-            echo: None,
         }
     }
 
@@ -87,10 +78,6 @@ impl Receiver {
             self.heard = None;
         }
         over
-    }
-
-    pub(super) fn restart_echo(&mut self) {
-        self.echo = None;
     }
 
     /// Timestamp of the audio packet that comes next and the samples since the last one came, if the
@@ -182,7 +169,7 @@ struct Datagram<'a> {
 
 /// What a payload is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Audio,
     Event,
     ComfortNoise,
@@ -261,8 +248,22 @@ impl Leg {
             self.hear(now, kind, packet.header.timestamp, payload, arrival);
             self.check_recording(now);
         }
+        let Some(codec) = self.media.as_ref().map(|media| media.codec) else { return Verdict::Consumed };
+        let heard = Heard {
+            kind,
+            codec,
+            header: packet.header,
+            payload: (packet.payload.start, packet.payload.end),
+            len: datagram.len,
+            newest: arrival.newest,
+            restarted: arrival.restarted,
+        };
         match self.mode {
-            LegMode::Echo => self.echo(now, datagram, packet, arrival),
+            LegMode::Echo => match self.relay(now, &heard, datagram.bytes) {
+                Some((len, to)) => Verdict::Send { len, to },
+                None => Verdict::Consumed,
+            },
+            LegMode::Bridged => Verdict::Onward(heard),
             LegMode::Voice | LegMode::Sink => Verdict::Consumed,
         }
     }
@@ -308,39 +309,5 @@ impl Leg {
                 self.handle_tone(now, tone);
             }
         }
-    }
-
-    /// Makes the packet ours: SSRC, and sequence and timestamp moved by a constant, so that gaps
-    /// and order stay what they were.
-    fn echo(&mut self, now: Instant, datagram: Datagram<'_>, packet: &Packet, arrival: Arrival) -> Verdict {
-        if !self.media.as_ref().is_some_and(|media| media.send) {
-            return Verdict::Consumed;
-        }
-        if arrival.restarted {
-            self.receiver.echo = None;
-        }
-        let sender = &mut self.sender;
-        let header = &packet.header;
-        let echo = self.receiver.echo.get_or_insert_with(|| Echo {
-            sequence: sender.sequence.since(header.sequence),
-            timestamp: sender.timestamp.since(header.timestamp),
-        });
-        let sequence = SeqNo(header.sequence.0.wrapping_add(echo.sequence));
-        let timestamp = RtpTimestamp(header.timestamp.0.wrapping_add(echo.timestamp));
-        let Datagram { from: to, bytes, len } = datagram;
-        let Some(fields) = bytes.get_mut(2..packet::HEADER_BYTES) else { return Verdict::Consumed };
-        fields[..2].copy_from_slice(&sequence.0.to_be_bytes());
-        fields[2..6].copy_from_slice(&timestamp.0.to_be_bytes());
-        fields[6..].copy_from_slice(&sender.ssrc.to_be_bytes());
-        if arrival.newest {
-            sender.sequence = sequence.plus(1);
-        }
-        let Some(len) = self.protect_rtp(bytes, len) else { return Verdict::Consumed };
-        if arrival.newest {
-            self.reporter.note_sent(now, timestamp);
-        }
-        self.stats.tx_packets += 1;
-        self.stats.tx_bytes += packet.payload.len() as u64;
-        Verdict::Send { len, to }
     }
 }

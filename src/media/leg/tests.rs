@@ -18,6 +18,7 @@ use crate::media::order::{Audio, DigitSource, RecordingMeta};
 use crate::media::test_signal::{PEAK_0_DBM0, Random, dual_tone, noise, sample, speech};
 use crate::rtp::packet::parse;
 
+mod relay;
 mod srtp;
 
 const PHONE: &str = "192.0.2.7:4000";
@@ -686,7 +687,7 @@ fn play_orders_replace_stop_and_skip() {
 #[test]
 fn echo_sends_packets_back_with_our_numbers() {
     let mut rig = Rig::new(media());
-    rig.leg.set_mode(rig.now, LegMode::Echo);
+    rig.leg.set_mode(LegMode::Echo);
     let mut back = Vec::new();
     for (sequence, timestamp) in [(10, 1000), (11, 1160), (13, 1480), (12, 1320)] {
         let mut packet = rtp(0, sequence, timestamp, &[sequence as u8; 160]);
@@ -704,7 +705,7 @@ fn echo_sends_packets_back_with_our_numbers() {
     assert_eq!(rig.leg.handle_rtp(rig.now, addr(PHONE), &mut rtp(0, 13, 1480, &[0; 160])), Verdict::Consumed);
     let mut buf = [0; 1500];
     assert_eq!(rig.leg.poll_rtp(rig.now, &mut buf), None);
-    rig.leg.set_mode(rig.now, LegMode::Voice);
+    rig.leg.set_mode(LegMode::Voice);
     let (len, _) = rig.leg.poll_rtp(rig.now, &mut buf).unwrap();
     assert_eq!(parse(&buf[..len]).unwrap().header.sequence.since(SeqNo(0xFFFE)), 4);
     assert_eq!(rig.leg.stats().tx_packets, 5);
@@ -714,7 +715,7 @@ fn echo_sends_packets_back_with_our_numbers() {
 #[test]
 fn sink_counts_and_sends_silence() {
     let mut rig = Rig::new(media());
-    rig.leg.set_mode(rig.now, LegMode::Sink);
+    rig.leg.set_mode(LegMode::Sink);
     rig.leg.play(PlayId(1), Playlist { items: vec![Audio::from_pcm(&speech(1, 8000))], repeat: true });
     rig.arrive_all(&stream(&dual_tone(697.0, 1209.0, (-9.0, -9.0), 3200), 1, 1), ms(0));
     rig.until(ms(1000));
@@ -857,8 +858,8 @@ proptest! {
             match step.order {
                 0 => rig.leg.update(rig.now, MediaPlan { receive: false, ..media() }),
                 1..4 => rig.leg.update(rig.now, media()),
-                4 => rig.leg.set_mode(rig.now, LegMode::Echo),
-                5 => rig.leg.set_mode(rig.now, LegMode::Voice),
+                4 => rig.leg.set_mode(LegMode::Echo),
+                5 => rig.leg.set_mode(LegMode::Voice),
                 _ => {}
             }
         }

@@ -326,6 +326,38 @@ fn echo_returns_each_payload_to_its_sender() {
     bed.drain();
 }
 
+/// Goal: two bridged legs carry each phone's packets to the other; when one is closed the other goes
+/// back to its own silence. Method: two phones, packets both ways, then one leg closes.
+#[test]
+fn bridged_legs_carry_packets_both_ways_until_one_closes() {
+    let bed = Bed::new(4, Duration::ZERO);
+    let (mut one, mut two) = (Phone::new(), Phone::new());
+    let ports = [(1, &one), (2, &two)].map(|(leg, phone)| bed.open(LegId(leg), Some(phone.address())));
+    bed.order(Order::Bridge(LegId(1), LegId(2)));
+    // Orders are obeyed within a turn; the machine may be busy.
+    thread::sleep(Duration::from_millis(100));
+    for value in 1..=20 {
+        one.talk(ports[0], value);
+        two.talk(ports[1], 100 + value);
+        thread::sleep(Duration::from_millis(2));
+    }
+    for (phone, port, first) in [(&two, ports[1], 1), (&one, ports[0], 101)] {
+        // Silence came before the order.
+        let words = std::iter::repeat_with(|| phone.hear()).filter(|packet| packet.payload()[0] != 0xFF);
+        for (value, packet) in (first..first + 20).zip(words) {
+            assert_eq!((packet.from, packet.payload()), (port, &[value; 160][..]));
+        }
+    }
+    let stats = bed.close(LegId(1));
+    assert_eq!((stats.rx_packets, stats.relay_dropped), (20, 0));
+    let silence = two.hear();
+    assert_eq!(silence.payload(), [0xFF; 160]);
+    bed.order(Order::Bridge(LegId(1), LegId(2)));
+    bed.until(|snapshot| snapshot.orders_unknown == 1);
+    bed.close(LegId(2));
+    bed.drain();
+}
+
 /// Goal: a recording leaves in order, begun and ended, and is told of before the leg is closed.
 /// Method: a second of speech in real time, then close; the pieces add up to what is stated.
 #[test]
