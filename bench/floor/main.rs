@@ -1,0 +1,152 @@
+//! The physical reference: loops that move RTP as barely as this kernel allows, for the media shard to
+//! be measured against.
+//!
+//! No legs, no checks, no statistics: what a packet costs here is what the kernel costs, in the same
+//! form of I/O (sockets, batching, ticks) that the backend of the same name uses. `voxperf compare
+//! floor` starts it; by hand:
+//!
+//! ```text
+//! cargo build --release --example floor
+//! target/release/examples/floor --mode relay --backend uring --streams 1000 --cpu 1
+//! ```
+//!
+//! It prints one line of JSON, `{"pid":..,"ports":[[a,b],..]}`, and works until its standard input
+//! closes. `relay`: what comes to `a` leaves from `b`, to where `b`'s last packet came from, and the
+//! other way round. `send`: reads one `IP:PORT` a stream from standard input, then sends 172 bytes of
+//! RTP every 20 ms from each `a`. `receive`: takes and drops what comes to each `a`. IPv4.
+
+use std::io::{BufRead, Read};
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Parser, ValueEnum};
+use socket2::SockRef;
+
+mod epoll;
+mod uring;
+
+/// One loop turns as often.
+const TICK: Duration = Duration::from_millis(1);
+/// Ticks between two packets of a stream.
+const FRAME_TICKS: usize = 20;
+/// Bytes of a packet of 20 ms G.711.
+const PACKET_BYTES: usize = 172;
+/// Receive queue of a socket, as the node's media sockets have it.
+const QUEUE_BYTES: usize = 64 * 1024;
+
+/// What is moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    /// From one socket of a pair to the other.
+    Relay,
+    /// Out only.
+    Send,
+    /// In only.
+    Receive,
+}
+
+/// By which interface of the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Backend {
+    /// Multishot receive, provided buffers, sends without completion.
+    Uring,
+    /// epoll, recvfrom and sendto.
+    Epoll,
+}
+
+/// A loop that moves RTP as barely as the kernel allows, to be measured against.
+#[derive(Debug, Parser)]
+struct Args {
+    /// What is moved.
+    #[arg(long, value_enum)]
+    mode: Mode,
+    /// By which interface.
+    #[arg(long, value_enum, default_value = "uring")]
+    backend: Backend,
+    /// Pairs of sockets to relay between, or sockets to send from or receive on.
+    #[arg(long)]
+    streams: usize,
+    /// Processor to be pinned to.
+    #[arg(long)]
+    cpu: Option<usize>,
+    /// Address of the sockets.
+    #[arg(long, default_value = "127.0.0.1")]
+    listen: Ipv4Addr,
+}
+
+/// The sockets of a loop and, to send, where each packet goes.
+struct Streams {
+    mode: Mode,
+    sockets: Vec<UdpSocket>,
+    /// Of each socket; for a relay learnt from what comes.
+    peers: Vec<Option<SocketAddrV4>>,
+}
+
+impl Streams {
+    /// The sockets that send in a tick, by their phase.
+    fn due(&self, tick: usize) -> impl Iterator<Item = usize> {
+        (tick % FRAME_TICKS..self.sockets.len()).step_by(FRAME_TICKS)
+    }
+}
+
+/// A packet to send, or the header of one to relay, rewritten as a relay must.
+fn stamp(packet: &mut [u8], sequence: u16) {
+    if let Some(fields) = packet.get_mut(2..12) {
+        fields[..2].copy_from_slice(&sequence.to_be_bytes());
+        fields[2..6].copy_from_slice(&(u32::from(sequence) * 160).to_be_bytes());
+        fields[6..].copy_from_slice(&0x5EED_F100_u32.to_be_bytes());
+    }
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    ensure!(args.streams > 0, "--streams must be above 0");
+    if let Some(id) = args.cpu {
+        ensure!(core_affinity::set_for_current(core_affinity::CoreId { id }), "cannot pin to processor {id}");
+    }
+    let count = if args.mode == Mode::Relay { args.streams * 2 } else { args.streams };
+    let sockets = (0..count).map(|_| open(args.listen)).collect::<Result<Vec<_>>>()?;
+    let ports = sockets.iter().map(|s| Ok(s.local_addr()?.port())).collect::<Result<Vec<u16>>>()?;
+    let width = if args.mode == Mode::Relay { 2 } else { 1 };
+    let ports: Vec<&[u16]> = ports.chunks(width).collect();
+    println!("{}", serde_json::json!({ "pid": std::process::id(), "ports": ports }));
+    let peers = match args.mode {
+        Mode::Send => read_peers(args.streams)?,
+        Mode::Relay | Mode::Receive => vec![None; count],
+    };
+    let over = Arc::new(AtomicBool::new(false));
+    let theirs = Arc::clone(&over);
+    std::thread::spawn(move || {
+        // Closed or broken, either way nobody needs us.
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        theirs.store(true, Ordering::Relaxed);
+    });
+    // The same thread preference as a media shard, so that both are let in equally soon.
+    let _ = voxring::uring::thread::prefer();
+    let streams = Streams { mode: args.mode, sockets, peers };
+    match args.backend {
+        Backend::Uring => uring::run(streams, &over),
+        Backend::Epoll => epoll::run(streams, &over),
+    }
+}
+
+fn open(address: Ipv4Addr) -> Result<UdpSocket> {
+    let socket = UdpSocket::bind((address, 0)).context("cannot bind a socket; see ulimit -n")?;
+    SockRef::from(&socket).set_recv_buffer_size(QUEUE_BYTES)?;
+    Ok(socket)
+}
+
+fn read_peers(count: usize) -> Result<Vec<Option<SocketAddrV4>>> {
+    let mut peers = Vec::with_capacity(count);
+    for line in std::io::stdin().lock().lines().take(count) {
+        let line = line?;
+        peers.push(Some(line.trim().parse().with_context(|| format!("{line:?} is not IP:PORT"))?));
+    }
+    if peers.len() < count {
+        bail!("{} addresses on standard input, want {count}", peers.len());
+    }
+    Ok(peers)
+}
