@@ -1,4 +1,4 @@
-//! Watching audio for keys by Goertzel's recurrence, one packet of 20 ms after the other.
+//! Watching audio for keys, one packet of 20 ms after the other.
 //!
 //! Unit: time per packet of 160 µ-law samples, decoding included. Floor: the sum of squares of 160
 //! linear samples. Silence is given up after its energy; speech and a held key go through all eight
@@ -9,7 +9,7 @@
 use std::f64::consts::TAU;
 
 use divan::{Bencher, black_box};
-use voxring::media::goertzel::ToneDetector;
+use voxring::media::tones::ToneDetector;
 use voxring::sdp::Codec;
 use voxring::um::prompts::{Prompt, Prompts};
 

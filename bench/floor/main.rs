@@ -26,6 +26,7 @@ use clap::{Parser, ValueEnum};
 use socket2::SockRef;
 
 mod epoll;
+mod shard;
 mod uring;
 
 /// One loop turns as often.
@@ -55,6 +56,8 @@ enum Backend {
     Uring,
     /// epoll, recvfrom and sendto.
     Epoll,
+    /// No bare loop: the media shard on io_uring, without SIP. `receive` records.
+    Shard,
 }
 
 /// A loop that moves RTP as barely as the kernel allows, to be measured against.
@@ -107,29 +110,43 @@ fn main() -> Result<()> {
     if let Some(id) = args.cpu {
         ensure!(core_affinity::set_for_current(core_affinity::CoreId { id }), "cannot pin to processor {id}");
     }
+    let over = Arc::new(AtomicBool::new(false));
+    if args.backend == Backend::Shard {
+        return shard::run(&args, &over);
+    }
     let count = if args.mode == Mode::Relay { args.streams * 2 } else { args.streams };
     let sockets = (0..count).map(|_| open(args.listen)).collect::<Result<Vec<_>>>()?;
-    let ports = sockets.iter().map(|s| Ok(s.local_addr()?.port())).collect::<Result<Vec<u16>>>()?;
-    let width = if args.mode == Mode::Relay { 2 } else { 1 };
-    let ports: Vec<&[u16]> = ports.chunks(width).collect();
-    println!("{}", serde_json::json!({ "pid": std::process::id(), "ports": ports }));
+    args.tell(&sockets.iter().map(|s| Ok(s.local_addr()?.port())).collect::<Result<Vec<u16>>>()?);
     let peers = match args.mode {
         Mode::Send => read_peers(args.streams)?,
         Mode::Relay | Mode::Receive => vec![None; count],
     };
-    let over = Arc::new(AtomicBool::new(false));
-    let theirs = Arc::clone(&over);
-    std::thread::spawn(move || {
-        // Closed or broken, either way nobody needs us.
-        let _ = std::io::stdin().read_to_end(&mut Vec::new());
-        theirs.store(true, Ordering::Relaxed);
-    });
+    Args::watch_input(&over);
     // The same thread preference as a media shard, so that both are let in equally soon.
     let _ = voxring::uring::thread::prefer();
     let streams = Streams { mode: args.mode, sockets, peers };
     match args.backend {
-        Backend::Uring => uring::run(streams, &over),
         Backend::Epoll => epoll::run(streams, &over),
+        Backend::Uring | Backend::Shard => uring::run(streams, &over),
+    }
+}
+
+impl Args {
+    /// Says that we are ready, and where.
+    fn tell(&self, ports: &[u16]) {
+        let width = if self.mode == Mode::Relay { 2 } else { 1 };
+        let ports: Vec<&[u16]> = ports.chunks(width).collect();
+        println!("{}", serde_json::json!({ "pid": std::process::id(), "ports": ports }));
+    }
+
+    /// Sets `over` when standard input closes: nobody needs us any more.
+    fn watch_input(over: &Arc<AtomicBool>) {
+        let over = Arc::clone(over);
+        std::thread::spawn(move || {
+            // Closed or broken comes to the same.
+            let _ = std::io::stdin().read_to_end(&mut Vec::new());
+            over.store(true, Ordering::Relaxed);
+        });
     }
 }
 

@@ -58,6 +58,12 @@ impl ReorderWindow {
         self.start + SPAN
     }
 
+    /// Nothing waits, and `position` is the first sample not yet taken out: what belongs there can be
+    /// taken as it is, and the window moved on by [`Self::advance`].
+    pub fn is_next(&self, position: u64) -> bool {
+        self.start == self.end && position == self.start
+    }
+
     /// Puts content at `position`; what lies outside the window is left out. Gives how many samples
     /// are new.
     pub fn place(&mut self, position: u64, content: Content<'_>) -> usize {

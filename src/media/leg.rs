@@ -1,7 +1,7 @@
 //! One leg: what a call's media does, packet by packet.
 //!
 //! The shard owns sockets and time. It hands in datagrams and orders, calls `handle_timeout` and
-//! then `poll_rtp` once a packet time at the leg's own phase, and drains `poll_output` after each.
+//! then `poll_rtp` once a period (a packet time, as a rule) at the leg's own phase, and drains `poll_output` after each.
 //! Nothing here allocates per packet; a leg that records takes one block each 800 ms.
 
 use std::collections::VecDeque;
@@ -31,6 +31,8 @@ use report::Reporter;
 
 /// RTP units in a millisecond at 8000 Hz.
 const UNITS_PER_MS: u32 = 8;
+/// How often a leg is served that has nothing to send by itself, ms.
+const RELAY_PERIOD_MS: u8 = 60;
 
 /// Random beginnings of what we send (RFC 3550 §5.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,7 +195,7 @@ impl Leg {
         self.reporter.close();
     }
 
-    /// To be called once a packet time: recording, digits, media timeout.
+    /// To be called once a period: recording, digits, media timeout.
     pub fn handle_timeout(&mut self, now: Instant) {
         let receive = self.media.as_ref().is_some_and(|media| media.receive);
         if receive && !self.closing && self.receiver.is_media_timeout(now) {
@@ -210,13 +212,13 @@ impl Leg {
     /// nothing plays. `None`: we may not send, know no address, echo, or are closed; the playlist
     /// then stands still.
     pub fn poll_rtp(&mut self, now: Instant, buf: &mut [u8]) -> Option<(usize, SocketAddr)> {
-        let samples = u32::from(self.ptime_ms()) * UNITS_PER_MS;
         let timestamp = self.sender.timestamp;
-        self.sender.timestamp = timestamp.plus(samples);
+        self.sender.timestamp = timestamp.plus(u32::from(self.period_ms()) * UNITS_PER_MS);
         let Some((to, codec, payload_type)) = self.destination() else {
             self.sender.marker = true;
             return None;
         };
+        let samples = u32::from(self.ptime_ms()) * UNITS_PER_MS;
         let header = RtpHeader {
             marker: std::mem::take(&mut self.sender.marker),
             payload_type,
@@ -248,7 +250,7 @@ impl Leg {
 
     /// The shard stalled and `n` packets were not sent: our timestamps jump, the prompt does not.
     pub fn skip_packets(&mut self, n: u32) {
-        let samples = u32::from(self.ptime_ms()) * UNITS_PER_MS;
+        let samples = u32::from(self.period_ms()) * UNITS_PER_MS;
         self.sender.timestamp = self.sender.timestamp.plus(samples.wrapping_mul(n));
         self.sender.marker |= n > 0;
     }
@@ -270,6 +272,13 @@ impl Leg {
     /// Packet time of what we send, ms; 20 until media is agreed.
     pub fn ptime_ms(&self) -> u8 {
         self.media.as_ref().map_or(20, |media| media.ptime_ms)
+    }
+
+    /// How often the leg wants [`Self::handle_timeout`] and [`Self::poll_rtp`], ms: once a packet time,
+    /// or seldom while all it sends is what it relays.
+    pub fn period_ms(&self) -> u8 {
+        let relays = matches!(self.mode, LegMode::Echo | LegMode::Bridged);
+        if relays && self.recorder.is_none() { RELAY_PERIOD_MS } else { self.ptime_ms() }
     }
 
     /// The source that RTP comes from and goes to, once its first packet arrived.

@@ -12,7 +12,7 @@ pub mod jitter;
 pub mod media_clock;
 pub mod silence;
 pub mod dtmf_event;
-pub mod goertzel;
+pub mod tones;
 pub mod record;
 pub mod leg;
 

@@ -11,7 +11,7 @@ use crate::base::id::MessageId;
 use crate::base::limits::RECORD_BLOCK_SAMPLES;
 use crate::media::jitter::{Content, ReorderWindow};
 use crate::media::media_clock::{AHEAD_MAX, Arrival, MediaClock, Place, Progress};
-use crate::media::order::{FileItem, PcmBlock, RecordEnd, RecordPlan};
+use crate::media::order::{Codec, FileItem, PcmBlock, RecordEnd, RecordPlan};
 use crate::media::plc::Plc;
 use crate::media::silence::EnergyGate;
 use crate::rtp::packet::RtpTimestamp;
@@ -225,6 +225,11 @@ impl Recorder {
                 let bytes = bytes.get(skipped..).unwrap_or_default();
                 let position = position.max(0);
                 self.make_room(now, unsigned(position) + bytes.len() as u64, files);
+                if self.window.is_next(unsigned(position)) {
+                    self.heard = now;
+                    self.gap_since = None;
+                    return self.append(codec, bytes, files);
+                }
                 (position, Content::Coded(codec, bytes))
             }
         };
@@ -232,6 +237,20 @@ impl Recorder {
             self.heard = now;
         }
         self.drain(now, false, files);
+    }
+
+    /// Writes audio that continues what is written while nothing waits: nearly every packet.
+    fn append(&mut self, codec: Codec, mut bytes: &[u8], files: &mut VecDeque<FileItem>) {
+        let mut samples = [0; 480];
+        while !bytes.is_empty() && self.end.is_none() {
+            let (part, after) = bytes.split_at(bytes.len().min(samples.len()));
+            bytes = after;
+            let samples = &mut samples[..part.len()];
+            codec.decode_into(part, samples);
+            self.window.advance(part.len() as u64);
+            self.plc.heard(samples);
+            self.write(samples, files);
+        }
     }
 
     /// Lets the window reach `end`, giving up what is missing at its start.

@@ -51,10 +51,14 @@ impl Default for EnergyGate {
 impl EnergyGate {
     /// Takes the next samples.
     pub fn push(&mut self, samples: &[i16]) {
-        for sample in samples {
-            let value = i64::from(*sample);
-            self.energy += (value * value).cast_unsigned();
-            self.filled += 1;
+        let mut rest = samples;
+        while !rest.is_empty() {
+            let room = usize::try_from(FRAME - self.filled).unwrap_or(rest.len());
+            let (part, after) = rest.split_at(rest.len().min(room));
+            rest = after;
+            let squares = part.iter().map(|sample| u64::from(i32::from(*sample).pow(2).unsigned_abs()));
+            self.energy += squares.sum::<u64>();
+            self.filled += part.len() as u64;
             if self.filled == FRAME {
                 self.judge();
             }

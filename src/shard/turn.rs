@@ -170,13 +170,14 @@ impl<I: MediaIo> Shard<I> {
             }
             Order::Update(id, plan) => {
                 self.with(id, |leg| leg.update(now, *plan));
-                self.packet_time_changed(id);
+                self.period_changed(id);
             }
             Order::Mode(id, mode) => {
                 if let Some(index) = self.legs.find(id) {
                     self.legs.part(&mut self.outbox, index);
                 }
                 self.with(id, |leg| leg.set_mode(mode));
+                self.period_changed(id);
             }
             Order::Bridge(one, other) => self.bridge(one, other),
             Order::Play(id, play, list) => self.with(id, |leg| leg.play(play, list)),
@@ -211,13 +212,15 @@ impl<I: MediaIo> Shard<I> {
         let found = self.legs.find(one).zip(self.legs.find(other));
         let joined = found.is_some_and(|(one, other)| self.legs.bridge(&mut self.outbox, one, other));
         self.snapshot.orders_unknown += u64::from(!joined);
+        self.period_changed(one);
+        self.period_changed(other);
     }
 
-    fn packet_time_changed(&mut self, id: LegId) {
+    fn period_changed(&mut self, id: LegId) {
         let Some(index) = self.legs.find(id) else { return };
-        let ptime = self.legs.with(index, &mut self.outbox, |leg| leg.ptime_ms());
-        if let (Some(ptime_ms), Some(slot)) = (ptime, self.legs.slot_mut(index)) {
-            slot.phase = self.wheel.change(slot.phase, ptime_ms);
+        let period = self.legs.with(index, &mut self.outbox, |leg| leg.period_ms());
+        if let (Some(period_ms), Some(slot)) = (period, self.legs.slot_mut(index)) {
+            slot.phase = self.wheel.change(slot.phase, period_ms);
         }
     }
 
@@ -236,7 +239,7 @@ impl<I: MediaIo> Shard<I> {
         let (port, (rtp, rtcp)) = self.ports.allocate(now, |port| bind_pair(address, port))?;
         let leg = Leg::new(now, clock::calendar(), id, plan, seed(random));
         let index = self.legs.next_slot();
-        let phase = self.wheel.enter((index, id), leg.ptime_ms());
+        let phase = self.wheel.enter((index, id), leg.period_ms());
         self.io.open(index * HALVES, rtp);
         self.io.open(index * HALVES + 1, rtcp);
         self.legs.insert(id, port, phase, leg);
@@ -286,16 +289,15 @@ impl<I: MediaIo> Shard<I> {
             }
             let late = missed.min(CATCH_UP_MAX);
             snapshot.skipped_packets += u64::from(missed - late);
-            let ptime_ms = legs.with(index, outbox, |leg| {
+            legs.with(index, outbox, |leg| {
                 leg.handle_timeout(now);
                 leg.skip_packets(missed - late);
                 for _ in 0..=late {
                     send(io, index * HALVES, leg, |leg, out| leg.poll_rtp(now, out));
                 }
-                leg.ptime_ms()
-            })?;
-            rtcp(io, legs, outbox, now, index);
-            Some(ptime_ms)
+                rtcp(io, leg, now, index);
+                leg.period_ms()
+            })
         });
         let seen = self.io.counters().completions;
         let ticks = tick - due + 1;
@@ -305,7 +307,8 @@ impl<I: MediaIo> Shard<I> {
     }
 
     fn send_rtcp(&mut self, now: Instant, index: u32) {
-        rtcp(&mut self.io, &mut self.legs, &mut self.outbox, now, index);
+        let Self { legs, io, outbox, .. } = self;
+        legs.with(index, outbox, |leg| rtcp(io, leg, now, index));
     }
 
     fn is_finished(&self, now: Instant) -> bool {
@@ -405,14 +408,13 @@ fn send<I: MediaIo>(
 }
 
 /// Sends the RTCP that is due on the leg's odd port.
-fn rtcp<I: MediaIo>(io: &mut I, legs: &mut Legs, outbox: &mut Outbox, now: Instant, index: u32) {
-    legs.with(index, outbox, |leg| {
-        for _ in 0..RTCP_PER_TURN {
-            if !send(io, index * HALVES + 1, leg, |leg, out| leg.poll_rtcp(now, out)) {
-                return;
-            }
+fn rtcp<I: MediaIo>(io: &mut I, leg: &mut Leg, now: Instant, index: u32) {
+    for _ in 0..RTCP_PER_TURN {
+        let due = leg.is_rtcp_due(now);
+        if !due || !send(io, index * HALVES + 1, leg, |leg, out| leg.poll_rtcp(now, out)) {
+            return;
         }
-    });
+    }
 }
 
 fn seed(random: [u8; 10]) -> LegSeed {

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use socket2::Socket;
 
 use super::bufring::Buffer;
 use super::io::{FORWARD_ROOM_BYTES, Forward, IoCounters, MediaIo, Packet, Receive};
-use super::ring::{BUFFERS_MAX, Completion, Datagram, Ring};
+use super::ring::{BUFFERS_MAX, Completion, Datagram, Handle, Ring};
 use super::sockets::receive_now;
 use super::token::{Op, Token};
 use super::wake::Waker;
@@ -44,6 +44,8 @@ enum State {
 
 struct Stream {
     generation: u32,
+    /// Of the socket in `state`.
+    handle: Handle,
     state: State,
 }
 
@@ -73,8 +75,10 @@ impl PerSocket {
     pub fn new(now: Instant, streams_max: usize, waker: Arc<Waker>) -> io::Result<Self> {
         let buffers = streams_max.max(BUFFERS_MIN).next_power_of_two();
         let buffers = u16::try_from(buffers).unwrap_or(BUFFERS_MAX).min(BUFFERS_MAX);
+        let mut ring = Ring::new(buffers)?;
+        ring.make_places(streams_max);
         Ok(Self {
-            ring: Ring::new(buffers)?,
+            ring,
             streams: Vec::with_capacity(streams_max),
             ended: VecDeque::new(),
             leaving: Vec::new(),
@@ -95,7 +99,8 @@ impl PerSocket {
     fn slot(&mut self, stream: u32) -> &mut Stream {
         let index = usize::try_from(stream).expect("streams are counted in memory");
         if index >= self.streams.len() {
-            self.streams.resize_with(index + 1, || Stream { generation: 0, state: State::Free });
+            let handle = Handle::Descriptor(-1);
+            self.streams.resize_with(index + 1, || Stream { generation: 0, handle, state: State::Free });
         }
         &mut self.streams[index]
     }
@@ -110,8 +115,9 @@ impl PerSocket {
     /// Starts the receive; a full queue leaves it to the next turn.
     fn arm(&mut self, stream: u32, socket: Socket) {
         let now = self.now;
-        let token = Token { op: Op::Receive, generation: self.slot(stream).generation, slot: stream };
-        let armed = self.ring.receive(socket.as_raw_fd(), token).is_ok();
+        let Stream { generation, handle, .. } = *self.slot(stream);
+        let token = Token { op: Op::Receive, generation, slot: stream };
+        let armed = self.ring.receive(handle, token).is_ok();
         self.slot(stream).state = if armed {
             State::Armed { socket, armed: now }
         } else {
@@ -200,12 +206,12 @@ impl PerSocket {
     /// Sends a datagram on from the buffer it came in.
     fn forward(&mut self, onward: Forward, buffer: Buffer, receive: &mut dyn Receive) {
         let Forward { stream, length, to } = onward;
-        let Some((descriptor, token)) = self.outlet(stream) else {
+        let Some((socket, token)) = self.outlet(stream) else {
             self.ring.give_back(buffer);
             receive.send_failed(stream);
             return;
         };
-        match self.ring.send_received(descriptor, token, buffer, length, to) {
+        match self.ring.send_received(socket, token, buffer, length, to) {
             Ok(()) => self.counters.sent += 1,
             Err(_) => {
                 self.counters.send_errors += 1;
@@ -215,12 +221,12 @@ impl PerSocket {
     }
 
     /// The socket a stream sends from, and the token of its next send. `None`: it is closed.
-    fn outlet(&self, stream: u32) -> Option<(RawFd, Token)> {
+    fn outlet(&self, stream: u32) -> Option<(Handle, Token)> {
         let slot = self.streams.get(usize::try_from(stream).ok()?)?;
         match &slot.state {
-            State::Armed { socket, .. } | State::Ended { socket, .. } => {
+            State::Armed { .. } | State::Ended { .. } => {
                 let token = Token { op: Op::Send, generation: slot.generation, slot: stream };
-                Some((socket.as_raw_fd(), token))
+                Some((slot.handle, token))
             }
             State::Free | State::Cancelling { .. } | State::Leaving { .. } => None,
         }
@@ -249,6 +255,8 @@ impl PerSocket {
 
     /// Closes the socket and frees the number.
     fn finish(&mut self, stream: u32, socket: Socket, receive: &mut dyn Receive) {
+        let handle = self.slot(stream).handle;
+        self.ring.vacate(handle);
         drop(socket);
         let slot = self.slot(stream);
         slot.generation = Token::next_generation(slot.generation);
@@ -346,8 +354,8 @@ impl PerSocket {
     }
 
     fn send_on(&mut self, stream: u32, fill: &mut dyn FnMut(&mut [u8]) -> Packet) -> bool {
-        let Some((descriptor, token)) = self.outlet(stream) else { return false };
-        match self.ring.send(descriptor, token, fill) {
+        let Some((socket, token)) = self.outlet(stream) else { return false };
+        match self.ring.send(socket, token, fill) {
             Ok(sent) => {
                 self.counters.sent += u64::from(sent);
                 sent
@@ -363,6 +371,7 @@ impl PerSocket {
 impl MediaIo for PerSocket {
     fn open(&mut self, stream: u32, socket: Socket) {
         assert!(matches!(self.slot(stream).state, State::Free), "stream {stream} is open");
+        self.slot(stream).handle = self.ring.occupy(stream, socket.as_raw_fd());
         self.arm(stream, socket);
     }
 

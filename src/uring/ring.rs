@@ -60,6 +60,25 @@ const POLL_FIRST: u16 = 1;
 const REGISTER_RING_FDS: libc::c_uint = 20;
 const UNREGISTER_RING_FDS: libc::c_uint = 21;
 
+/// How a submission names a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Handle {
+    /// By its descriptor, which the kernel looks up and holds for each submission.
+    Descriptor(RawFd),
+    /// By its place in the ring's table of registered sockets, which needs neither.
+    Registered(u32),
+}
+
+impl Handle {
+    /// What goes into the submission's descriptor field, and the flag that says so.
+    fn parts(self) -> (Fd, squeue::Flags) {
+        match self {
+            Self::Descriptor(descriptor) => (Fd(descriptor), squeue::Flags::empty()),
+            Self::Registered(place) => (Fd(place.cast_signed()), squeue::Flags::FIXED_FILE),
+        }
+    }
+}
+
 /// One completion. `token` is `None` if its `user_data` is not ours.
 #[derive(Debug)]
 pub(super) struct Completion {
@@ -119,6 +138,8 @@ pub(super) struct Ring {
     in_flight: usize,
     /// Index of the ring's registered descriptor.
     registered: Option<u32>,
+    /// Places in the table of registered sockets.
+    places: u32,
     /// The kernel takes absolute deadlines (6.12).
     absolute: bool,
     /// The same moment on both clocks.
@@ -150,6 +171,7 @@ impl Ring {
             lent: Vec::with_capacity(SQ_ENTRIES as usize),
             in_flight: 0,
             registered: None,
+            places: 0,
             absolute: true,
             origin: (clock::now(), monotonic()),
             enters: 0,
@@ -168,13 +190,42 @@ impl Ring {
         self.absolute
     }
 
+    /// Makes a table for `places` sockets. Without it, as where the limit of open files forbids it,
+    /// all works the same by descriptors.
+    pub(super) fn make_places(&mut self, places: usize) {
+        let places = u32::try_from(places).unwrap_or(0);
+        let made = places > 0 && self.uring.submitter().register_files_sparse(places).is_ok();
+        self.places = if made { places } else { 0 };
+    }
+
+    /// Puts a socket into its place; the handle to use from now on. The kernel holds the socket open
+    /// until [`Self::vacate`].
+    pub(super) fn occupy(&mut self, place: u32, socket: RawFd) -> Handle {
+        let update = |ring: &mut Self| ring.uring.submitter().register_files_update(place, &[socket]);
+        if place < self.places && update(self).is_ok_and(|updated| updated == 1) {
+            Handle::Registered(place)
+        } else {
+            Handle::Descriptor(socket)
+        }
+    }
+
+    /// Takes a socket out of its place.
+    pub(super) fn vacate(&mut self, handle: Handle) {
+        if let Handle::Registered(place) = handle {
+            let vacated = self.uring.submitter().register_files_update(place, &[-1]);
+            debug_assert!(vacated.is_ok(), "a place of the table: {vacated:?}");
+        }
+    }
+
     /// Receives on `socket` until the completion without `more`.
-    pub(super) fn receive(&mut self, socket: RawFd, token: Token) -> io::Result<()> {
+    pub(super) fn receive(&mut self, socket: Handle, token: Token) -> io::Result<()> {
         self.make_room()?;
         let template: *const libc::msghdr = &raw const **self.template;
-        let entry = opcode::RecvMsgMulti::new(Fd(socket), template, GROUP)
+        let (socket, flags) = socket.parts();
+        let entry = opcode::RecvMsgMulti::new(socket, template, GROUP)
             .ioprio(POLL_FIRST)
             .build()
+            .flags(flags)
             .user_data(token.encode());
         // SAFETY: the template is pinned and outlives the receive (I1, I2); data goes only into
         // provided buffers, which are pinned too and unreachable while the kernel has them (I3).
@@ -186,7 +237,7 @@ impl Ring {
     /// Queues a packet from the arena. `fill` writes it and says its length and destination.
     pub(super) fn send(
         &mut self,
-        socket: RawFd,
+        socket: Handle,
         token: Token,
         fill: &mut dyn FnMut(&mut [u8]) -> Packet,
     ) -> io::Result<bool> {
@@ -214,7 +265,7 @@ impl Ring {
     /// Queues the first `length` payload bytes of a received datagram to go out from its buffer.
     pub(super) fn send_received(
         &mut self,
-        socket: RawFd,
+        socket: Handle,
         token: Token,
         mut buffer: Buffer,
         length: usize,
@@ -442,6 +493,10 @@ impl Drop for Ring {
         if let Some(offset) = self.registered.take() {
             self.register_call(UNREGISTER_RING_FDS, &mut RingFd { offset, reserved: 0, data: 0 });
         }
+        if self.places > 0 {
+            // Else the sockets stay open, and their ports taken, until the kernel has torn the ring down.
+            let _ = self.uring.submitter().unregister_files();
+        }
         let unregistered = self.uring.submitter().unregister_buf_ring(GROUP).is_ok();
         // SAFETY: dropped once, here. The ring goes first; its memory only if the kernel let go of
         // it (I2), else it stays allocated for good.
@@ -470,16 +525,17 @@ fn build(without_array: bool) -> io::Result<IoUring> {
     builder.build(SQ_ENTRIES)
 }
 
-fn send_entry(socket: RawFd, packet: &[u8], name: &[u8], token: Token) -> squeue::Entry {
+fn send_entry(socket: Handle, packet: &[u8], name: &[u8], token: Token) -> squeue::Entry {
+    let (socket, flags) = socket.parts();
     let length = u32::try_from(packet.len()).expect("shorter than a buffer");
     let name_bytes = libc::socklen_t::try_from(name.len()).expect("shorter than a buffer");
     let name: NonNull<u8> = NonNull::from(name).cast();
-    opcode::Send::new(Fd(socket), packet.as_ptr(), length)
+    opcode::Send::new(socket, packet.as_ptr(), length)
         .flags(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
         .dest_addr(name.as_ptr().cast())
         .dest_addr_len(name_bytes)
         .build()
-        .flags(squeue::Flags::SKIP_SUCCESS)
+        .flags(flags | squeue::Flags::SKIP_SUCCESS)
         .user_data(token.encode())
 }
 

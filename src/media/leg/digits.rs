@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::Leg;
 use crate::media::dtmf_event::{EventReceiver, Told};
-use crate::media::goertzel::{Tone, ToneDetector};
 use crate::media::order::{DigitSource, Event, LegMode};
+use crate::media::tones::{Tone, ToneDetector};
 
 /// A tone this soon after the same key's event is that event, leaking into the audio.
 const TONE_AFTER_EVENT: Duration = Duration::from_millis(500);

@@ -74,6 +74,12 @@ impl Reporter {
 }
 
 impl Leg {
+    /// Whether [`Self::poll_rtcp`] has something to say; cheaper than to ask for it.
+    pub fn is_rtcp_due(&self, now: Instant) -> bool {
+        self.reporter.bye == Bye::Due
+            || (self.reporter.bye == Bye::No && self.reporter.schedule.next() <= now)
+    }
+
     /// The report that is due, written to `buf`: its length and destination. After `close` one
     /// more, with BYE.
     pub fn poll_rtcp(&mut self, now: Instant, buf: &mut [u8]) -> Option<(usize, SocketAddr)> {

@@ -224,30 +224,31 @@ fn judge(frame: &[i16; FRAME], energy: f32) -> Option<Hit> {
     (strong && pure && balanced).then_some(Hit { key, low, high })
 }
 
-/// One frame at the eight tones: the last two values of Goertzel's recurrence.
+/// One frame at the eight tones, seen from its end: Σ x[n] e^{jω(N-1-n)}, the very value that
+/// Goertzel's recurrence comes to. Summed up directly, since a recurrence waits for each sample's
+/// result before the next one, and eight tones side by side cannot hide that.
 struct Spectrum {
-    last: [f32; 8],
-    before: [f32; 8],
+    real: [f32; 8],
+    imaginary: [f32; 8],
     power: [f32; 8],
 }
 
+/// Cosines of the eight tones, then their sines, for each sample of a frame.
+type Waves = [[f32; 16]; FRAME];
+
 impl Spectrum {
     fn of(frame: &[i16; FRAME]) -> Self {
-        let coefficients = coefficients();
-        let (mut last, mut before) = ([0_f32; 8], [0_f32; 8]);
-        for sample in frame {
+        let mut sums = [0_f32; 16];
+        for (sample, waves) in frame.iter().zip(waves()) {
             let sample = f32::from(*sample);
-            for tone in 0..8 {
-                let next = sample + coefficients[tone] * last[tone] - before[tone];
-                before[tone] = last[tone];
-                last[tone] = next;
+            for (sum, wave) in sums.iter_mut().zip(waves) {
+                *sum += sample * wave;
             }
         }
-        let power = std::array::from_fn(|tone| {
-            let (last, before) = (last[tone], before[tone]);
-            last * last + before * before - coefficients[tone] * last * before
-        });
-        Self { last, before, power }
+        let (real, imaginary): ([f32; 8], [f32; 8]) =
+            (std::array::from_fn(|tone| sums[tone]), std::array::from_fn(|tone| sums[tone + 8]));
+        let power = std::array::from_fn(|tone| real[tone] * real[tone] + imaginary[tone] * imaginary[tone]);
+        Self { real, imaginary, power }
     }
 
     /// The tone that stands out of the group of four that starts at `first`.
@@ -256,17 +257,22 @@ impl Spectrum {
         let tone = group.clone().max_by(|a, b| self.power[*a].total_cmp(&self.power[*b]))?;
         let power = self.power[tone];
         let clear = group.into_iter().all(|other| other == tone || self.power[other] * PEAK_MIN <= power);
-        let (sin, cos) = (TAU * TONES_HZ[tone] / 8000.0).sin_cos();
-        let phase = (self.before[tone] * sin).atan2(self.last[tone] - self.before[tone] * cos);
-        clear.then_some(Peak { tone, power, phase })
+        clear.then(|| Peak { tone, power, phase: self.imaginary[tone].atan2(self.real[tone]) })
     }
 }
 
-/// 2 cos(2π f / 8000) for each tone.
-fn coefficients() -> &'static [f32; 8] {
-    static COEFFICIENTS: std::sync::LazyLock<[f32; 8]> =
-        std::sync::LazyLock::new(|| TONES_HZ.map(|hz| 2.0 * (TAU * hz / 8000.0).cos()));
-    &COEFFICIENTS
+fn waves() -> &'static Waves {
+    static WAVES: std::sync::LazyLock<Box<Waves>> = std::sync::LazyLock::new(|| {
+        let mut waves = Box::new([[0.0; 16]; FRAME]);
+        for (before_end, wave) in (0_u16..).zip(waves.iter_mut().rev()) {
+            for (tone, hz) in TONES_HZ.iter().enumerate() {
+                let (sine, cosine) = (TAU * hz / 8000.0 * f32::from(before_end)).sin_cos();
+                (wave[tone], wave[tone + 8]) = (cosine, sine);
+            }
+        }
+        waves
+    });
+    &WAVES
 }
 
 #[cfg(test)]
