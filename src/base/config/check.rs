@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::{Config, PeerCertificate, Security, StartupMode};
+use super::{CallTransport, Config, PeerCertificate, Route, Security, StartupMode};
 
 /// (`table.key`, what is wrong).
 type Problem = (String, String);
@@ -112,6 +112,10 @@ impl Config {
                 let why = format!("{:?} is no DNS name; wildcards are not taken", gateway.certificate_name);
                 note(found, &key("certificate_name"), &why);
             }
+            let over_tls = gateway.call_uri.0.as_ref().is_some_and(|uri| uri.transport == CallTransport::Tls);
+            if over_tls && self.tls.certificate.as_os_str().is_empty() {
+                note(found, &key("call_uri"), "needs TLS: set tls.certificate and tls.key");
+            }
         }
         let mut names = BTreeSet::new();
         for (index, plan) in self.dial_plan.iter().enumerate() {
@@ -122,6 +126,37 @@ impl Config {
             }
         }
         self.check_hunt_groups(found);
+        self.check_routes(found);
+    }
+
+    fn check_routes(&self, found: &mut Vec<Problem>) {
+        let mut names = BTreeSet::new();
+        for (index, route) in self.route.iter().enumerate() {
+            let key = |key: &str| format!("route[{index}].{key}");
+            check_name(found, key("name"), &route.name, &mut names);
+            if route.pattern.is_empty() {
+                note(found, &key("pattern"), "is missing: which numbers is it for?");
+            }
+            if !route.prefix.chars().all(|c| c.is_ascii_digit() || "+*#".contains(c)) {
+                note(found, &key("prefix"), "takes digits, \"+\", \"*\" and \"#\" only");
+            }
+            self.check_gateways_of(found, &key("gateways"), route);
+        }
+    }
+
+    fn check_gateways_of(&self, found: &mut Vec<Problem>, key: &str, route: &Route) {
+        if route.gateways.0.is_empty() {
+            note(found, key, "is missing: where do its calls go?");
+        }
+        for name in &route.gateways.0 {
+            match self.gateway.iter().find(|gateway| gateway.name == *name) {
+                None => note(found, key, &format!("there is no gateway {name:?}")),
+                Some(gateway) if gateway.call_uri.0.is_none() => {
+                    note(found, key, &format!("gateway {name:?} has no call_uri: no call can be sent there"));
+                }
+                Some(_) => {}
+            }
+        }
     }
 
     fn check_hunt_groups(&self, found: &mut Vec<Problem>) {
@@ -217,6 +252,43 @@ mod tests {
         for (text, message) in cases {
             assert_eq!(problems(&format!("{EDGE}{text}\n")), [message], "{text}");
         }
+    }
+
+    /// Goal: a route needs a pattern and gateways that can be called. Method: one that fits, and one slip
+    /// at a time.
+    #[test]
+    fn routes_must_lead_somewhere() {
+        const ROUTE: &str =
+            "call_uri=\"sips:192.0.2.1\"\n[[route]]\nname=\"out\"\npattern=\"0*\"\ngateways=[\"gw\"]\n";
+        let edge = EDGE.replace("address=[\"192.0.2.1\"]\n", &format!("address=[\"192.0.2.1\"]\n{ROUTE}"));
+        assert_eq!(problems(&edge), Vec::<String>::new());
+        let cases = [
+            (
+                "gateways=[\"gw\"]",
+                "gateways=[\"wg\"]",
+                "a.toml:12: route[0].gateways: there is no gateway \"wg\"",
+            ),
+            ("gateways=[\"gw\"]", "", "a.toml:9: route[0].gateways: is missing: where do its calls go?"),
+            ("pattern=\"0*\"", "", "a.toml:9: route[0].pattern: is missing: which numbers is it for?"),
+            (
+                "call_uri=\"sips:192.0.2.1\"",
+                "",
+                "a.toml:12: route[0].gateways: gateway \"gw\" has no call_uri: no call can be sent there",
+            ),
+            (
+                "gateways=[\"gw\"]",
+                "gateways=[\"gw\"]\nprefix=\"a\"",
+                "a.toml:13: route[0].prefix: takes digits, \"+\", \"*\" and \"#\" only",
+            ),
+        ];
+        for (good, bad, message) in cases {
+            assert_eq!(problems(&edge.replace(good, bad)), [message], "{bad}");
+        }
+        let no_tls = edge.replace("certificate=\"c\"\nkey=\"k\"\n", "").replace("security=\"secured\"\n", "");
+        assert_eq!(
+            problems(&no_tls),
+            ["a.toml:6: gateway[0].call_uri: needs TLS: set tls.certificate and tls.key"]
+        );
     }
 
     /// Goal: TLS that cannot work is told before the start. Method: one missing file a case.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Addresses, GatewayAddresses, PortRange, SrtpSuites};
+use super::{Addresses, GatewayAddresses, GatewayCallUri, GatewayNames, PortRange, RoutePattern, SrtpSuites};
 
 /// One table of the file, described.
 #[derive(Debug, Clone)]
@@ -142,6 +142,9 @@ value_types! {
     PathBuf: "a path in quotes";
     Addresses: "an IP address in quotes, such as \"127.0.0.1\" or \"::1\", or a list of them";
     GatewayAddresses: "a list of addresses, networks and DNS names, such as [\"192.0.2.7\", \"2001:db8::/64\", \"gw.example.com\"]";
+    GatewayCallUri: "a sip: or sips: URI of host, port and transport, such as \"sip:192.0.2.7:5060;transport=tcp\" or \"sips:gw.example.com\"";
+    GatewayNames: "a list of names, such as [\"carrier-1\", \"carrier-2\"]";
+    RoutePattern: "up to 40 digits, \"+\" and \"x\" (any digit), and \"*\" (anything) at the end, such as \"+49*\" or \"2xxx\"";
     SrtpSuites: "a list of \"AEAD_AES_128_GCM\", \"AEAD_AES_256_GCM\", \"AES_CM_128_HMAC_SHA1_80\" and \"AES_CM_128_HMAC_SHA1_32\"";
     PortRange: "a port range like \"16384-32767\" within 1024-65535";
 }

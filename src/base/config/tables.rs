@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Addresses, GatewayAddresses, PortRange, SrtpSuites};
+use super::{Addresses, GatewayAddresses, GatewayCallUri, GatewayNames, PortRange, RoutePattern, SrtpSuites};
 
 choices! {
     /// How router and service hand a call on.
@@ -289,8 +289,33 @@ tables! {
         certificate_name: String = String::new() => now;
         /// Its standing.
         status: GatewayStatus = GatewayStatus::Enabled => now;
-        /// Calls at once; one more gets 503 with Retry-After. 0: no limit of its own.
+        /// Calls at once, from it and to it; one more gets 503 with Retry-After. 0: no limit of its own.
         calls_max: u32 = 0, 0..=100000 "calls" => now;
+        /// Where calls to it are sent. A DNS name is looked up as those in `address` are: at the start,
+        /// at a reload, and every minute. Over TLS its certificate must have that name, or
+        /// certificate_name where that is set. Empty: no call can be sent there.
+        call_uri: GatewayCallUri = GatewayCallUri::default() => now;
+    }
+
+    /// A route: which calls are sent on to another gateway, with their media through this node. The
+    /// first one whose pattern fits what was dialled takes the call; diversions do not count. A call
+    /// that no route takes is for a mailbox.
+    Route route {
+        /// What logs call it.
+        name: String = String::new() => calls;
+        /// The numbers it is for, as they were dialled.
+        pattern: RoutePattern = RoutePattern::default() => calls;
+        /// Names of the gateways that calls are sent to, tried in this order. The next one is tried
+        /// after 5xx, 408, 3xx, 401 and 407, when there is no connection, and after try_timeout_s.
+        gateways: GatewayNames = GatewayNames::default() => calls;
+        /// Characters taken from the front of the number; "+" counts as one.
+        strip_digits: u8 = 0, 0..=40 "characters" => calls;
+        /// Put before what is left of the number.
+        prefix: String = String::new() => calls;
+        /// How long the far end may ring before the caller is told that nobody answers.
+        ring_timeout_s: u16 = 60, 5..=600 "seconds" => calls;
+        /// How long a gateway may say nothing at all before the next one is tried.
+        try_timeout_s: u16 = 4, 1..=30 "seconds" => calls;
     }
 
     /// A dial plan: how numbers look and what protects calls. Without any, all numbers are taken,
