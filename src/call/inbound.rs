@@ -1,32 +1,30 @@
-//! An inbound call: the dialog a caller opened with us, and the leg that carries its media.
+//! An inbound call: the leg that a caller opened with us.
 //!
-//! RFC 3261 §13.3 (UAS), §14.2 (re-INVITE), §15 (BYE); RFC 3264 through `sdp`; RFC 4028 session
-//! timers. The call asks for its leg with an [`Order`], answers once the leg is open, and is over
-//! when the leg has reported its final counters.
+//! RFC 3261 §13.3 (UAS), §15 (BYE); RFC 3264 through `sdp`; RFC 4028 session timers. The call asks the
+//! shard for its media leg, answers once that is open, and is over when it has reported its final
+//! counters.
 
-use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use crate::base::id::LegId;
-use crate::call::outcome::{End, EndCause, Output};
-use crate::media::order::{LegPlan, LegStats, MediaPlan, Order};
-use crate::sdp::{self, KeySource, LocalMedia, Negotiated, OfferError, OfferKeys, Origin, OwnKeys};
+use crate::call::leg::{CallLeg, Leg, Life, Path, agreed_interval, cseq_number, describe, read_offer};
+use crate::call::leg::{refusal, refuse_media};
+use crate::call::outcome::{EndCause, Output};
+use crate::media::order::{LegStats, MediaPlan};
+use crate::sdp::{KeySource, LocalMedia, Negotiated, OfferKeys, OwnKeys};
 use crate::sip::dialog::{Dialog, DialogId};
 use crate::sip::flow::{Destination, Flow, FlowId, Transport};
 use crate::sip::layer::{ClientId, ServerId};
-use crate::sip::message::{Method, Name, Request, Response};
-use crate::sip::session_timer::{self, SessionEvent, SessionRules, SessionTimer};
-use crate::sip::target;
-use crate::sip::uas::{UasRules, refuse, warning_of};
+use crate::sip::message::{Method, Request, Response};
+use crate::sip::session_timer::{self, SessionRules};
+use crate::sip::uas::UasRules;
 
 mod contact;
-mod renegotiation;
 
 use contact::contact;
-use renegotiation::Reinvite;
 
 /// What every call of a worker has in common.
 #[derive(Debug, Clone)]
@@ -68,63 +66,40 @@ pub struct CallSecurity {
 /// log and counters, and the final response.
 pub type Refusal = (&'static str, Box<Response>);
 
-#[derive(Debug)]
+/// How far the INVITE is; what follows its 200 is in the leg's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// The mailbox is looked up.
+    /// What the call is for is looked up.
     Routing,
-    /// The leg is asked for.
+    /// The media leg is asked for.
     Opening,
-    /// The leg is open and 180 sent; the worker says when to answer.
-    Ringing { rtp_port: u16 },
-    /// 200 is sent, ACK awaited.
-    Answered {
-        rtp_port: u16,
-        at: Instant,
-        /// We want the call over, but a BYE has to wait for the ACK (RFC 3261 §15).
-        ending: Option<EndCause>,
-    },
-    /// Both sides agree on a dialog.
-    Established { rtp_port: u16, at: Instant },
-    /// The dialog is over, the leg is closing.
-    Closing { cause: EndCause, talked: Option<Duration> },
-    /// All is over and said.
-    Ended,
+    /// The media leg is open; the worker says when to answer.
+    Opened,
+    /// 200 is sent, or a refusal.
+    Done,
 }
 
 /// An inbound call. `Debug` shows little of it: descriptions have keys.
 pub struct InboundCall {
-    leg: LegId,
+    leg: Leg,
     state: State,
-    /// What we bring to each offer and answer; one address once the leg's is known.
-    local: LocalMedia,
-    /// A leg was asked for and is not gone as far as we know.
-    has_leg: bool,
-    flow: Flow,
     server: ServerId,
     invite: Request,
-    dialog: Dialog,
-    origin: Origin,
     /// The INVITE's offer, if it had one.
     offer: Option<Negotiated>,
-    /// Keys in the latest offer of ours.
-    offered: OfferKeys,
-    plan: Option<MediaPlan>,
-    reinvite: Option<Reinvite>,
+    /// Our answer to it, once it was sent in a 183: the 200 has the same.
+    answer: Option<Bytes>,
     /// What the INVITE's 200 will say about the session interval.
     interval: Option<session_timer::Negotiated>,
-    session: Option<SessionTimer>,
-    refresh: Option<(ClientId, Request)>,
-    /// The caller's connection is gone; requests need a new one.
-    flow_closed: bool,
-    ends_at: Option<Instant>,
-    outputs: VecDeque<Output>,
+    has_rung: bool,
 }
 
 impl std::fmt::Debug for InboundCall {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("InboundCall")
-            .field("leg", &self.leg)
+            .field("leg", &self.leg.id)
             .field("state", &self.state)
+            .field("life", &self.leg.life)
             .finish_non_exhaustive()
     }
 }
@@ -138,7 +113,7 @@ impl InboundCall {
     /// The final response to an INVITE that cannot become a call: 400, 403, 422 or 488; 500 without
     /// random numbers for a key.
     pub fn new(
-        leg: LegId,
+        id: LegId,
         server: ServerId,
         flow: Flow,
         invite: Request,
@@ -175,35 +150,14 @@ impl InboundCall {
         let dialog = dialog.map_err(|error| {
             ("malformed", refusal(&invite, 400, "Bad Request", &error.to_string(), rules))
         })?;
-        let plan = offer.as_ref().map(|offer| offer.plan().clone());
-        let trying = Response::for_request(&invite, 100, "Trying");
-        let outputs = VecDeque::from([Output::Respond(server, trying)]);
-        Ok(Self {
-            leg,
-            state: State::Routing,
-            local,
-            has_leg: false,
-            flow,
-            server,
-            dialog,
-            origin: Origin::new(leg.0),
-            invite,
-            offer,
-            offered,
-            plan,
-            reinvite: None,
-            interval,
-            session: None,
-            refresh: None,
-            flow_closed: false,
-            ends_at: None,
-            outputs,
-        })
-    }
-
-    /// Whom the dialog is with.
-    pub fn dialog_id(&self) -> &DialogId {
-        self.dialog.id()
+        let mut leg = Leg::new(id, Path::From { flow, closed: false }, dialog, local, offered);
+        leg.plan = offer.as_ref().map(|offer| offer.plan().clone());
+        if let Some(plan) = &leg.plan {
+            leg.described.peer = plan.direction().reversed();
+        }
+        leg.outputs.push_back(Output::Respond(server, Response::for_request(&invite, 100, "Trying")));
+        let state = State::Routing;
+        Ok(Self { leg, state, server, invite, offer, answer: None, interval, has_rung: false })
     }
 
     /// The INVITE that opened the call.
@@ -211,386 +165,314 @@ impl InboundCall {
         &self.invite
     }
 
-    /// What was agreed on last.
-    pub fn plan(&self) -> Option<&MediaPlan> {
-        self.plan.as_ref()
-    }
-
     /// True until the dialog begins to end.
     pub fn is_alive(&self) -> bool {
-        !matches!(self.state, State::Closing { .. } | State::Ended)
+        self.leg.is_alive()
+    }
+
+    /// The cause of its end, once it begins; also while our BYE waits for an ACK.
+    pub fn ending(&self) -> Option<EndCause> {
+        self.leg.ending()
+    }
+
+    /// The media leg is open, and the INVITE awaits its answer.
+    pub fn is_ready(&self) -> bool {
+        self.awaits_answer() && self.state == State::Opened
     }
 
     /// True until the INVITE has its final response.
     pub fn awaits_answer(&self) -> bool {
-        matches!(self.state, State::Routing | State::Opening | State::Ringing { .. })
+        matches!(self.leg.life, Life::Early)
     }
 
-    /// The re-INVITE that was accepted and not acknowledged yet.
-    pub fn pending_reinvite(&self) -> Option<ServerId> {
-        self.reinvite.as_ref().map(|reinvite| reinvite.server)
+    /// Where our requests to the caller go.
+    pub fn destination(&self) -> Destination {
+        self.leg.destination()
     }
 
-    /// The next thing to do.
-    pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
-    }
-
-    /// When [`InboundCall::handle_timeout`] is due.
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        match self.state {
-            State::Answered { .. } => self.ends_at,
-            State::Established { .. } => {
-                let session = self.session.as_ref().and_then(SessionTimer::poll_timeout);
-                self.ends_at.into_iter().chain(session).min()
-            }
-            State::Routing
-            | State::Opening
-            | State::Ringing { .. }
-            | State::Closing { .. }
-            | State::Ended => None,
-        }
-    }
-
-    /// There is a mailbox: ask for a leg and ring.
+    /// There is a mailbox: ask for a media leg and ring.
     pub fn accept(&mut self, rules: &CallRules) {
-        if let State::Routing = self.state {
-            let plan = LegPlan {
-                media: self.plan.clone(),
-                address: self.local.addresses.first(),
-                cname: rules.cname.clone(),
-                media_timeout: rules.media_timeout,
-            };
-            self.outputs.push_back(Output::Order(Order::Open(self.leg, Box::new(plan))));
-            let invite = self.invite.clone();
-            let ringing = self.response(&invite, 180, "Ringing", rules);
-            self.outputs.push_back(Output::Respond(self.server, ringing));
+        if self.awaits_answer() && self.state == State::Routing {
+            self.leg.open(self.leg.plan.clone(), rules);
             self.state = State::Opening;
-            self.has_leg = true;
+            self.ring(rules);
         }
+    }
+
+    /// The call goes on to somebody else: ask for a media leg, which learns what was agreed on once that
+    /// one has answered.
+    pub fn anchor(&mut self, rules: &CallRules) {
+        if self.awaits_answer() && self.state == State::Routing {
+            self.leg.open(None, rules);
+            self.leg.plan = None;
+            self.state = State::Opening;
+        }
+    }
+
+    /// What the INVITE's offer comes to, if it had one.
+    pub fn offer(&self) -> Option<&MediaPlan> {
+        self.offer.as_ref().map(Negotiated::plan)
+    }
+
+    /// Tells the caller that it rings, once.
+    pub fn ring(&mut self, rules: &CallRules) {
+        if self.awaits_answer() && !self.has_rung {
+            self.has_rung = true;
+            let ringing = self.leg.response(&self.invite, 180, "Ringing", rules);
+            self.leg.outputs.push_back(Output::Respond(self.server, ringing));
+        }
+    }
+
+    /// Lets the caller hear what comes before the answer: 183 with our answer to its offer, once. Without
+    /// an offer it only rings: ours has to wait for the 200, which is sure to arrive.
+    pub fn progress(&mut self, rules: &CallRules) {
+        if self.offer.is_none() {
+            return self.ring(rules);
+        }
+        if self.awaits_answer() && self.state == State::Opened && self.answer.is_none() {
+            let sdp = self.describe_answer();
+            let mut response = self.leg.response(&self.invite, 183, "Session Progress", rules);
+            if let Some(sdp) = sdp {
+                describe(&mut response.headers, &mut response.body, sdp);
+            }
+            self.leg.outputs.push_back(Output::Respond(self.server, response));
+        }
+    }
+
+    /// What the callee has agreed on: our answer takes the same codec where the caller has it, and key
+    /// presses only where both sides have them. Without effect once our answer was sent.
+    pub fn match_with(&mut self, callee: &MediaPlan, rules: &CallRules) {
+        if self.offer.is_none() || self.answer.is_some() || !self.awaits_answer() {
+            return;
+        }
+        let all = std::mem::replace(&mut self.leg.local.codecs, vec![callee.codec]);
+        self.leg.local.dtmf &= callee.dtmf_payload_type.is_some();
+        let same = self.read_own_offer(rules);
+        self.leg.local.codecs = all;
+        if let Some(offer) = same.or_else(|| self.read_own_offer(rules)) {
+            self.offer = Some(offer);
+        }
+    }
+
+    fn read_own_offer(&self, rules: &CallRules) -> Option<Negotiated> {
+        let keys = OwnKeys { in_use: None, source: rules.key_source };
+        read_offer(&self.invite, &self.leg.local, keys, rules).ok().flatten()
+    }
+
+    /// Our answer to the INVITE's offer, made once; `None` without an offer.
+    fn describe_answer(&mut self) -> Option<Bytes> {
+        if self.answer.is_none() {
+            let offer = self.offer.as_mut()?;
+            self.answer = Some(self.leg.describe_answer(offer));
+            let plan = offer.plan().clone();
+            if self.leg.plan.as_ref() != Some(&plan) {
+                self.leg.adopt(plan);
+            }
+        }
+        self.answer.clone()
     }
 
     /// Refuses the INVITE; without effect once it is answered.
     pub fn refuse(&mut self, response: Response) {
+        let cause = EndCause::Refused(response.status);
+        self.refuse_because(response, cause);
+    }
+
+    /// The same for another cause than a refusal of ours.
+    pub fn refuse_because(&mut self, response: Response, cause: EndCause) {
         if self.awaits_answer() {
-            let cause = EndCause::Refused(response.status);
-            self.outputs.push_back(Output::Respond(self.server, response));
-            self.close(cause, None);
+            self.leg.outputs.push_back(Output::Respond(self.server, response));
+            self.state = State::Done;
+            self.leg.close(cause, None);
         }
     }
 
-    /// The shard could not open the leg.
+    /// The shard could not open the media leg.
     pub fn handle_open_failed(&mut self, response: Response) {
-        if let State::Opening = self.state {
-            let cause = EndCause::Refused(response.status);
-            self.outputs.push_back(Output::Respond(self.server, response));
-            self.has_leg = false;
-            self.close(cause, None);
+        if self.state == State::Opening {
+            self.leg.has_media = false;
+            self.refuse(response);
         } else {
             // Refused or cancelled meanwhile: there is no leg to wait for.
-            self.end(None);
-        }
-    }
-
-    /// The shard opened the leg.
-    pub fn handle_opened(&mut self, rtp_port: u16) {
-        if let State::Opening = self.state {
-            self.state = State::Ringing { rtp_port };
+            self.leg.end(None);
         }
     }
 
     /// Answers the INVITE with 200.
     pub fn answer(&mut self, now: Instant, rules: &CallRules) {
-        let State::Ringing { rtp_port } = self.state else {
+        if !self.awaits_answer() || self.state != State::Opened {
             return;
-        };
-        let sdp = match &self.offer {
-            Some(offer) => self.origin.answer(offer, rtp_port),
-            None => self.origin.offer(&self.local, &self.offered, rtp_port),
-        };
-        let invite = self.invite.clone();
-        let mut response = self.response(&invite, 200, "OK", rules);
-        describe(&mut response, sdp);
-        self.agree_on_interval(now, self.interval, &mut response);
-        self.outputs.push_back(Output::Respond(self.server, response));
-        self.state = State::Answered { rtp_port, at: now, ending: None };
-        self.ends_at = Some(now + rules.duration_max);
-    }
-
-    /// An ACK of a 2xx in this dialog.
-    pub fn handle_ack(&mut self, now: Instant, ack: &Request) {
-        match self.state {
-            // RFC 3261 §13.2.2.4: an ACK has its INVITE's CSeq number.
-            State::Answered { rtp_port, at, ending } if cseq_number(ack) == cseq_number(&self.invite) => {
-                self.state = State::Established { rtp_port, at };
-                if let Some(cause) = ending {
-                    self.hang_up(now, cause);
-                } else if self.offer.is_some() || self.take_answer(now, ack) {
-                    self.outputs.push_back(Output::Started);
-                }
-            }
-            State::Established { .. } => {
-                let ours = |reinvite: &mut Reinvite| cseq_number(ack) == Some(reinvite.cseq);
-                if let Some(reinvite) = self.reinvite.take_if(ours)
-                    && reinvite.offered
-                {
-                    self.take_answer(now, ack);
-                }
-            }
-            State::Routing
-            | State::Opening
-            | State::Ringing { .. }
-            | State::Answered { .. }
-            | State::Closing { .. }
-            | State::Ended => {}
         }
+        let sdp = self.describe_answer().unwrap_or_else(|| {
+            self.leg.described.awaits_answer = true;
+            self.leg.describe_offer(self.leg.offered.clone())
+        });
+        let mut response = self.leg.response(&self.invite, 200, "OK", rules);
+        describe(&mut response.headers, &mut response.body, sdp);
+        self.leg.agree_on_interval(now, self.interval, &mut response);
+        self.leg.outputs.push_back(Output::Respond(self.server, response));
+        self.state = State::Done;
+        self.leg.life = Life::Answered { at: now, ending: None };
+        self.leg.ends_at = Some(now + rules.duration_max);
     }
 
     /// CANCEL of the INVITE.
     pub fn handle_cancel(&mut self, now: Instant) {
         if self.awaits_answer() {
-            self.part(now, EndCause::Cancelled);
+            self.hang_up(now, EndCause::Cancelled);
         }
     }
 
-    /// A request inside the dialog, other than ACK and CANCEL.
-    ///
-    /// # Errors
-    /// The final response to one that cannot be served; the session is as it was (RFC 3261 §14.1).
-    pub fn handle_request(
+    /// What it has in common with the callee's side.
+    pub(super) fn leg(&mut self) -> &mut Leg {
+        &mut self.leg
+    }
+
+    /// Tells the caller that it is over, and closes.
+    fn part(&mut self, now: Instant, cause: EndCause) {
+        if !self.awaits_answer() {
+            return self.leg.part(now, cause);
+        }
+        let (status, reason) = match cause {
+            EndCause::Cancelled | EndCause::CallerHungUp => (487, "Request Terminated"),
+            _ => (500, "Server Internal Error"),
+        };
+        let response = Response::for_request(&self.invite, status, reason);
+        self.refuse_because(response, cause);
+    }
+}
+
+impl CallLeg for InboundCall {
+    fn id(&self) -> LegId {
+        self.leg.id
+    }
+
+    fn dialog_id(&self) -> &DialogId {
+        self.leg.dialog.id()
+    }
+
+    fn plan(&self) -> Option<&MediaPlan> {
+        self.leg.plan.as_ref()
+    }
+
+    fn handle_opened(&mut self, rtp_port: u16) {
+        if self.state == State::Opening && self.awaits_answer() {
+            self.leg.rtp_port = rtp_port;
+            self.state = State::Opened;
+        }
+    }
+
+    fn handle_closed(&mut self, now: Instant, stats: Option<Box<LegStats>>) {
+        if self.is_alive() {
+            self.leg.has_media = false;
+            self.part(now, EndCause::MediaLost);
+        }
+        self.leg.end(stats);
+    }
+
+    fn handle_media_timeout(&mut self, now: Instant) {
+        if self.awaits_answer() {
+            self.leg.restart_media_timeout();
+        } else {
+            self.hang_up(now, EndCause::MediaTimeout);
+        }
+    }
+
+    fn handle_request(
         &mut self,
         now: Instant,
         server: ServerId,
         request: &Request,
         rules: &CallRules,
     ) -> Result<(), Refusal> {
-        self.dialog.accept(request).map_err(|status| match status {
-            400 => ("malformed", refusal(request, 400, "Bad Request", "no CSeq", rules)),
-            _ => ("cseq", refusal(request, status, "Server Internal Error", "CSeq out of order", rules)),
-        })?;
+        self.leg.accept(request, rules)?;
         let response = match request.method {
-            Method::Bye => self.handle_bye(now, request),
-            // Only a BYE that crossed ours still finds the dialog (RFC 3261 §15.1.2).
-            _ if !self.is_alive() => {
-                let why = "the call is over";
-                return Err(("no_dialog", refusal(request, 481, "Call Does Not Exist", why, rules)));
+            Method::Bye => {
+                // RFC 3261 §15.1.2: the INVITE of an early dialog is answered 487.
+                if self.awaits_answer() {
+                    self.part(now, EndCause::CallerHungUp);
+                }
+                self.leg.handle_bye(now);
+                Response::for_request(request, 200, "OK")
             }
-            Method::Invite => self.handle_reinvite(now, server, request, rules)?,
-            Method::Update => self.handle_update(now, request, rules)?,
-            // OPTIONS: `uas::inspect` lets nothing else through.
-            _ => {
-                let mut response = self.response(request, 200, "OK", rules);
-                response.headers.push(Name::Accept, rules.uas.accept());
-                response
-            }
+            Method::Invite => self.leg.handle_reinvite(now, server, request, rules)?,
+            Method::Update => self.leg.handle_update(now, request, rules)?,
+            _ => self.leg.options_response(request, rules),
         };
-        self.outputs.push_back(Output::Respond(server, response));
+        self.leg.outputs.push_back(Output::Respond(server, response));
         Ok(())
     }
 
-    /// The id of the request just sent; a session refresh is remembered by it.
-    pub fn sent(&mut self, client: ClientId, request: Request) {
-        if request.method != Method::Bye {
-            self.refresh = Some((client, request));
+    fn handle_ack(&mut self, now: Instant, ack: &Request) {
+        match self.leg.life {
+            // RFC 3261 §13.2.2.4: an ACK has its INVITE's CSeq number.
+            Life::Answered { at, ending } if cseq_number(ack) == cseq_number(&self.invite) => {
+                self.leg.life = Life::Established { at };
+                if let Some(cause) = ending {
+                    self.hang_up(now, cause);
+                } else if self.offer.is_some() || self.leg.take_answer(now, &ack.body) {
+                    self.leg.outputs.push_back(Output::Started);
+                }
+            }
+            Life::Established { .. } => self.leg.handle_reinvite_ack(now, ack),
+            Life::Early | Life::Answered { .. } | Life::Closing { .. } | Life::Ended { .. } => {}
         }
     }
 
-    /// A connection closed; if it was the caller's, our next request opens one to the Contact.
-    pub fn handle_flow_closed(&mut self, flow: FlowId) {
-        self.flow_closed |= self.flow.id == flow;
-    }
-
-    /// A request of ours was never answered or could not be sent.
-    pub fn handle_client_failed(&mut self, now: Instant, client: ClientId) {
-        if self.refresh.take_if(|(refresh, _)| *refresh == client).is_some() {
-            self.hang_up(now, EndCause::PeerLost);
-        }
-    }
-
-    /// The ACK of our final response never came.
-    pub fn handle_no_ack(&mut self, now: Instant, server: ServerId) {
+    fn handle_no_ack(&mut self, now: Instant, server: ServerId) {
         if server == self.server {
-            let ending = if let State::Answered { ending, .. } = self.state { ending } else { None };
-            self.part(now, ending.unwrap_or(EndCause::NoAck));
-        } else if self.pending_reinvite() == Some(server) {
-            self.hang_up(now, EndCause::NoAck);
-        }
-    }
-
-    /// Ends the call from our side: a refusal while it is not answered, BYE once it is, and
-    /// between 200 and ACK a BYE that waits for the ACK or its absence (RFC 3261 §15).
-    pub fn hang_up(&mut self, now: Instant, cause: EndCause) {
-        if let State::Answered { ending, .. } = &mut self.state {
-            ending.get_or_insert(cause);
-        } else {
+            let cause = self.leg.ending().unwrap_or(EndCause::NoAck);
             self.part(now, cause);
-        }
-    }
-
-    /// The leg is gone: because it was told to, or because its sockets broke.
-    pub fn handle_closed(&mut self, now: Instant, stats: Option<Box<LegStats>>) {
-        if self.is_alive() {
-            self.has_leg = false;
-            self.part(now, EndCause::MediaLost);
-        }
-        self.end(stats);
-    }
-
-    /// Runs what is due: session refresh, session expiry, the longest call.
-    pub fn handle_timeout(&mut self, now: Instant, rules: &CallRules) {
-        if self.ends_at.is_some_and(|at| at <= now) {
-            self.ends_at = None;
-            self.hang_up(now, EndCause::DurationLimit);
-            return;
-        }
-        let State::Established { .. } = self.state else { return };
-        match self.session.as_mut().and_then(|session| session.handle_timeout(now)) {
-            Some(SessionEvent::Refresh) => self.send_refresh(rules),
-            Some(SessionEvent::Expired) => self.hang_up(now, EndCause::SessionExpired),
-            None => {}
-        }
-    }
-
-    fn handle_bye(&mut self, now: Instant, request: &Request) -> Response {
-        match self.state {
-            State::Answered { at, .. } | State::Established { at, .. } => {
-                self.close(EndCause::CallerHungUp, Some(now - at));
-            }
-            // RFC 3261 §15.1.2: the INVITE of an early dialog is answered 487.
-            State::Routing | State::Opening | State::Ringing { .. } => {
-                self.part(now, EndCause::CallerHungUp);
-            }
-            State::Closing { .. } | State::Ended => {}
-        }
-        Response::for_request(request, 200, "OK")
-    }
-
-    /// Tells the caller that it is over, and closes.
-    fn part(&mut self, now: Instant, cause: EndCause) {
-        match self.state {
-            State::Routing | State::Opening | State::Ringing { .. } => {
-                let (status, reason) = match cause {
-                    EndCause::Cancelled | EndCause::CallerHungUp => (487, "Request Terminated"),
-                    _ => (500, "Server Internal Error"),
-                };
-                let response = Response::for_request(&self.invite, status, reason);
-                self.outputs.push_back(Output::Respond(self.server, response));
-                self.close(cause, None);
-            }
-            State::Answered { at, .. } | State::Established { at, .. } => {
-                let mut bye = self.dialog.request(Method::Bye);
-                bye.headers.push(Name::Reason, format!("SIP;cause=200;text=\"{cause}\""));
-                self.outputs.push_back(Output::Request(self.destination(), bye));
-                self.close(cause, Some(now - at));
-            }
-            State::Closing { .. } | State::Ended => {}
-        }
-    }
-
-    /// The dialog is over; the call is when its leg is.
-    fn close(&mut self, cause: EndCause, talked: Option<Duration>) {
-        self.state = State::Closing { cause, talked };
-        if self.has_leg {
-            self.outputs.push_back(Output::Order(Order::Close(self.leg)));
         } else {
-            self.end(None);
+            self.leg.handle_no_ack(now, server);
         }
     }
 
-    fn end(&mut self, stats: Option<Box<LegStats>>) {
-        if let State::Closing { cause, talked } = self.state {
-            self.outputs.push_back(Output::Ended(End { cause, stats, talked }));
-            self.state = State::Ended;
+    fn sent(&mut self, client: ClientId, request: Request) {
+        self.leg.sent(client, request);
+    }
+
+    fn handle_response(&mut self, now: Instant, client: ClientId, response: &Response) {
+        self.leg.handle_response(now, client, response);
+    }
+
+    fn handle_client_failed(&mut self, now: Instant, client: ClientId) {
+        self.leg.handle_client_failed(now, client);
+    }
+
+    fn handle_flow_closed(&mut self, flow: FlowId) {
+        self.leg.handle_flow_closed(flow);
+    }
+
+    /// A refusal while the INVITE is not answered, BYE once it is, and between 200 and ACK a BYE that
+    /// waits for the ACK or its absence (RFC 3261 §15).
+    fn hang_up(&mut self, now: Instant, cause: EndCause) {
+        if self.awaits_answer() {
+            self.part(now, cause);
+        } else {
+            self.leg.hang_up(now, cause);
         }
     }
 
-    /// Where our requests go: back where the INVITE came from while that stands, for behind a NAT
-    /// nothing else arrives; along the route set if there is one (RFC 3261 §12.2.1.1). A call that came
-    /// over TLS is never spoken of in the clear, whatever its Contact or Record-Route says: our offers
-    /// have keys in them.
-    pub fn destination(&self) -> Destination {
-        let direct = self.dialog.next_hop() == self.dialog.remote_target();
-        if direct && !self.flow_closed {
-            return Destination::Flow(self.flow);
-        }
-        let next_hop = self.dialog.next_hop();
-        let found = match self.flow.transport {
-            Transport::Tls => target::resolve_secure(next_hop).map(|remote| (Transport::Tls, remote)),
-            Transport::Udp | Transport::Tcp => target::resolve(next_hop),
-        };
-        match found {
-            Some((transport, remote)) => {
-                Destination::Address { transport, remote, listener: self.flow.listener }
-            }
-            None => Destination::Flow(self.flow),
-        }
+    fn handle_timeout(&mut self, now: Instant, rules: &CallRules) {
+        self.leg.handle_timeout(now, rules);
     }
 
-    /// Whether a request in the dialog may come over this transport: what began over TLS goes on over
-    /// TLS, for who wants in must have shown a certificate, and our answers have keys in them.
-    pub fn may_come_over(&self, transport: Transport) -> bool {
-        self.flow.transport != Transport::Tls || transport == Transport::Tls
+    fn poll_output(&mut self) -> Option<Output> {
+        self.leg.outputs.pop_front()
     }
 
-    /// A response in the dialog that tells what we serve.
-    fn response(&mut self, request: &Request, status: u16, reason: &str, rules: &CallRules) -> Response {
-        let mut response = self.dialog.response(request, status, reason);
-        response.headers.push(Name::Allow, rules.uas.allow());
-        response.headers.push(Name::Supported, rules.uas.supported());
-        response
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.leg.poll_timeout()
     }
-}
 
-/// The offer in a request; `None` without a body.
-fn read_offer(
-    request: &Request,
-    local: &LocalMedia,
-    keys: OwnKeys<'_>,
-    rules: &CallRules,
-) -> Result<Option<Negotiated>, Refusal> {
-    if request.body.is_empty() {
-        return Ok(None);
+    fn pending_reinvite(&self) -> Option<ServerId> {
+        self.leg.pending_reinvite()
     }
-    let negotiated = sdp::parse(&request.body).and_then(|offer| sdp::negotiate(&offer, local, keys));
-    negotiated.map(Some).map_err(|error| refuse_media(request, &error, rules))
-}
 
-/// The refusal of an offer, or of an INVITE that wants one of us.
-fn refuse_media(request: &Request, error: &OfferError, rules: &CallRules) -> Refusal {
-    let reason = match error.status() {
-        400 => "Bad Request",
-        500 => "Server Internal Error",
-        _ => "Not Acceptable Here",
-    };
-    let mut response = Response::for_request(request, error.status(), reason);
-    // A syntax error repeats what the peer wrote.
-    let warning = warning_of(error.warn_code(), &rules.uas.agent, &error.to_string());
-    response.headers.push(Name::Warning, warning);
-    (error.rule(), Box::new(response))
-}
-
-/// What the response to the request will say about the session interval.
-fn agreed_interval(
-    request: &Request,
-    rules: &CallRules,
-) -> Result<Option<session_timer::Negotiated>, Refusal> {
-    session_timer::answer(request, &rules.session).map_err(|response| {
-        let rule = if response.status == 422 { "session_interval" } else { "malformed" };
-        (rule, Box::new(response))
-    })
-}
-
-fn cseq_number(request: &Request) -> Option<u32> {
-    request.cseq().ok().map(|cseq| cseq.number)
-}
-
-fn refusal(request: &Request, status: u16, reason: &str, why: &str, rules: &CallRules) -> Box<Response> {
-    Box::new(refuse(request, &rules.uas.agent, status, reason, why))
-}
-
-fn describe(response: &mut Response, sdp: Bytes) {
-    response.headers.push(Name::ContentType, "application/sdp");
-    response.body = sdp;
+    fn may_come_over(&self, transport: Transport) -> bool {
+        self.leg.may_come_over(transport)
+    }
 }
 
 #[cfg(test)]

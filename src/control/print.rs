@@ -4,12 +4,13 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
+use std::net::SocketAddr;
 
 use time::OffsetDateTime;
 use time::macros::format_description;
 
 use super::protocol::{
-    CallInfo, CallRouterReport, CertificateDate, CertificateStatus, ListenerStatus, MailboxInfo,
+    CallInfo, CallRouterReport, CalleeInfo, CertificateDate, CertificateStatus, ListenerStatus, MailboxInfo,
     ReloadReport, Status,
 };
 use crate::mailbox::{Message, MessageKind};
@@ -245,32 +246,7 @@ pub fn calls(calls: &[CallInfo]) -> String {
     }
     let rows: Vec<_> = calls
         .iter()
-        .map(|call| {
-            let stat = |of: fn(&LegStats) -> String| call.stats.as_ref().map_or_else(|| "-".to_owned(), of);
-            vec![
-                call.slot.clone(),
-                clock(call.duration_s),
-                call.state.clone(),
-                call.mailbox.clone().unwrap_or_else(|| "-".to_owned()),
-                call.from.clone(),
-                call.to.clone(),
-                call.gateway.clone(),
-                call.security.clone(),
-                match call.codec {
-                    Some(Codec::Pcmu) => "PCMU",
-                    Some(Codec::Pcma) => "PCMA",
-                    None => "-",
-                }
-                .to_owned(),
-                call.remote_media.map_or_else(|| "-".to_owned(), |peer| peer.to_string()),
-                stat(|stats| stats.rx_packets.to_string()),
-                stat(|stats| stats.tx_packets.to_string()),
-                stat(|stats| stats.lost.to_string()),
-                // RTP timestamp units at 8000 Hz.
-                stat(|stats| format!("{}.{} ms", stats.jitter / 8, stats.jitter % 8 * 10 / 8)),
-                call.call_id.clone(),
-            ]
-        })
+        .flat_map(|call| std::iter::once(caller_row(call)).chain(call.callee.as_ref().map(callee_row)))
         .collect();
     table(
         &[
@@ -279,6 +255,55 @@ pub fn calls(calls: &[CallInfo]) -> String {
         ],
         &rows,
     )
+}
+
+fn caller_row(call: &CallInfo) -> Vec<String> {
+    let head = [
+        call.slot.clone(),
+        clock(call.duration_s),
+        call.state.clone(),
+        call.mailbox.clone().unwrap_or_else(|| "-".to_owned()),
+        call.from.clone(),
+        call.to.clone(),
+        call.gateway.clone(),
+        call.security.clone(),
+    ];
+    let media = media_cells(call.codec, call.remote_media, call.stats.as_ref());
+    head.into_iter().chain(media).chain([call.call_id.clone()]).collect()
+}
+
+/// The far side stands in a row of its own below the caller's.
+fn callee_row(callee: &CalleeInfo) -> Vec<String> {
+    let head = [
+        String::new(),
+        String::new(),
+        "> callee".to_owned(),
+        String::new(),
+        format!("route {}", callee.route),
+        callee.number.clone(),
+        callee.gateway.clone(),
+        callee.security.clone(),
+    ];
+    let media = media_cells(callee.codec, callee.remote_media, callee.stats.as_ref());
+    head.into_iter().chain(media).chain([callee.call_id.clone()]).collect()
+}
+
+fn media_cells(codec: Option<Codec>, remote: Option<SocketAddr>, stats: Option<&LegStats>) -> [String; 6] {
+    let stat = |of: fn(&LegStats) -> String| stats.map_or_else(|| "-".to_owned(), of);
+    [
+        match codec {
+            Some(Codec::Pcmu) => "PCMU",
+            Some(Codec::Pcma) => "PCMA",
+            None => "-",
+        }
+        .to_owned(),
+        remote.map_or_else(|| "-".to_owned(), |peer| peer.to_string()),
+        stat(|stats| stats.rx_packets.to_string()),
+        stat(|stats| stats.tx_packets.to_string()),
+        stat(|stats| stats.lost.to_string()),
+        // RTP timestamp units at 8000 Hz.
+        stat(|stats| format!("{}.{} ms", stats.jitter / 8, stats.jitter % 8 * 10 / 8)),
+    ]
 }
 
 /// `voxring mailbox list` and `show`.

@@ -387,7 +387,7 @@ pub struct CallInfo {
     pub from: String,
     /// The called URI.
     pub to: String,
-    /// The mailbox it reached, or the test extension; `None` before that is known.
+    /// The mailbox it reached, or the test extension; `None` for a call that goes on to a gateway.
     pub mailbox: Option<String>,
     /// The gateway it came by.
     pub gateway: String,
@@ -397,6 +397,32 @@ pub struct CallInfo {
     pub state: String,
     /// Since the INVITE, seconds.
     pub duration_s: u64,
+    /// The codec, once agreed.
+    pub codec: Option<Codec>,
+    /// Where its RTP comes from and goes to.
+    pub remote_media: Option<SocketAddr>,
+    /// What its leg received and sent.
+    pub stats: Option<LegStats>,
+    /// The far side of a call that goes on to a gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub callee: Option<CalleeInfo>,
+}
+
+/// Whom a call goes on to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CalleeInfo {
+    /// The route that took the call.
+    pub route: String,
+    /// The gateway it goes to; empty before the first is called.
+    pub gateway: String,
+    /// The number asked for there.
+    pub number: String,
+    /// Gateways called so far.
+    pub tries: u32,
+    /// The SIP Call-ID of this side; empty while nobody is called.
+    pub call_id: String,
+    /// As [`CallInfo::security`].
+    pub security: String,
     /// The codec, once agreed.
     pub codec: Option<Codec>,
     /// Where its RTP comes from and goes to.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::base::bucket::{Rate, TokenBucket};
-use crate::base::config::{Config, Handoff, UnknownSource};
+use crate::base::config::{CallUri, Config, Handoff, UnknownSource};
 use crate::call::admission::{Admission, Admitted, Decision, Origin, Refused};
 use crate::control::names::Resolver;
 use crate::role::hop::{HopClaim, HopSecret};
@@ -110,6 +110,19 @@ impl Gate {
     /// For [`crate::signal::Role::tls_name`]: the name of `gateway`, or of whose address it is.
     pub fn tls_name(&self, remote: SocketAddr, gateway: Option<&str>) -> Option<String> {
         self.admission.tls_name(remote.ip(), gateway)
+    }
+
+    /// The same for a gateway that we call.
+    pub fn callee_tls_name(&self, remote: SocketAddr, gateway: &str) -> Option<String> {
+        self.admission.callee_tls_name(remote.ip(), gateway)
+    }
+
+    /// Where calls to a gateway go now.
+    ///
+    /// # Errors
+    /// Why none can be sent there.
+    pub fn way(&self, gateway: &str) -> Result<(CallUri, SocketAddr), &'static str> {
+        self.admission.way(gateway)
     }
 
     /// For [`crate::signal::Role::handle_flow_closed`].

@@ -200,6 +200,7 @@ pub fn encode(object: &impl Serialize) -> io::Result<Vec<u8>> {
 mod tests {
     use super::*;
     use crate::control::listeners::{ListenRole, port_of};
+    use crate::control::protocol::CalleeInfo;
     use crate::media::order::Codec;
     use crate::sip::flow::Transport;
 
@@ -249,6 +250,17 @@ mod tests {
             codec: Some(Codec::Pcma),
             remote_media: Some("[2001:db8::1]:4000".parse().unwrap()),
             stats: None,
+            callee: Some(CalleeInfo {
+                route: "out".into(),
+                gateway: "carrier".into(),
+                number: "+4930".into(),
+                tries: 2,
+                call_id: "b@a".into(),
+                security: "tcp".into(),
+                codec: Some(Codec::Pcmu),
+                remote_media: None,
+                stats: None,
+            }),
         };
         let heartbeat = Heartbeat {
             calls_active: 1,

@@ -8,8 +8,8 @@ use super::crypto;
 use super::description::{Description, parse};
 use super::error::OfferError;
 use super::local::{LocalMedia, OfferKeys, OwnKeys};
-use super::media_line::{Accepted, Direction, Events, Side, accept, is_secured};
-use super::plan::{Codec, MediaPlan};
+use super::media_line::{Accepted, Events, Side, accept, is_secured};
+use super::plan::{Codec, Direction, MediaPlan};
 use crate::rtp::srtp::MasterKey;
 
 /// An offer that can be answered.
@@ -74,6 +74,11 @@ impl Negotiated {
         &self.accepted.plan
     }
 
+    /// Answers with less than could be agreed on: `ours` is the most that we send and receive.
+    pub fn restrict(&mut self, ours: Direction) {
+        self.accepted.plan.restrict(ours);
+    }
+
     /// Where our media socket must be.
     pub fn address(&self) -> IpAddr {
         self.accepted.address
@@ -85,8 +90,8 @@ impl Negotiated {
         if let Some(media) = medias.get_mut(self.index) {
             let plan = &self.accepted.plan;
             let dtmf = plan.dtmf_payload_type.map(|payload_type| (payload_type, self.accepted.events));
-            let direction = Direction { send: plan.send, receive: plan.receive };
-            *media = audio_line(rtp_port, &[(plan.codec, plan.payload_type)], dtmf, plan.ptime_ms, direction);
+            let codec = (plan.codec, plan.payload_type);
+            *media = audio_line(rtp_port, &[codec], dtmf, plan.ptime_ms, plan.direction());
             // RFC 4568 §5.1.2: the tag and suite of the line that was taken, and a key of ours.
             let own = plan.srtp.as_ref().map(|srtp| &srtp.send);
             secure(media, self.accepted.crypto_tag.zip(own));

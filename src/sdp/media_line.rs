@@ -7,7 +7,7 @@ use sdp_types::{Attribute, Connection, Media, Session};
 use super::crypto::{self, CryptoError, CryptoLine};
 use super::error::OfferError;
 use super::local::{LocalMedia, OfferKeys, OwnKeys};
-use super::plan::{Codec, MediaPlan};
+use super::plan::{Codec, Direction, MediaPlan};
 use crate::rtp::srtp::{MasterKey, SrtpPlan};
 
 /// Packet time where nothing is said, ms (RFC 3551 §4.2).
@@ -57,41 +57,6 @@ impl std::fmt::Display for Events {
             }
         }
         Ok(())
-    }
-}
-
-/// Direction attributes (RFC 8866 §6.7), from the side that writes them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Direction {
-    pub(super) send: bool,
-    pub(super) receive: bool,
-}
-
-impl Direction {
-    pub(super) const BOTH: Self = Self { send: true, receive: true };
-
-    fn parse(name: &str) -> Option<Self> {
-        match name {
-            "sendrecv" => Some(Self::BOTH),
-            "sendonly" => Some(Self { send: true, receive: false }),
-            "recvonly" => Some(Self { send: false, receive: true }),
-            "inactive" => Some(Self { send: false, receive: false }),
-            _ => None,
-        }
-    }
-
-    pub(super) fn name(self) -> &'static str {
-        match (self.send, self.receive) {
-            (true, true) => "sendrecv",
-            (true, false) => "sendonly",
-            (false, true) => "recvonly",
-            (false, false) => "inactive",
-        }
-    }
-
-    /// The same stream from the other side (RFC 3264 §6.1).
-    fn reversed(self) -> Self {
-        Self { send: self.receive, receive: self.send }
     }
 }
 

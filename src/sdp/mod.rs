@@ -23,4 +23,4 @@ pub use description::{Description, parse};
 pub use error::OfferError;
 pub use local::{KeySource, LocalMedia, OfferKeys, OwnKeys, SrtpRules};
 pub use offer::Origin;
-pub use plan::{Codec, MediaPlan};
+pub use plan::{Codec, Direction, MediaPlan};

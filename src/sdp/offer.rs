@@ -7,7 +7,8 @@ use sdp_types::{Connection, Media, Session, Time};
 
 use super::answer::{Negotiated, audio_line, secure};
 use super::local::{LocalMedia, OfferKeys};
-use super::media_line::{Direction, Events, PTIME_MS_DEFAULT};
+use super::media_line::{Events, PTIME_MS_DEFAULT};
+use super::plan::Direction;
 
 /// Payload type of telephone-event in our offers: the one most equipment uses.
 const DTMF_PAYLOAD_TYPE: u8 = 101;
@@ -46,10 +47,16 @@ impl Origin {
 
     /// An offer of all we have: for an INVITE that came without one, and for a session refresh.
     /// RTP/SAVP if there are `keys`.
-    pub fn offer(&mut self, local: &LocalMedia, keys: &OfferKeys, rtp_port: u16) -> Bytes {
+    pub fn offer(
+        &mut self,
+        local: &LocalMedia,
+        keys: &OfferKeys,
+        rtp_port: u16,
+        direction: Direction,
+    ) -> Bytes {
         let codecs: Vec<_> = local.codecs.iter().map(|&codec| (codec, codec.static_payload_type())).collect();
         let dtmf = local.dtmf.then_some((DTMF_PAYLOAD_TYPE, Events::OURS));
-        let mut media = audio_line(rtp_port, &codecs, dtmf, PTIME_MS_DEFAULT, Direction::BOTH);
+        let mut media = audio_line(rtp_port, &codecs, dtmf, PTIME_MS_DEFAULT, direction);
         secure(&mut media, keys.tagged());
         self.write(local.addresses.first(), vec![Time::new(0, 0)], vec![media])
     }

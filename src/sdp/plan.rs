@@ -42,6 +42,58 @@ pub struct MediaPlan {
     pub srtp: Option<SrtpPlan>,
 }
 
+/// Direction attributes (RFC 8866 §6.7), from the side that writes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Direction {
+    /// It sends.
+    pub send: bool,
+    /// It receives.
+    pub receive: bool,
+}
+
+impl Direction {
+    /// `sendrecv`.
+    pub const BOTH: Self = Self { send: true, receive: true };
+
+    pub(super) fn parse(name: &str) -> Option<Self> {
+        match name {
+            "sendrecv" => Some(Self::BOTH),
+            "sendonly" => Some(Self { send: true, receive: false }),
+            "recvonly" => Some(Self { send: false, receive: true }),
+            "inactive" => Some(Self { send: false, receive: false }),
+            _ => None,
+        }
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match (self.send, self.receive) {
+            (true, true) => "sendrecv",
+            (true, false) => "sendonly",
+            (false, true) => "recvonly",
+            (false, false) => "inactive",
+        }
+    }
+
+    /// The same stream from the other side (RFC 3264 §6.1).
+    #[must_use]
+    pub fn reversed(self) -> Self {
+        Self { send: self.receive, receive: self.send }
+    }
+}
+
+impl MediaPlan {
+    /// Our direction.
+    pub fn direction(&self) -> Direction {
+        Direction { send: self.send, receive: self.receive }
+    }
+
+    /// Takes away what `ours` has not.
+    pub fn restrict(&mut self, ours: Direction) {
+        self.send &= ours.send;
+        self.receive &= ours.receive;
+    }
+}
+
 impl Codec {
     /// Encoding name in `a=rtpmap` (RFC 3551 §6).
     pub fn encoding_name(self) -> &'static str {

@@ -93,6 +93,21 @@ impl Dialog {
         })
     }
 
+    /// What a dialog of ours begins with (RFC 3261 §8.1.1): its first request goes to `target`. `local`
+    /// has a tag of ours. Once the answer is here [`Self::uac`] takes this one's place.
+    pub fn begin(target: Uri, local: &NameAddr, remote: &NameAddr, call_id: &str, contact: &str) -> Self {
+        Self {
+            id: DialogId { call_id: call_id.to_owned(), local_tag: tag_of(local), remote_tag: String::new() },
+            local: local.to_string(),
+            remote: remote.to_string(),
+            local_cseq: 0,
+            remote_cseq: None,
+            route_set: Vec::new(),
+            remote_target: target,
+            contact: contact.to_owned(),
+        }
+    }
+
     /// The dialog that a 2xx, or a 1xx with a To tag, to our `request` makes (RFC 3261 §12.1.2).
     ///
     /// # Errors

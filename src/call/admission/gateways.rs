@@ -1,11 +1,12 @@
 //! Steps 1 and 2: whose address it is, and whether the certificate is theirs.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::decision::{Origin, Refused};
 use crate::base::config::{
-    Config, Gateway, GatewayAddress, GatewayAddresses, GatewayStatus, Network, PeerCertificate,
+    CallHost, CallUri, Config, Gateway, GatewayAddress, GatewayAddresses, GatewayStatus, Network,
+    PeerCertificate,
 };
 use crate::sip::flow::{PeerNames, Transport};
 
@@ -41,7 +42,8 @@ impl Gateways {
 
     /// DNS names to look up, each once.
     pub(super) fn dns_names(&self) -> Vec<String> {
-        let mut names: Vec<_> = self.list.iter().flat_map(fqdns).map(str::to_owned).collect();
+        let called = self.list.iter().filter_map(|gateway| gateway.call_uri.0.as_ref()?.dns_name());
+        let mut names: Vec<_> = self.list.iter().flat_map(fqdns).chain(called).map(str::to_owned).collect();
         names.sort();
         names.dedup();
         names
@@ -74,6 +76,31 @@ impl Gateways {
             self.names.get(**name).is_some_and(|known| known.iter().any(|ip| ip.to_canonical() == remote))
         };
         names.iter().find(means_it).or(names.first()).map(|name| (*name).to_owned())
+    }
+
+    /// Where calls to a gateway go now: its `call_uri`, and what that means.
+    pub(super) fn way(&self, gateway: &str) -> Result<(CallUri, SocketAddr), &'static str> {
+        let gateway = self.get(gateway).ok_or("it is not configured any more")?;
+        if gateway.status != GatewayStatus::Enabled {
+            return Err("its status is not \"enabled\"");
+        }
+        let uri = gateway.call_uri.0.clone().ok_or("it has no call_uri any more")?;
+        let address = match &uri.host {
+            CallHost::Address(address) => Some(*address),
+            CallHost::Name(name) => self.names.get(name).and_then(|known| known.first()).copied(),
+        };
+        let address = address.ok_or("the name in its call_uri has no address")?;
+        let remote = SocketAddr::new(address, uri.port_or_default());
+        Ok((uri, remote))
+    }
+
+    /// The name that the certificate of a gateway we call at `remote` must have: the configured one, else
+    /// the one it is called by (RFC 5922 §4), else as [`Self::tls_name`].
+    pub(super) fn callee_tls_name(&self, remote: IpAddr, gateway: &str) -> Option<String> {
+        let callee = self.get(gateway)?;
+        let called = callee.call_uri.0.as_ref().and_then(CallUri::dns_name);
+        let name = Some(callee.certificate_name.as_str()).filter(|name| !name.is_empty()).or(called);
+        name.map(str::to_owned).or_else(|| self.tls_name(remote, Some(gateway)))
     }
 
     /// Bits of the source that the address fixes; `None` when it is another's.

@@ -1,12 +1,12 @@
 //! The steps in order.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::decision::{Admitted, Decision, Origin, Purpose, Refused, Step};
 use super::gateways::{Found, Gateways};
 use super::numbering::{self, Whose};
-use crate::base::config::{Config, DialPlan, Diversion, Gateway, HuntGroup, Security, UriType};
+use crate::base::config::{CallUri, Config, DialPlan, Diversion, Gateway, HuntGroup, Security, UriType};
 use crate::call::target::{self, Target};
 use crate::sdp;
 use crate::sip::flow::Transport;
@@ -65,6 +65,20 @@ impl Admission {
     /// of `gateway`, or of whoever's address it is. `None`: the address itself must stand in it.
     pub fn tls_name(&self, remote: IpAddr, gateway: Option<&str>) -> Option<String> {
         self.gateways.tls_name(remote, gateway)
+    }
+
+    /// Where calls to a gateway go now: its `call_uri`, and the address that means.
+    ///
+    /// # Errors
+    /// Why none can be sent there.
+    pub fn way(&self, gateway: &str) -> Result<(CallUri, SocketAddr), &'static str> {
+        self.gateways.way(gateway)
+    }
+
+    /// The name that the certificate of a gateway we call at `remote` must have. `None`: the address
+    /// itself.
+    pub fn callee_tls_name(&self, remote: IpAddr, gateway: &str) -> Option<String> {
+        self.gateways.callee_tls_name(remote, gateway)
     }
 
     /// Steps 1 and 2, for requests other than INVITE. Gives the gateway's name.

@@ -50,6 +50,17 @@ impl Limits {
         *self = Self { all, sources, ..Self::new(config) };
     }
 
+    /// The limit of a gateway that takes no more, since it has this many calls.
+    fn reached(&self, gateway: &str, calls: usize) -> Option<u32> {
+        let of_gateway = self.gateways.iter().find(|(name, _)| name == gateway);
+        of_gateway.map(|(_, max)| *max).filter(|max| *max > 0 && calls >= *max as usize)
+    }
+
+    /// True when a gateway with this many calls takes no more.
+    pub fn gateway_is_full(&self, gateway: &str, calls: usize) -> bool {
+        self.reached(gateway, calls).is_some()
+    }
+
     /// Counts a new call, or refuses it: 503, for a later try may succeed.
     ///
     /// # Errors
@@ -60,11 +71,8 @@ impl Limits {
         if load.calls >= self.calls_max as usize {
             return refused("calls_max", format!("calls.calls_max = {} is reached", self.calls_max));
         }
-        let of_gateway = self.gateways.iter().find(|(name, _)| name == gateway);
-        if let Some((name, max)) = of_gateway.filter(|(_, max)| *max > 0)
-            && load.gateway_calls >= *max as usize
-        {
-            let why = format!("calls_max = {max} of gateway {name:?} is reached");
+        if let Some(max) = self.reached(gateway, load.gateway_calls) {
+            let why = format!("calls_max = {max} of gateway {gateway:?} is reached");
             return refused("gateway_calls_max", why);
         }
         if !self.sources.take(now, source_of(source), self.per_source) {

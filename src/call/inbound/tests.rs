@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::base::config::SrtpSuite;
-use crate::media::order::Codec;
+use crate::call::outcome::End;
+use crate::media::order::{Codec, LegPlan, Order};
 use crate::sdp::SrtpRules;
-use crate::sip::message::Message;
+use crate::sip::message::{Message, Name};
 
 const OFFER: &str = "v=0\r\no=a 1 1 IN IP4 192.0.2.7\r\ns=-\r\nc=IN IP4 192.0.2.7\r\nt=0 0\r\n\
     m=audio 40000 RTP/AVP 0 101\r\na=rtpmap:101 telephone-event/8000\r\n";
@@ -86,6 +87,10 @@ struct Script {
     opened: Vec<LegPlan>,
     ends: Vec<End>,
     trail: Vec<String>,
+    /// Of 2xx to our re-INVITEs.
+    acks: Vec<Request>,
+    /// Said already, looked at next time.
+    words: Vec<String>,
 }
 
 impl Script {
@@ -110,6 +115,8 @@ impl Script {
             opened: Vec::new(),
             ends: Vec::new(),
             trail: Vec::new(),
+            acks: Vec::new(),
+            words: Vec::new(),
         }
     }
 
@@ -172,7 +179,10 @@ impl Script {
             response.headers.push(name.clone(), (*value).to_owned());
         }
         response.body = Bytes::from(body.to_owned());
-        self.call.handle_response(self.now, client, &response)
+        self.call.handle_response(self.now, client, &response);
+        let said = self.said();
+        self.words = said;
+        self.acks.pop()
     }
 
     /// What the call did since the last look, and remembers it all.
@@ -181,6 +191,11 @@ impl Script {
         let mut said = Vec::new();
         while let Some(output) = self.call.poll_output() {
             said.push(match output {
+                Output::Ack(_, _, ack) => {
+                    self.acks.push(ack);
+                    continue;
+                }
+                Output::Cancel(_) => panic!("a caller's leg has no INVITE of ours to cancel"),
                 Output::Respond(id, response) => {
                     let word = word(&response);
                     self.responses.push((id, response));
@@ -215,7 +230,7 @@ impl Script {
         said.extend(self.refused.iter().map(|(_, response)| word(response)));
         self.responses.append(&mut self.refused);
         self.trail.extend(said.iter().cloned());
-        said
+        [std::mem::take(&mut self.words), said].concat()
     }
 
     fn response(&self) -> &Response {

@@ -1,24 +1,26 @@
 //! The worker's signalling role: where dialogs, flows, media and mailbox meet.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::base::clock;
 use crate::base::config::Config;
 use crate::base::id::LegId;
 use crate::base::random::SplitMix64;
 use crate::call::admission::Limits;
 use crate::call::inbound::CallRules;
-use crate::call::outcome::{End, EndCause, Output as CallOutput};
+use crate::call::leg::CallLeg;
+use crate::call::outcome::EndCause;
+use crate::call::route::Routes;
 use crate::control::cli::Slot;
 use crate::mailbox::service::{MailboxHandle, MailboxRequest};
-use crate::media::order::{Audio, Order};
+use crate::media::order::Audio;
 use crate::role::gate::Gate;
 use crate::role::link::{FromWorker, HEARTBEAT_INTERVAL, Heartbeat, WorkerLink};
 use crate::role::refusals::Refusals;
 use crate::role::user_agent;
+use crate::role::worker::anchor::Left;
 use crate::role::worker::entry::{Entry, Patience};
 use crate::role::worker::greetings::Greetings;
 use crate::role::worker::reconfigure::Edge;
@@ -29,7 +31,6 @@ use crate::sip::flow::{Destination, Flow as SipFlow, FlowId, PeerNames, Transmit
 use crate::sip::layer::{ClientId, Layer, ServerId, TuEvent};
 use crate::sip::message::{Message, Method, Request, Response};
 use crate::um::answering::Prompts;
-use crate::um::flow::{Flow, Input, Need, Output as FlowOutput};
 
 /// How soon queues are looked at while calls are up: well inside a packet time.
 const PUMP_BUSY: Duration = Duration::from_millis(2);
@@ -58,8 +59,14 @@ pub struct Calls {
     pub(super) calls: HashMap<LegId, Entry>,
     pub(super) by_dialog: HashMap<DialogId, LegId>,
     pub(super) by_invite: HashMap<ServerId, LegId>,
-    by_client: HashMap<ClientId, LegId>,
-    timers: BTreeSet<(Instant, LegId)>,
+    pub(super) by_client: HashMap<ClientId, LegId>,
+    /// Which call a callee's leg belongs to, by the caller's leg.
+    pub(super) owners: HashMap<LegId, LegId>,
+    /// Callees' legs that belong to no call any more and have still to end.
+    pub(super) left: HashMap<LegId, Left>,
+    /// Call-IDs of INVITEs of ours: one that comes back has gone round.
+    pub(super) call_ids: HashSet<String>,
+    pub(super) timers: BTreeSet<(Instant, LegId)>,
     pub(super) shards: Option<Shards>,
     pub(super) mailbox: Option<MailboxHandle>,
     /// Requests that found the mailbox's queue full. New calls are refused then; these must get
@@ -71,8 +78,11 @@ pub struct Calls {
     pub(super) greetings: Greetings,
     pub(super) next_leg: u64,
     pub(super) random: SplitMix64,
-    answered: u64,
+    pub(super) answered: u64,
+    /// Calls by the cause of their end.
+    pub(super) ended: BTreeMap<String, u64>,
     pub(super) gate: Gate,
+    pub(super) routes: Routes,
     pub(super) refusals: Refusals,
     pub(super) limits: Limits,
     /// Calls of each gateway.
@@ -119,6 +129,7 @@ impl Calls {
     /// A worker without calls.
     pub fn new(parts: Parts) -> Self {
         let limits = Limits::new(&parts.config);
+        let routes = Routes::new(&parts.config);
         Self {
             config: parts.config,
             slot: parts.slot,
@@ -128,6 +139,9 @@ impl Calls {
             by_dialog: HashMap::new(),
             by_invite: HashMap::new(),
             by_client: HashMap::new(),
+            owners: HashMap::new(),
+            left: HashMap::new(),
+            call_ids: HashSet::new(),
             timers: BTreeSet::new(),
             shards: Some(parts.shards),
             mailbox: Some(parts.mailbox),
@@ -139,7 +153,9 @@ impl Calls {
             next_leg: 0,
             random: SplitMix64(parts.seed),
             answered: 0,
+            ended: BTreeMap::new(),
             gate: parts.gate,
+            routes,
             refusals: Refusals::default(),
             limits,
             of_gateway: HashMap::new(),
@@ -161,15 +177,19 @@ impl Calls {
                 TuEvent::Request { id, flow, request } => self.handle_request(now, id, flow, request),
                 TuEvent::Ack { flow, request } => self.handle_ack(now, &flow, &request),
                 TuEvent::Cancelled { id } => {
-                    self.with_invite(now, id, |entry| entry.call.handle_cancel(now));
+                    if let Some(leg) = self.by_invite.get(&id).copied() {
+                        self.with(now, leg, |entry| entry.call.handle_cancel(now));
+                    }
                 }
                 TuEvent::ServerTimeout { id } => {
-                    self.with_invite(now, id, |entry| entry.call.handle_no_ack(now, id));
+                    if let Some(leg) = self.by_invite.get(&id).copied() {
+                        self.with_leg(now, leg, |call, _| call.handle_no_ack(now, id));
+                    }
                 }
                 TuEvent::Response { id, response } => self.handle_response(now, id, &response),
                 TuEvent::ClientTimeout { id } | TuEvent::ClientTransportError { id } => {
                     if let Some(leg) = self.by_client.remove(&id) {
-                        self.with(now, leg, |entry| entry.call.handle_client_failed(now, id));
+                        self.with_leg(now, leg, |call, _| call.handle_client_failed(now, id));
                     }
                 }
                 // The transaction lives on and answers to the Via's address.
@@ -198,7 +218,7 @@ impl Calls {
             return self.refuse_in_clear(now, id, &seen.flow, &request);
         }
         let mut taken = Ok(());
-        self.with(now, leg, |entry| taken = entry.call.handle_request(now, id, &request, &entry.rules));
+        self.with_leg(now, leg, |call, rules| taken = call.handle_request(now, id, &request, rules));
         match taken {
             Ok(()) => self.note_reinvite(id, leg),
             Err((rule, response)) => self.refuse(now, id, rule, &seen.flow, &request, *response),
@@ -208,7 +228,7 @@ impl Calls {
     fn handle_ack(&mut self, now: Instant, flow: &SipFlow, ack: &Request) {
         let leg = DialogId::of_request(ack).and_then(|dialog| self.by_dialog.get(&dialog).copied());
         if let Some(leg) = leg.filter(|leg| self.may_come_over(*leg, flow)) {
-            self.with(now, leg, |entry| entry.call.handle_ack(now, ack));
+            self.with_leg(now, leg, |call, _| call.handle_ack(now, ack));
         }
     }
 
@@ -216,36 +236,24 @@ impl Calls {
         let Some(leg) = self.by_client.get(&id).copied() else {
             return;
         };
-        if response.status >= 200 {
+        // Another one may answer an INVITE after the first has (RFC 3261 §13.2.2.4).
+        let may_fork = response.status < 300 && self.began_with(leg, id);
+        if response.status >= 200 && !may_fork {
             self.by_client.remove(&id);
         }
-        let mut ack = None;
-        self.with(now, leg, |entry| {
-            let call = &mut entry.call;
-            ack = call.handle_response(now, id, response).map(|ack| (call.destination(), ack));
-        });
-        if let Some((destination, ack)) = ack
-            && let Some(entry) = self.calls.get(&leg)
-        {
-            self.layer.ack(id, destination, ack, entry.sip_flow.local);
-        }
+        self.with_leg(now, leg, |call, _| call.handle_response(now, id, response));
     }
 
-    /// Remembers which call a re-INVITE's transaction belongs to, if the call took it and now
+    /// Remembers which leg a re-INVITE's transaction belongs to, if the leg took it and now
     /// waits for its ACK. One that was refused must not take the place of one that waits.
     fn note_reinvite(&mut self, id: ServerId, leg: LegId) {
-        let Some(entry) = self.calls.get_mut(&leg) else { return };
-        if entry.call.pending_reinvite() == Some(id) {
-            if let Some(earlier) = entry.reinvite.replace(id) {
+        let owner = self.owner(leg);
+        let Some(entry) = self.calls.get_mut(&owner) else { return };
+        if entry.leg(leg).is_some_and(|call| call.pending_reinvite() == Some(id)) {
+            if let Some(earlier) = entry.reinvites.insert(leg, id) {
                 self.by_invite.remove(&earlier);
             }
             self.by_invite.insert(id, leg);
-        }
-    }
-
-    fn with_invite(&mut self, now: Instant, id: ServerId, act: impl FnOnce(&mut Entry)) {
-        if let Some(leg) = self.by_invite.get(&id).copied() {
-            self.with(now, leg, act);
         }
     }
 
@@ -254,113 +262,6 @@ impl Calls {
         if let Some(entry) = self.calls.get_mut(&leg) {
             act(entry);
             self.settle(now, leg);
-        }
-    }
-
-    /// Does what a call and its flow want, until they want nothing more.
-    pub(super) fn settle(&mut self, now: Instant, leg: LegId) {
-        let Some(mut entry) = self.calls.remove(&leg) else {
-            return;
-        };
-        let mut end = None;
-        loop {
-            if let Some(output) = entry.call.poll_output() {
-                end = self.handle_call_output(now, leg, &mut entry, output).or(end);
-            } else if let Some(output) = entry.flow.as_mut().and_then(Flow::poll_output) {
-                self.handle_flow_output(now, leg, &mut entry, output);
-            } else if let Some(end) = &end
-                && entry.flow.is_some()
-            {
-                // The flow's last word: what becomes of a recording.
-                self.hang_up_flow(now, leg, &mut entry);
-                tracing::debug!(cause = %end.cause, "flow ended");
-            } else {
-                break;
-            }
-        }
-        if let Some(at) = entry.timer.take() {
-            self.timers.remove(&(at, leg));
-        }
-        match end {
-            Some(end) => self.forget(now, leg, &entry, &end),
-            None => {
-                entry.patience = entry.patience.next(now, &entry.call);
-                entry.timer = entry.poll_timeout();
-                self.timers.extend(entry.timer.map(|at| (at, leg)));
-                self.calls.insert(leg, entry);
-            }
-        }
-    }
-
-    fn handle_call_output(
-        &mut self,
-        now: Instant,
-        leg: LegId,
-        entry: &mut Entry,
-        output: CallOutput,
-    ) -> Option<End> {
-        match output {
-            CallOutput::Respond(id, response) => {
-                self.layer.respond(now, id, response);
-            }
-            CallOutput::Request(destination, request) => {
-                let client = self.layer.request(now, destination, request.clone(), entry.sip_flow.local);
-                self.by_client.insert(client, leg);
-                entry.call.sent(client, request);
-            }
-            CallOutput::Order(order @ Order::Open(..)) => self.open_leg(now, entry, order),
-            CallOutput::Order(order) => self.send_order(entry, order),
-            CallOutput::Started => {
-                self.answered += 1;
-                if let Some(flow) = &mut entry.flow {
-                    flow.handle_input(now, clock::calendar(), Input::Started);
-                }
-            }
-            CallOutput::Ended(end) => return Some(end),
-        }
-        None
-    }
-
-    fn handle_flow_output(&mut self, now: Instant, leg: LegId, entry: &mut Entry, output: FlowOutput) {
-        match output {
-            FlowOutput::Order(order) => self.send_order(entry, order),
-            FlowOutput::HangUp => entry.call.hang_up(now, EndCause::WeHungUp),
-            FlowOutput::Need(need) => {
-                let request = match need {
-                    Need::Keep(id) => MailboxRequest::Keep { id },
-                    Need::Discard(id) => MailboxRequest::Discard { id },
-                    Need::Review(id) => MailboxRequest::Review { token: leg.0, id },
-                    Need::Missed(meta) => MailboxRequest::Missed(meta),
-                };
-                self.ask_mailbox(request);
-            }
-        }
-    }
-
-    fn hang_up_flow(&mut self, now: Instant, leg: LegId, entry: &mut Entry) {
-        let Some(mut flow) = entry.flow.take() else {
-            return;
-        };
-        flow.handle_input(now, clock::calendar(), Input::HungUp);
-        while let Some(output) = flow.poll_output() {
-            self.handle_flow_output(now, leg, entry, output);
-        }
-    }
-
-    fn open_leg(&mut self, now: Instant, entry: &mut Entry, order: Order) {
-        let opened = self.shards.as_mut().map(|shards| shards.open(order));
-        if let Some(Ok(shard)) = opened {
-            entry.ready.shard = Some(shard);
-            return;
-        }
-        let mut response = self.unavailable(entry.call.invite(), "the media shards take no more orders");
-        self.note_refusal(now, "media_busy", &entry.seen, entry.call.invite(), &mut response);
-        entry.call.handle_open_failed(response);
-    }
-
-    fn send_order(&mut self, entry: &Entry, order: Order) {
-        if let (Some(shards), Some(shard)) = (&mut self.shards, entry.ready.shard) {
-            shards.send(shard, order);
         }
     }
 
@@ -394,41 +295,15 @@ impl Calls {
             Patience::ForClose(at) if at <= now => {
                 // Its shard keeps the leg in its count and so gets fewer new ones.
                 tracing::error!(?leg, "the media shard did not close a leg");
-                self.with(now, leg, |entry| entry.call.handle_closed(now, None));
+                self.with(now, leg, |entry| {
+                    entry.call.handle_closed(now, None);
+                    if let Some(callee) = entry.far.as_mut().and_then(|far| far.anchor.callee_mut()) {
+                        callee.handle_closed(now, None);
+                    }
+                });
             }
             Patience::ForAnswer(_) | Patience::ForClose(_) | Patience::Endless => {}
         }
-    }
-
-    fn forget(&mut self, now: Instant, leg: LegId, entry: &Entry, end: &End) {
-        self.by_dialog.remove(entry.call.dialog_id());
-        for id in [Some(entry.server), entry.reinvite].into_iter().flatten() {
-            self.by_invite.remove(&id);
-        }
-        if let Some(calls) = self.of_gateway.get_mut(&entry.gateway) {
-            *calls = calls.saturating_sub(1);
-        }
-        let stats = end.stats.as_deref().cloned().unwrap_or_default();
-        tracing::info!(
-            leg = leg.0,
-            call_id = entry.call.invite().call_id().unwrap_or_default(),
-            peer = %entry.seen.remote,
-            gateway = entry.gateway,
-            number = entry.target.number,
-            cause = %end.cause,
-            lasted_ms = entry.age(now).as_millis(),
-            talked_ms = end.talked.map_or(0, |talked| talked.as_millis()),
-            rx_packets = stats.rx_packets,
-            tx_packets = stats.tx_packets,
-            lost = stats.lost,
-            late = stats.late,
-            invalid = stats.invalid,
-            source_filtered = stats.source_filtered,
-            srtp_auth_failed = stats.srtp_auth_failed,
-            srtcp_missing = stats.srtcp_missing,
-            srtp_replayed = stats.srtp_replayed,
-            "call ended"
-        );
     }
 
     pub(super) fn stop(&mut self, now: Instant, why: &str) {
@@ -459,7 +334,8 @@ impl Calls {
                 self.phase = Phase::Over;
             }
             Phase::Stopping { deadline }
-                if (self.calls.is_empty() && self.waiting.is_empty()) || deadline <= now =>
+                if (self.calls.is_empty() && self.left.is_empty() && self.waiting.is_empty())
+                    || deadline <= now =>
             {
                 self.phase = Phase::Over;
             }
@@ -473,6 +349,7 @@ impl Calls {
             let mut refused_total = self.refusals.totals().clone();
             user_agent::add_transport_refusals(&mut refused_total, &self.counters);
             let mut counters = user_agent::counters("sip_", &*self.counters);
+            counters.extend(self.ended.clone());
             if let Some(mailbox) = &self.mailbox {
                 counters.extend(user_agent::counters("mailbox_", &mailbox.snapshot()));
             }
@@ -496,7 +373,10 @@ impl Role for Calls {
         // A call whose caller's connection is gone, and who is to be called back there.
         let calls_back = |entry: &&Entry| matches!(entry.call.destination(), Destination::Address { remote: at, .. } if at == remote);
         let gateway = self.calls.values().find(calls_back).map(|entry| entry.gateway.as_str());
-        self.gate.tls_name(remote, gateway)
+        match self.calls.values().find_map(|entry| entry.far.as_ref()?.gateway_at(remote)) {
+            Some(called) => self.gate.callee_tls_name(remote, called),
+            None => self.gate.tls_name(remote, gateway),
+        }
     }
 
     fn handle_secured(&mut self, _now: Instant, flow: SipFlow, peer: Option<Arc<PeerNames>>) {
@@ -538,8 +418,12 @@ impl Role for Calls {
                 if let Some(flow) = &mut entry.flow {
                     flow.handle_timeout(now);
                 }
+                if let Some(far) = &mut entry.far {
+                    far.anchor.handle_timeout(now, &entry.rules);
+                }
             });
             self.check_patience(now, leg);
+            self.give_up_left(now, leg);
         }
     }
 

@@ -1,15 +1,20 @@
 //! One call of the worker: dialog and leg in [`InboundCall`], what the caller experiences in
 //! [`Flow`], and what is needed to put the two together.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::base::id::LegId;
 use crate::call::inbound::{CallRules, InboundCall};
+use crate::call::leg::CallLeg;
+use crate::call::outcome::End;
 use crate::call::target::{Caller, Target};
 use crate::control::cli::Slot;
 use crate::control::protocol::CallInfo;
 use crate::media::order::{Audio, LegStats};
+use crate::role::worker::anchor::Far;
 use crate::sip;
 use crate::sip::layer::ServerId;
 use crate::um::flow::Flow;
@@ -83,17 +88,20 @@ pub(super) struct Entry {
     /// Those of its start: a reload is for new calls.
     pub(super) rules: Arc<CallRules>,
     pub(super) flow: Option<Flow>,
+    /// Whom an anchored call goes to, in place of a flow.
+    pub(super) far: Option<Box<Far>>,
+    /// How it ended, once the caller's leg has.
+    pub(super) end: Option<End>,
     pub(super) target: Target,
     pub(super) caller: Caller,
-    pub(super) sip_flow: sip::flow::Flow,
     /// The flow with the address and transport the call came to this node by, for log and display.
     pub(super) seen: sip::flow::Flow,
     /// The gateway's name.
     pub(super) gateway: String,
     /// The INVITE's transaction.
     pub(super) server: ServerId,
-    /// The latest re-INVITE that was accepted, for its ACK's absence.
-    pub(super) reinvite: Option<ServerId>,
+    /// The latest re-INVITE that each leg accepted, for its ACK's absence.
+    pub(super) reinvites: HashMap<LegId, ServerId>,
     pub(super) ready: Readiness,
     pub(super) started: Instant,
     pub(super) latched: Option<SocketAddr>,
@@ -108,7 +116,32 @@ impl Entry {
     /// When the call or its flow wants to be woken.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let of_flow = self.flow.as_ref().and_then(Flow::poll_timeout);
-        of_flow.into_iter().chain(self.call.poll_timeout()).chain(self.patience.poll_timeout()).min()
+        let of_callee = self.far.as_ref().and_then(|far| far.anchor.poll_timeout());
+        let of_call = self.call.poll_timeout().into_iter().chain(self.patience.poll_timeout());
+        of_flow.into_iter().chain(of_callee).chain(of_call).min()
+    }
+
+    /// The call's leg of that number.
+    pub(super) fn leg(&self, leg: LegId) -> Option<&dyn CallLeg> {
+        if self.call.id() == leg {
+            return Some(&self.call);
+        }
+        let callee = self.far.as_ref()?.anchor.callee()?;
+        (callee.id() == leg).then_some(callee as &dyn CallLeg)
+    }
+
+    /// The same, to tell it something.
+    pub(super) fn leg_mut(&mut self, leg: LegId) -> Option<&mut dyn CallLeg> {
+        if self.call.id() == leg {
+            return Some(&mut self.call);
+        }
+        let callee = self.far.as_mut()?.anchor.callee_mut()?;
+        (callee.id() == leg).then_some(callee as &mut dyn CallLeg)
+    }
+
+    /// Neither leg needs anything any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.end.is_some() && self.far.as_ref().is_none_or(|far| far.anchor.is_over())
     }
 
     /// For `voxring calls`.
@@ -118,17 +151,18 @@ impl Entry {
             address.map_or_else(|_: sip::uri::SyntaxError| String::new(), |a| a.uri.to_string())
         };
         let plan = self.call.plan();
-        let state = match &self.flow {
+        let state = match (&self.flow, &self.far) {
             _ if !self.call.is_alive() => "ending",
-            Some(flow) => flow.state(),
-            None => "ringing",
+            (_, Some(far)) => far.anchor.state(),
+            (Some(flow), None) => flow.state(),
+            (None, None) => "ringing",
         };
         CallInfo {
             call_id: invite.call_id().unwrap_or_default().to_owned(),
             slot: slot.name().to_owned(),
             from: uri(invite.from()),
             to: uri(invite.to()),
-            mailbox: Some(self.target.number.clone()),
+            mailbox: self.far.is_none().then(|| self.target.number.clone()),
             gateway: self.gateway.clone(),
             security: {
                 let media = if plan.is_some_and(|plan| plan.srtp.is_some()) { "+srtp" } else { "" };
@@ -139,6 +173,7 @@ impl Entry {
             codec: plan.map(|plan| plan.codec),
             remote_media: self.latched.or_else(|| plan.and_then(|plan| plan.remote_rtp)),
             stats: self.stats.as_deref().cloned(),
+            callee: self.far.as_ref().map(|far| far.info()),
         }
     }
 

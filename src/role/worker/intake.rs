@@ -1,5 +1,6 @@
 //! From an INVITE to an answered call: whose mailbox, is there one, its greeting, a leg.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,7 @@ use crate::base::id::{LegId, MessageId};
 use crate::base::random::SplitMix64;
 use crate::call::admission::{Admitted, Load};
 use crate::call::inbound::{CallSecurity, InboundCall};
+use crate::call::leg::CallLeg;
 use crate::call::target;
 use crate::mailbox::service::{MailboxHandle, MailboxInfo, MailboxRequest};
 use crate::media::order::RecordingMeta;
@@ -68,19 +70,24 @@ impl Calls {
         let call = InboundCall::new(leg, id, sip_flow, invite.clone(), &tag, security, &self.rules)?;
         self.next_leg += 1;
         let kind = Kind::of(&target.number).filter(|_| self.config.test_extensions.enabled);
+        let route = self.routes.find(&target.called).filter(|_| kind.is_none()).cloned();
+        if route.is_some() {
+            self.check_hops(invite)?;
+        }
         let number = target.number.clone();
         self.by_dialog.insert(call.dialog_id().clone(), leg);
         let entry = Entry {
             call,
             rules: Arc::clone(&self.rules),
             flow: None,
+            far: None,
+            end: None,
             caller: target::caller(invite),
             target,
-            sip_flow,
             seen: seen.flow,
             gateway,
             server: id,
-            reinvite: None,
+            reinvites: HashMap::new(),
             ready: Readiness::default(),
             started: now,
             latched: None,
@@ -91,9 +98,10 @@ impl Calls {
         *self.of_gateway.entry(entry.gateway.clone()).or_default() += 1;
         self.calls.insert(leg, entry);
         self.by_invite.insert(id, leg);
-        match kind {
-            Some(kind) => self.accept_test(now, leg, kind),
-            None => {
+        match (kind, route) {
+            (Some(kind), _) => self.accept_test(now, leg, kind),
+            (None, Some(route)) => self.anchor(now, leg, &route),
+            (None, None) => {
                 self.settle(now, leg);
                 self.ask_mailbox(MailboxRequest::Lookup { token: leg.0, number });
             }
@@ -188,7 +196,8 @@ impl Calls {
 
     /// Answers once leg and greeting are there.
     pub(super) fn answer_when_ready(&mut self, now: Instant, leg: LegId) {
-        let is_ready = |entry: &&Entry| entry.ready.is_complete() && entry.call.awaits_answer();
+        let is_ready =
+            |entry: &&Entry| entry.far.is_none() && entry.ready.is_complete() && entry.call.awaits_answer();
         let Some(entry) = self.calls.get(&leg).filter(is_ready) else {
             return;
         };

@@ -3,6 +3,7 @@
 //! [`start`] puts the threads together; [`calls`] is the signalling shard's role, where dialogs,
 //! flows, media and mailbox meet; [`shards`] spreads legs over the media shards.
 
+mod anchor;
 pub mod calls;
 mod entry;
 mod greetings;
@@ -10,5 +11,6 @@ mod intake;
 mod queues;
 pub mod reconfigure;
 mod refuse;
+mod settle;
 pub mod shards;
 pub mod start;

@@ -4,10 +4,12 @@ use std::time::{Duration, Instant};
 
 use crate::base::clock;
 use crate::base::id::LegId;
+use crate::call::leg::CallLeg;
 use crate::call::outcome::EndCause;
 use crate::mailbox::service::{MailboxHandle, MailboxReply};
 use crate::media::order::{Audio, Event, Order};
 use crate::role::link::{FromWorker, ToWorker};
+use crate::role::worker::anchor::Far;
 use crate::role::worker::calls::Calls;
 use crate::role::worker::entry::Entry;
 use crate::role::worker::shards::Shards;
@@ -32,10 +34,11 @@ impl Calls {
         };
         match event {
             Event::Opened { leg, rtp_port } => {
-                self.with(now, leg, |entry| {
-                    entry.call.handle_opened(rtp_port);
+                self.with_leg(now, leg, |call, _| call.handle_opened(rtp_port));
+                if let Some(entry) = self.calls.get_mut(&leg) {
                     entry.ready.opened = true;
-                });
+                }
+                self.be_patient(leg);
                 self.answer_when_ready(now, leg);
             }
             Event::OpenFailed { leg, error } => self.handle_open_failed(now, leg, &error.to_string()),
@@ -46,24 +49,42 @@ impl Calls {
             Event::Recorded { leg, id, voiced, end, .. } => {
                 self.with(now, leg, |e| input(e, Input::Recorded { id, voiced, end }));
             }
-            Event::Latched { leg, peer } => self.with(now, leg, |entry| entry.latched = Some(peer)),
-            Event::MediaTimeout { leg } => {
-                self.with(now, leg, |entry| entry.call.hang_up(now, EndCause::MediaTimeout));
+            Event::Latched { leg, peer } => {
+                self.note_media(leg, |entry| entry.latched = Some(peer), |far| far.latched = Some(peer));
             }
+            Event::MediaTimeout { leg } => self.with_leg(now, leg, |call, _| call.handle_media_timeout(now)),
             Event::Report { leg, stats } => {
-                if let Some(entry) = self.calls.get_mut(&leg) {
-                    entry.stats = Some(stats);
-                }
+                let of_far = stats.clone();
+                self.note_media(leg, |entry| entry.stats = Some(stats), |far| far.stats = Some(of_far));
             }
             Event::Closed { leg, stats } => {
                 self.release_leg(leg);
-                self.with(now, leg, |entry| entry.call.handle_closed(now, Some(stats)));
+                self.with_leg(now, leg, |call, _| call.handle_closed(now, Some(stats)));
             }
+        }
+    }
+
+    /// Notes for display what a shard tells of a leg, on whichever side that is.
+    fn note_media(&mut self, leg: LegId, near: impl FnOnce(&mut Entry), far: impl FnOnce(&mut Far)) {
+        let owner = self.owner(leg);
+        let Some(entry) = self.calls.get_mut(&owner) else { return };
+        if owner == leg {
+            near(entry);
+        } else if let Some(side) = &mut entry.far {
+            far(side);
         }
     }
 
     fn handle_open_failed(&mut self, now: Instant, leg: LegId, why: &str) {
         self.release_leg(leg);
+        let owner = self.owner(leg);
+        if owner != leg {
+            return self.with(now, owner, |entry| {
+                if let Some(callee) = entry.far.as_mut().and_then(|far| far.anchor.callee_mut()) {
+                    callee.handle_open_failed(now);
+                }
+            });
+        }
         let Some(entry) = self.calls.get(&leg) else {
             return;
         };
@@ -73,7 +94,13 @@ impl Calls {
     }
 
     fn release_leg(&mut self, leg: LegId) {
-        let shard = self.calls.get_mut(&leg).and_then(|entry| entry.ready.shard.take());
+        let owner = self.owner(leg);
+        let shard = match (self.calls.get_mut(&owner), self.left.get_mut(&leg)) {
+            (_, Some(left)) => left.shard.take(),
+            (Some(entry), None) if owner == leg => entry.ready.shard.take(),
+            (Some(entry), None) => entry.far.as_mut().and_then(|far| far.shard.take()),
+            (None, None) => None,
+        };
         if let (Some(shards), Some(shard)) = (&mut self.shards, shard) {
             shards.release(shard);
         }
@@ -124,8 +151,11 @@ impl Calls {
             match order {
                 Some(ToWorker::Calls { query }) => {
                     for (leg, entry) in &self.calls {
-                        if let (Some(shards), Some(shard)) = (&mut self.shards, entry.ready.shard) {
-                            shards.send(shard, Order::Report(*leg));
+                        let callee = entry.far.as_ref().and_then(|far| far.anchor.callee());
+                        for leg in callee.map(|callee| callee.id()).into_iter().chain([*leg]) {
+                            if let (Some(shards), Some(shard)) = (&mut self.shards, entry.ready.shard) {
+                                shards.send(shard, Order::Report(leg));
+                            }
                         }
                     }
                     self.queries.push_back((now + REPORT_WAIT, query));

@@ -6,9 +6,10 @@ use crossbeam::queue::ArrayQueue;
 
 use crate::base::clock;
 use crate::base::config::Config;
+use crate::call::route::Routes;
 use crate::control::tls;
 use crate::role::link::FromWorker;
-use crate::role::listening::{Change, Listening};
+use crate::role::listening::{Change, Listening, Open};
 use crate::role::user_agent;
 use crate::role::worker::calls::Calls;
 use crate::role::worker::start;
@@ -30,6 +31,11 @@ impl Edge {
         let addresses: Vec<_> = listeners.iter().map(|listener| listener.address).collect();
         Self { listening: Listening::new(orders, &owned, &addresses), change: None }
     }
+
+    /// What it listens on.
+    pub(super) fn open(&self) -> &[Open<()>] {
+        self.listening.open()
+    }
 }
 
 impl Calls {
@@ -41,6 +47,7 @@ impl Calls {
             tracing::error!(slot = self.slot.name(), %error, "gateways' names cannot be looked up");
         }
         self.limits.reload(&self.config);
+        self.routes = Routes::new(&self.config);
         self.layer.set_retry_after(self.config.calls.retry_after_s);
         self.rules = Arc::new(start::call_rules(&self.config));
         self.edge.listening.order(SignalOrder::Limits(user_agent::connection_limits(&self.config)));

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use crate::base::id::LegId;
 use crate::call::admission::Refused;
+use crate::call::leg::CallLeg;
 use crate::role::gate::Seen;
 use crate::role::user_agent;
 use crate::role::worker::calls::Calls;

@@ -75,7 +75,8 @@ impl Shards {
                 cpu,
                 ports,
                 quarantine: Duration::from_secs(u64::from(config.rtp.quarantine_s)),
-                legs_max: config.calls.calls_max as usize,
+                // An anchored call has two.
+                legs_max: 2 * config.calls.calls_max as usize,
             };
             let handle = shard::spawn(shard_config).map_err(|error| ShardsError::Spawn { index, error })?;
             entries.push(Entry { handle, cpu, ports, legs: 0, waiting: VecDeque::new() });
@@ -113,6 +114,21 @@ impl Shards {
         entry.handle.send(order)?;
         entry.legs += 1;
         Ok(index)
+    }
+
+    /// Gives a new leg to the shard that has another one, to be bridged with it.
+    ///
+    /// # Errors
+    /// The shard's queue is full, or there is no such shard.
+    pub fn open_on(&mut self, shard: usize, order: Order) -> Result<(), Order> {
+        match self.entries.get_mut(shard) {
+            Some(entry) if entry.waiting.is_empty() => {
+                entry.handle.send(order)?;
+                entry.legs += 1;
+                Ok(())
+            }
+            Some(_) | None => Err(order),
+        }
     }
 
     /// Gives an order for an open leg; one that finds the queue full waits here.

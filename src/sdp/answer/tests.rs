@@ -271,7 +271,7 @@ fn the_version_grows_by_one_when_the_description_changes() {
 /// Method: the text; an answer that takes PCMA; our own answer to our own offer.
 #[test]
 fn our_offer_is_complete_and_its_answer_is_read() {
-    let offer = Origin::new(0).offer(&local(), &OfferKeys::plain(), 16_400);
+    let offer = Origin::new(0).offer(&local(), &OfferKeys::plain(), 16_400, Direction::BOTH);
     let expected = "v=0\r\no=- 0 0 IN IP4 198.51.100.7\r\ns=-\r\nc=IN IP4 198.51.100.7\r\nt=0 0\r\n\
         m=audio 16400 RTP/AVP 0 8 101\r\na=rtpmap:0 PCMU/8000\r\na=rtpmap:8 PCMA/8000\r\n\
         a=rtpmap:101 telephone-event/8000\r\na=fmtp:101 0-16,36\r\na=ptime:20\r\na=sendrecv\r\n";

@@ -173,3 +173,25 @@ fn a_request_names_its_dialog() {
     assert_eq!(DialogId::of_request(&in_dialog("BYE", 315, "")).as_ref(), Some(dialog.id()));
     assert_eq!(DialogId::of_request(&invite("")), None);
 }
+
+/// Goal: the INVITE that begins a dialog of ours has what RFC 3261 §8.1.1 asks for, and its answer makes
+/// the dialog. Method: the INVITE field by field, then a BYE after a 200.
+#[test]
+fn a_dialog_of_ours_begins_with_an_invite() {
+    let address = |text: &str| NameAddr::parse(text.as_bytes()).unwrap();
+    let (local, remote) = (address("\"A\" <sip:2000@us>;tag=us"), address("<sip:1001@gw.example>"));
+    let target = Uri::parse("sip:1001@gw.example;transport=tcp").unwrap();
+    let mut dialog = Dialog::begin(target, &local, &remote, "c9", "<sip:2000@192.0.2.1:5065>");
+    let invite = dialog.request(Method::Invite);
+    assert_eq!(invite.uri, "sip:1001@gw.example;transport=tcp");
+    assert_eq!(invite.headers.first(&Name::From).unwrap(), "\"A\" <sip:2000@us>;tag=us");
+    assert_eq!(invite.headers.first(&Name::To).unwrap(), "<sip:1001@gw.example>");
+    assert_eq!(invite.headers.first(&Name::CSeq).unwrap(), "1 INVITE");
+    assert_eq!(invite.headers.first(&Name::Contact).unwrap(), "<sip:2000@192.0.2.1:5065>");
+    let mut response = Response::for_request(&invite, 200, "OK");
+    response.headers.set(Name::To, "<sip:1001@gw.example>;tag=them");
+    response.headers.push(Name::Contact, "<sip:1001@192.0.2.7>");
+    let bye = Dialog::uac(&invite, &response).unwrap().request(Method::Bye);
+    assert_eq!((&bye.uri[..], bye.to().unwrap().tag()), (&b"sip:1001@192.0.2.7"[..], Some("them")));
+    assert_eq!(bye.headers.first(&Name::CSeq).unwrap(), "2 BYE");
+}

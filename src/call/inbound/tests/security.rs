@@ -324,7 +324,10 @@ fn a_refresh_of_a_call_over_tls_goes_over_tls_or_not_at_all() {
     let (destination, body) = sent.expect("the session is refreshed");
     assert!(body.contains("a=crypto:"), "{body}");
     let remote = "192.0.2.7:5070".parse().unwrap();
-    assert_eq!(destination, Destination::Address { transport: Transport::Tls, remote, listener: 0 });
+    assert_eq!(
+        destination.destination,
+        Destination::Address { transport: Transport::Tls, remote, listener: 0 }
+    );
     let plain = Script::established("");
     assert!(plain.call.may_come_over(Transport::Udp) && plain.call.may_come_over(Transport::Tls));
     assert!(script.call.may_come_over(Transport::Tls));

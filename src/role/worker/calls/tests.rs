@@ -8,7 +8,7 @@ use super::*;
 use crate::base::config::{Gateway, GatewayAddresses};
 use crate::base::id::PlayId;
 use crate::mailbox::service::{FakeMailbox, MailboxInfo, MailboxReply};
-use crate::media::order::{Codec, Event, LegStats, OpenError};
+use crate::media::order::{Codec, Event, LegStats, OpenError, Order};
 use crate::role::hop::HopSecret;
 use crate::role::link::ToWorker;
 use crate::sdp::{LocalMedia, SrtpRules};

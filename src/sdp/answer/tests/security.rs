@@ -185,7 +185,7 @@ fn our_key_stays_as_long_as_the_peers_does() {
 #[test]
 fn our_offer_has_a_key_for_each_suite_and_the_answer_picks_one() {
     let keys = OfferKeys::every_suite(&secured().srtp, SEVENS).unwrap();
-    let offer = text_of(&Origin::new(0).offer(&secured(), &keys, 16_400));
+    let offer = text_of(&Origin::new(0).offer(&secured(), &keys, 16_400, Direction::BOTH));
     let seven = |count| "BwcH".repeat(count);
     let expected = format!(
         "a=sendrecv\r\na=crypto:1 AEAD_AES_128_GCM inline:{}Bw==\r\na=crypto:2 AEAD_AES_256_GCM inline:{}Bwc=\r\n\
@@ -224,7 +224,7 @@ fn an_offer_within_a_call_keeps_the_key_in_use() {
     let offer = savp(&[&format!("a=crypto:2 AES_CM_128_HMAC_SHA1_80 {THEIRS}")]);
     let in_use = keys_of(&take(&offer, &secured(), SEVENS).unwrap());
     let lines = |keys: &OfferKeys| {
-        let text = text_of(&Origin::new(0).offer(&secured(), keys, 2000));
+        let text = text_of(&Origin::new(0).offer(&secured(), keys, 2000, Direction::BOTH));
         text.lines().filter(|line| line.starts_with("a=crypto")).map(str::to_owned).collect::<Vec<_>>()
     };
     let own = format!("AES_CM_128_HMAC_SHA1_80 inline:{}", "BwcH".repeat(10));
