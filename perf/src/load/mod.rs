@@ -3,4 +3,5 @@
 //! [`result`] is what one run leaves behind: the JSON file, and what the finder, the comparison and
 //! the HTML report read.
 
+pub mod media;
 pub mod result;

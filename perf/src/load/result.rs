@@ -144,6 +144,12 @@ pub struct Packets {
     pub receive_buffer_errors: u64,
     /// Datagrams of nobody's stream, or not to be opened.
     pub stray: u64,
+    /// Frames of ours that came more than once.
+    #[serde(default)]
+    pub duplicates: u64,
+    /// Frames of ours that reached another call.
+    #[serde(default)]
+    pub misdelivered: u64,
 }
 
 impl Packets {

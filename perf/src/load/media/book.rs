@@ -1,0 +1,307 @@
+//! Who speaks and hears, and what came of it.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use hdrhistogram::Histogram;
+use nix::sys::socket::SockaddrStorage;
+
+use crate::load::media::batch::DATAGRAM_BYTES;
+use crate::load::media::stamp::Stamp;
+use crate::load::media::tally::{Hearing, Journey, Window, histogram, micros};
+use crate::load::result::Packets;
+use crate::media::packet;
+use crate::media::srtp::Srtp;
+use crate::sip::sdes::Agreed;
+
+/// Highest number of a stream; a bound on what a caller's numbering can make us reserve.
+const STREAM_MAX: u32 = 1 << 20;
+
+/// Bytes of the RTP header we write.
+const HEADER_BYTES: usize = 12;
+/// Header and 20 ms of G.711.
+const FRAME_BYTES: usize = HEADER_BYTES + 160;
+
+/// What a stream should hear.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hears {
+    /// Nothing that counts.
+    Nothing,
+    /// Sound of the far side's own making, judged by its sequence numbers.
+    Sound,
+    /// Our own frames, sent by this stream: itself for an echo, the other leg for an anchored call.
+    FramesOf(u32),
+}
+
+/// One leg's media, as SIP or another control protocol agreed on it.
+#[derive(Debug, Clone)]
+pub struct Stream {
+    /// The socket it uses, an index into the engine's.
+    pub socket: usize,
+    /// Where the far side takes this leg's RTP, and sends its own from.
+    pub remote: SocketAddr,
+    /// A frame leaves every 20 ms.
+    pub sends: bool,
+    /// What should be heard.
+    pub hears: Hears,
+    /// Payload type of what is sent.
+    pub payload_type: u8,
+    /// SRTP keys; `None` for plain RTP.
+    pub keys: Option<Box<Agreed>>,
+    /// When the call was acknowledged, since 1970; from here the time to first audio runs.
+    pub up_since: Duration,
+}
+
+/// Tells our sources from those of other runs on the same machine.
+const SSRC_MARK: u32 = 0x5650_0000;
+
+/// A stream and its counts.
+pub(super) struct Entry {
+    pub(super) stream: Stream,
+    pub(super) to: SockaddrStorage,
+    pub(super) slot: usize,
+    srtp: Option<Srtp>,
+    frame: u32,
+    first_sequence: u16,
+    has_heard: bool,
+    hearing: Hearing,
+}
+
+/// Every stream, found by number and by where its packets come from.
+pub(super) struct Book {
+    entries: Vec<Option<Box<Entry>>>,
+    /// Frames of each stream; they outlive it, for those that hear it.
+    journeys: Vec<Journey>,
+    by_source: Vec<HashMap<SocketAddr, u32>>,
+    pub(super) window: Option<Window>,
+    pub(super) tallies: Tallies,
+}
+
+/// What is counted for all streams together.
+#[derive(Debug, Clone)]
+pub(super) struct Tallies {
+    pub(super) spacing: Histogram<u64>,
+    pub(super) added: Histogram<u64>,
+    pub(super) first_audio: Histogram<u64>,
+    pub(super) jitter: Histogram<u64>,
+    pub(super) packets: Packets,
+    pub(super) silent: u64,
+}
+
+impl Default for Tallies {
+    fn default() -> Self {
+        let [spacing, added, first_audio, jitter] = std::array::from_fn(|_| histogram());
+        Self { spacing, added, first_audio, jitter, packets: Packets::default(), silent: 0 }
+    }
+}
+
+impl Book {
+    pub(super) fn new(sockets: usize) -> Self {
+        Self {
+            entries: Vec::new(),
+            journeys: Vec::new(),
+            by_source: vec![HashMap::new(); sockets],
+            window: None,
+            tallies: Tallies::default(),
+        }
+    }
+
+    /// Adds a stream under a number of the caller's choice.
+    pub(super) fn open(&mut self, id: u32, stream: Stream, slot: usize, sequence: u16) -> Result<()> {
+        ensure!(id <= STREAM_MAX, "stream {id}: the highest number is {STREAM_MAX}");
+        ensure!(stream.socket < self.by_source.len(), "stream {id}: no socket {}", stream.socket);
+        let index = id as usize;
+        if index >= self.entries.len() {
+            self.entries.resize_with(index + 1, || None);
+            self.journeys.resize(index + 1, Journey::default());
+        }
+        ensure!(self.entries[index].is_none(), "stream {id} is already open");
+        let srtp = stream.keys.as_deref().map(|keys| -> Result<Srtp> {
+            let mut srtp = Srtp::default();
+            srtp.agree(Some(keys))?;
+            Ok(srtp)
+        });
+        self.by_source[stream.socket].insert(stream.remote, id);
+        self.journeys[index] = Journey::default();
+        self.entries[index] = Some(Box::new(Entry {
+            to: stream.remote.into(),
+            slot,
+            srtp: srtp.transpose()?,
+            frame: 0,
+            first_sequence: sequence,
+            has_heard: false,
+            hearing: Hearing::default(),
+            stream,
+        }));
+        Ok(())
+    }
+
+    /// Removes a stream at this time; what it counted within the window stays counted.
+    pub(super) fn close(&mut self, id: u32, now: Duration) -> Option<Box<Entry>> {
+        let entry = self.entries.get_mut(id as usize)?.take()?;
+        let sources = &mut self.by_source[entry.stream.socket];
+        if sources.get(&entry.stream.remote) == Some(&id) {
+            sources.remove(&entry.stream.remote);
+        }
+        if let Some(window) = self.window {
+            let window = Window { until: window.until.min(now), ..window };
+            self.tallies.settle(&entry, &self.journeys, window);
+        }
+        Some(entry)
+    }
+
+    pub(super) fn entry(&mut self, id: u32) -> Option<&mut Entry> {
+        self.entries.get_mut(id as usize)?.as_deref_mut()
+    }
+
+    /// The stream whose far side sends from `from` to our socket.
+    pub(super) fn find(&self, socket: usize, from: SocketAddr) -> Option<u32> {
+        self.by_source.get(socket)?.get(&from).copied()
+    }
+
+    /// Begins to count anew.
+    pub(super) fn begin(&mut self, window: Window) {
+        self.window = Some(window);
+        // What was first heard before the window was set-up, and is told once.
+        let first_audio = std::mem::replace(&mut self.tallies.first_audio, histogram());
+        self.tallies = Tallies { first_audio, ..Tallies::default() };
+        for entry in self.entries.iter_mut().flatten() {
+            entry.hearing = Hearing::default();
+        }
+        self.journeys.iter_mut().for_each(|journey| journey.restart());
+    }
+
+    /// Ends the window: adds up what the open streams counted in it.
+    pub(super) fn end(&mut self) -> Tallies {
+        let mut tallies = std::mem::take(&mut self.tallies);
+        if let Some(window) = self.window.take() {
+            let entries = self.entries.iter().flatten();
+            entries.for_each(|entry| tallies.settle(entry, &self.journeys, window));
+        }
+        tallies
+    }
+
+    /// A frame of `id` left at `sent`. True when that is within the window.
+    pub(super) fn frame_left(&mut self, id: u32, sent: Duration) -> bool {
+        let counts = self.window.is_some_and(|window| window.contains(sent));
+        if let Some(journey) = self.journeys.get_mut(id as usize).filter(|_| counts) {
+            journey.sent += 1;
+        }
+        counts
+    }
+
+    /// A datagram that belongs to no stream.
+    pub(super) fn stray(&mut self, arrival: Duration) {
+        if self.window.is_some_and(|window| window.contains(arrival)) {
+            self.tallies.packets.stray += 1;
+        }
+    }
+
+    /// An RTP packet for the stream `id`.
+    pub(super) fn hear(&mut self, id: u32, arrival: Duration, datagram: &[u8]) {
+        let window = self.window;
+        let Some(entry) = self.entry(id) else { return self.stray(arrival) };
+        let opened;
+        let plain = match &mut entry.srtp {
+            None => datagram,
+            Some(srtp) => match srtp.open(datagram) {
+                Some(packet) => {
+                    opened = packet;
+                    &opened
+                }
+                None => return self.stray(arrival),
+            },
+        };
+        let Some((header, payload)) = packet::parse(plain) else { return self.stray(arrival) };
+        if !entry.has_heard {
+            entry.has_heard = true;
+            let waited = micros(arrival.saturating_sub(entry.stream.up_since));
+            if entry.stream.hears != Hears::Nothing {
+                self.tallies.first_audio.saturating_record(waited.max(1));
+            }
+        }
+        let Some(window) = window else { return };
+        let Some(entry) = self.entry(id) else { return };
+        let hears = entry.stream.hears;
+        if hears != Hears::Nothing
+            && window.contains(arrival)
+            && let Some(spacing) = entry.hearing.count(arrival, &header)
+        {
+            self.tallies.spacing.saturating_record(micros(spacing).max(1));
+        }
+        if let Hears::FramesOf(sender) = hears {
+            self.frame_arrives(sender, arrival, payload, window);
+        }
+    }
+
+    /// A frame of ours, at the stream that hears `sender`.
+    fn frame_arrives(&mut self, sender: u32, arrival: Duration, payload: &[u8], window: Window) {
+        let stamp = Stamp::read(payload).filter(|stamp| window.contains(stamp.sent));
+        let Some(stamp) = stamp else { return };
+        if stamp.stream != sender {
+            self.tallies.packets.misdelivered += 1;
+            return;
+        }
+        let Some(journey) = self.journeys.get_mut(sender as usize) else { return };
+        if journey.comes_back(stamp.frame) {
+            self.tallies.added.saturating_record(micros(arrival.saturating_sub(stamp.sent)).max(1));
+        }
+    }
+}
+
+impl Tallies {
+    /// Adds what one stream counted in `window`.
+    fn settle(&mut self, entry: &Entry, journeys: &[Journey], window: Window) {
+        let stream = &entry.stream;
+        let (expected, received) = match stream.hears {
+            Hears::Nothing => return,
+            Hears::Sound => {
+                let from = window.from.max(stream.up_since);
+                (entry.hearing.expected(Window { from, ..window }), entry.hearing.packets)
+            }
+            Hears::FramesOf(sender) => {
+                let journey = journeys.get(sender as usize);
+                self.packets.duplicates += journey.map_or(0, |journey| journey.duplicates);
+                journey.map_or((0, 0), |journey| (journey.sent, journey.returned))
+            }
+        };
+        self.packets.expected += expected;
+        self.packets.received += received;
+        self.packets.lost += expected.saturating_sub(received);
+        self.silent += u64::from(!entry.has_heard);
+        if let Some(jitter) = entry.hearing.jitter_us() {
+            self.jitter.saturating_record(jitter.max(1));
+        }
+    }
+}
+
+impl Entry {
+    /// Writes the next frame into `buffer`, which holds sound behind the place of the stamp; gives
+    /// its length. `None` when SRTP refused it.
+    pub(super) fn write_frame(
+        &mut self,
+        id: u32,
+        sent: Duration,
+        sound: &[u8; DATAGRAM_BYTES],
+        buffer: &mut [u8; DATAGRAM_BYTES],
+    ) -> Option<usize> {
+        let [_, _, high, low] = self.frame.to_be_bytes();
+        let sequence = self.first_sequence.wrapping_add(u16::from_be_bytes([high, low]));
+        buffer[0] = 0x80;
+        buffer[1] = self.stream.payload_type & 0x7F | u8::from(self.frame == 0) << 7;
+        buffer[2..4].copy_from_slice(&sequence.to_be_bytes());
+        buffer[4..8].copy_from_slice(&self.frame.wrapping_mul(160).to_be_bytes());
+        buffer[8..12].copy_from_slice(&(id ^ SSRC_MARK).to_be_bytes());
+        Stamp { stream: id, frame: self.frame, sent }.write(&mut buffer[HEADER_BYTES..]);
+        self.frame = self.frame.wrapping_add(1);
+        let Some(srtp) = &mut self.srtp else { return Some(FRAME_BYTES) };
+        // An earlier ciphertext may lie where the sound should be.
+        let sound_at = HEADER_BYTES + crate::load::media::stamp::STAMP_BYTES;
+        buffer[sound_at..FRAME_BYTES].copy_from_slice(&sound[sound_at..FRAME_BYTES]);
+        let packet = srtp.protect(&buffer[..FRAME_BYTES]).ok()?;
+        buffer.get_mut(..packet.len())?.copy_from_slice(&packet);
+        Some(packet.len())
+    }
+}

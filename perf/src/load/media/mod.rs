@@ -1,0 +1,10 @@
+//! The media of a load: many streams over few sockets, from one thread.
+//!
+//! [`engine::Engine`] knows nothing of SIP: it is told who hears and sends what, and measures.
+
+pub mod batch;
+pub mod book;
+pub mod engine;
+pub mod socket;
+pub mod stamp;
+pub mod tally;
