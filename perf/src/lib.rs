@@ -17,7 +17,6 @@ pub mod run;
 pub mod script;
 pub mod sip;
 pub mod spacing;
-pub mod stamps;
 
 #[cfg(test)]
 mod testing;
