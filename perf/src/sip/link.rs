@@ -92,6 +92,55 @@ impl Link {
         }
     }
 
+    /// A connection that a neighbour opened to us.
+    ///
+    /// # Errors
+    /// It broke already.
+    pub fn accepted(stream: TcpStream) -> Result<Self> {
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        let (local, remote) = (stream.local_addr()?, stream.peer_addr()?);
+        Ok(Self { socket: Socket::Tcp(stream), local, remote, transport: Transport::Tcp, inbox: Vec::new() })
+    }
+
+    /// Sends as much of `bytes` as goes without waiting: over UDP a message, which goes or is lost.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<usize> {
+        match &mut self.socket {
+            Socket::Udp(socket) => match waiting(socket.send(bytes)) {
+                Err(error) if error.kind() != ErrorKind::ConnectionRefused => Err(error.into()),
+                _ => Ok(bytes.len()),
+            },
+            Socket::Tcp(stream) => Ok(waiting(stream.write(bytes))?.unwrap_or(0)),
+            Socket::Tls(stream) => stream.write_some(bytes),
+        }
+    }
+
+    /// True while some of what `write` took waits for the socket.
+    pub fn is_holding(&self) -> bool {
+        matches!(&self.socket, Socket::Tls(stream) if stream.is_holding())
+    }
+
+    /// Reads what is there, of a datagram all. `None`: nothing yet; `Some(0)`: the neighbour is done.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub fn read(&mut self, buffer: &mut [u8]) -> Result<Option<usize>> {
+        let read = match &mut self.socket {
+            Socket::Tcp(stream) => waiting(stream.read(buffer)).map_err(Into::into),
+            Socket::Udp(socket) => loop {
+                match waiting(socket.recv(buffer)) {
+                    Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
+                    other => break other.map_err(Into::into),
+                }
+            },
+            Socket::Tls(stream) => stream.read(buffer),
+        };
+        read.with_context(|| format!("reading from {}", self.remote))
+    }
+
     /// Takes in what has arrived and cuts it into messages.
     ///
     /// # Errors
@@ -100,15 +149,7 @@ impl Link {
         let mut buffer = [0; 65_536];
         let mut messages = Vec::new();
         loop {
-            let read = match &mut self.socket {
-                Socket::Tcp(stream) => waiting(stream.read(&mut buffer)).map_err(Into::into),
-                Socket::Udp(socket) => match waiting(socket.recv(&mut buffer)) {
-                    Err(error) if error.kind() == ErrorKind::ConnectionRefused => continue,
-                    other => other.map_err(Into::into),
-                },
-                Socket::Tls(stream) => stream.read(&mut buffer),
-            };
-            match read.with_context(|| format!("reading from {}", self.remote))? {
+            match self.read(&mut buffer)? {
                 None => return Ok(messages),
                 Some(count) if self.transport == Transport::Udp => messages.push(buffer[..count].to_vec()),
                 Some(0) if messages.is_empty() => bail!("{} closed the connection", self.remote),

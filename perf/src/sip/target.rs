@@ -6,7 +6,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use rsip::common::uri::Param;
 
 /// TCP, UDP or TLS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Transport {
     /// A stream, framed by Content-Length.
     Tcp,

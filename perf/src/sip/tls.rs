@@ -188,6 +188,21 @@ impl TlsStream {
         Ok(())
     }
 
+    /// Takes as many of `bytes` as there is room for without waiting, and sends what the socket takes.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub fn write_some(&mut self, bytes: &[u8]) -> Result<usize> {
+        let taken = self.connection.writer().write(bytes)?;
+        self.flush()?;
+        Ok(taken)
+    }
+
+    /// True while some of what was taken is still to be sent.
+    pub fn is_holding(&self) -> bool {
+        self.connection.wants_write()
+    }
+
     /// Reads what is there. `None`: nothing yet; `Some(0)`: the peer is done.
     ///
     /// # Errors
