@@ -1,7 +1,8 @@
 //! The parts of `voxperf`: a phone with a script, and a stop-watch for many streams.
 //!
 //! Shares no code with the server it measures. `sip` is the caller's signalling on `rsip`, `media`
-//! its sound and packets, `call` joins both, `run` places many, `spacing` times what comes back.
+//! its sound and packets, `call` joins both, `run` places many, `spacing` times what comes back,
+//! `load` runs many calls in the open loop.
 //! `handshakes` and `connections` load a TLS port, `inject` an RTP port.
 
 pub mod call;

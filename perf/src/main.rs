@@ -1,6 +1,6 @@
 //! `voxperf`: calls a SIP media node as a phone would and measures what comes back.
 //!
-//! It shares no code with the server it measures. `call` is a phone with a script, `spacing` a
+//! It shares no code with the server it measures. `run` loads it with many calls, `call` is a phone with a script, `spacing` a
 //! stop-watch for many streams, `handshakes` one for TLS; `inject` and `connections` are strangers
 //! that mean no good. Threads and `poll`; no async runtime.
 
@@ -14,6 +14,7 @@ use clap::{Args, Parser, Subcommand};
 use voxperf::connections::ConnectionsArgs;
 use voxperf::handshakes::HandshakesArgs;
 use voxperf::inject::InjectArgs;
+use voxperf::load::command::{self as load, RunArgs};
 use voxperf::media::dtmf::DtmfMode;
 use voxperf::media::g711::Codec;
 use voxperf::media::mangle::Odds;
@@ -36,6 +37,7 @@ use voxperf::{call, connections, handshakes, inject, media, run, spacing};
     voxperf call --to 'sip:9196@127.0.0.1:5060;transport=tcp' --calls 20 --rate 5 --duration 10 --json\n  \
     voxperf call --to 'sip:1001@um.test:5061;transport=tls' --ca ca.pem --cert gateway.pem --key gateway.key\n  \
     voxperf call --to 'sip:9196@127.0.0.1:5060;transport=tcp' --srtp AEAD_AES_128_GCM,AES_CM_128_HMAC_SHA1_80 --rekey 2 --json\n  \
+    voxperf run --target 'sip:127.0.0.1:5060;transport=tcp' --scenario echo --calls 500 --cps 100 --pid $(pidof -s voxring)\n  \
     voxperf spacing --to 'sip:9197@127.0.0.1:5060;transport=tcp' --calls 500 --seconds 30 --pid $(pidof -s voxring)"
 )]
 struct Cli {
@@ -45,6 +47,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Load a server with many calls in the open loop, and measure it.
+    Run(Box<RunArgs>),
     /// Place calls: play, record, press keys, hold, lose packets.
     Call(Box<CallArgs>),
     /// Measure how evenly and completely many streams are sent to us.
@@ -210,6 +214,7 @@ struct SpacingArgs {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Run(args) => load::run(&args),
         Command::Call(args) => run_call(*args),
         Command::Spacing(args) => run_spacing(*args),
         Command::Inject(args) => inject::run(&args),

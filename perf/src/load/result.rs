@@ -121,8 +121,18 @@ pub struct Calls {
     pub peak: u64,
     /// Final responses to INVITE by status, and failures without one by their reason.
     pub outcomes: BTreeMap<String, u64>,
-    /// Calls set up a second over the measured window.
+    /// Calls set up a second: over the measured window for [`Scenario::Signalling`], over the set-up
+    /// of all calls otherwise.
     pub per_s: f64,
+    /// Refusals that said when to come back (Retry-After).
+    #[serde(default)]
+    pub retry_after: u64,
+    /// Copies of our requests sent over UDP.
+    #[serde(default)]
+    pub retransmissions: u64,
+    /// Warning and Reason headers of the far side, and what else should be known of calls.
+    #[serde(default)]
+    pub remarks: BTreeMap<String, u64>,
 }
 
 /// Where packets went missing. `lost` is by sequence number; the others say whose fault it was.

@@ -87,13 +87,15 @@ pub(super) struct Tallies {
     pub(super) first_audio: Histogram<u64>,
     pub(super) jitter: Histogram<u64>,
     pub(super) packets: Packets,
+    /// Of the frames sent, those that are due back.
+    pub(super) frames_due: u64,
     pub(super) silent: u64,
 }
 
 impl Default for Tallies {
     fn default() -> Self {
         let [spacing, added, first_audio, jitter] = std::array::from_fn(|_| histogram());
-        Self { spacing, added, first_audio, jitter, packets: Packets::default(), silent: 0 }
+        Self { spacing, added, first_audio, jitter, packets: Packets::default(), frames_due: 0, silent: 0 }
     }
 }
 
@@ -263,6 +265,7 @@ impl Tallies {
             }
             Hears::FramesOf(sender) => {
                 let journey = journeys.get(sender as usize);
+                self.frames_due += journey.map_or(0, |journey| journey.sent);
                 self.packets.duplicates += journey.map_or(0, |journey| journey.duplicates);
                 journey.map_or((0, 0), |journey| (journey.sent, journey.returned))
             }

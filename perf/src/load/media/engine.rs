@@ -69,6 +69,8 @@ pub struct Measured {
     pub lateness: Histogram<u64>,
     /// Frames that left more than a packet time late.
     pub late_frames: u64,
+    /// Frames sent in the window that nobody is to return: the far side records them, or nothing.
+    pub unheard: u64,
     /// Streams that should hear and never did.
     pub silent: u64,
     /// The window's length.
@@ -264,6 +266,7 @@ impl Engine {
         let tallies = self.book.end();
         let time = self.thread_time.take();
         Measured {
+            unheard: tallies.packets.sent.saturating_sub(tallies.frames_due),
             packets: tallies.packets,
             jitter: tallies.jitter,
             spacing: tallies.spacing,
