@@ -8,6 +8,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+mod fingerprint;
+
+pub use fingerprint::fingerprint;
+
 use crate::load::result::Fingerprint;
 
 /// Clock ticks a second in `/proc/PID/stat`; fixed at 100 for user space (`man 5 proc`).
@@ -151,54 +155,10 @@ pub fn udp_drops(ports: &[u16]) -> u64 {
     tables.iter().flat_map(|table| table.lines().skip(1)).filter_map(drops).sum()
 }
 
-/// Sysctls that matter to UDP and to ports.
-const SYSCTLS: [&str; 8] = [
-    "net.core.rmem_max",
-    "net.core.rmem_default",
-    "net.core.wmem_max",
-    "net.core.wmem_default",
-    "net.core.netdev_max_backlog",
-    "net.ipv4.udp_mem",
-    "net.ipv4.udp_rmem_min",
-    "net.ipv4.ip_local_port_range",
-];
-
-/// Where and on what we run; the server's name is left open.
-pub fn fingerprint() -> Fingerprint {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let sysctl = |name: &&str| {
-        let value = read(&format!("/proc/sys/{}", name.replace('.', "/")));
-        let value = value.split_whitespace().collect::<Vec<_>>().join(" ");
-        (!value.is_empty()).then(|| ((*name).to_owned(), value))
-    };
-    let memory = read("/proc/meminfo");
-    let memory = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next());
-    Fingerprint {
-        processor: processor(),
-        processors: std::thread::available_parallelism().map_or(1, usize::from),
-        memory_bytes: memory.and_then(|kibibytes| kibibytes.parse::<u64>().ok()).unwrap_or(0) * 1024,
-        kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
-        sysctls: SYSCTLS.iter().filter_map(sysctl).collect(),
-        voxperf: env!("CARGO_PKG_VERSION").to_owned(),
-        optimised: !cfg!(debug_assertions),
-        server: String::new(),
-        began_unix_s: crate::clock::calendar().as_secs(),
-    }
-}
-
-fn processor() -> String {
-    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpuinfo.lines().find(|line| line.starts_with("model name"));
-    let model = model.and_then(|line| line.split_once(':'));
-    model.map_or("unknown processor", |(_, name)| name.trim()).to_owned()
-}
-
 /// Processor, number of them, kernel: the conditions of a number.
 pub fn describe() -> String {
-    let model = processor();
-    let count = std::thread::available_parallelism().map_or(1, usize::from);
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    format!("{model}, {count} processors, Linux {}", kernel.trim())
+    let Fingerprint { processor, processors, kernel, .. } = fingerprint();
+    format!("{processor}, {processors} processors, Linux {kernel}")
 }
 
 #[cfg(test)]

@@ -31,6 +31,12 @@ pub enum Scenario {
 pub struct Fingerprint {
     /// Processor model.
     pub processor: String,
+    /// Its microcode's revision; empty where the kernel does not tell.
+    #[serde(default)]
+    pub microcode: String,
+    /// The machine is a guest: neighbours may take time from it.
+    #[serde(default)]
+    pub virtual_machine: bool,
     /// Processors this process may use.
     pub processors: usize,
     /// Memory of the machine, bytes.
