@@ -2,12 +2,14 @@
 //!
 //! Shares no code with the server it measures. `sip` is the caller's signalling on `rsip`, `media`
 //! its sound and packets, `call` joins both, `run` places many, `spacing` times what comes back,
-//! `load` runs many calls in the open loop.
+//! `load` runs many calls in the open loop, `find` searches for the most that is carried.
 //! `handshakes` and `connections` load a TLS port, `inject` an RTP port.
 
 pub mod call;
 pub mod clock;
 pub mod connections;
+pub mod figures;
+pub mod find;
 pub mod handshakes;
 pub mod inject;
 pub mod load;

@@ -1,4 +1,4 @@
-//! For tests: a certificate authority of their own, and a TLS server that answers pings.
+//! For tests: a certificate authority of their own, a TLS server that answers pings, made-up runs.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -12,6 +12,8 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::sip::tls::{TlsOptions, certificates, private_key, roots};
+
+pub(crate) mod runs;
 
 /// A folder with `ca.pem`, `server.pem`, `server.key`, `client.pem` and `client.key`; removed at the end.
 pub(crate) struct Papers(PathBuf);

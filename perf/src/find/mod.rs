@@ -1,0 +1,13 @@
+//! How much does it carry? `voxperf find`: runs with more and less load until the knee is known.
+//!
+//! [`slo`] is what a run must keep to, [`search`] says which load to try next, [`bound`] what stood
+//! in the way, [`report`] what is left behind. [`find`] joins them over anything that can measure.
+
+pub mod bound;
+pub mod report;
+pub mod search;
+pub mod slo;
+
+mod drive;
+
+pub use drive::{Measure, Plan, find};
