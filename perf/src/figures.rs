@@ -4,7 +4,16 @@ use crate::load::result::count;
 
 /// With commas between thousands: `2,340`.
 pub fn whole(number: u64) -> String {
-    let digits = number.to_string();
+    grouped(&number.to_string())
+}
+
+/// The nearest whole number, with commas between thousands.
+pub fn rounded(number: f64) -> String {
+    let sign = if number < -0.5 { "-" } else { "" };
+    format!("{sign}{}", grouped(&format!("{:.0}", number.abs())))
+}
+
+fn grouped(digits: &str) -> String {
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (index, digit) in digits.chars().enumerate() {
         if index > 0 && (digits.len() - index).is_multiple_of(3) {
@@ -50,12 +59,12 @@ pub fn time_or_dash(microseconds: Option<u64>) -> String {
 }
 
 /// Bytes in KiB, MiB or GiB.
-pub fn bytes(bytes: u64) -> String {
+pub fn bytes(bytes: f64) -> String {
     match bytes {
-        0..=1023 => format!("{bytes} B"),
-        1024..=1_048_575 => format!("{} KiB", trimmed(count(bytes) / 1024.0, 1)),
-        1_048_576..=1_073_741_823 => format!("{} MiB", trimmed(count(bytes) / 1_048_576.0, 1)),
-        _ => format!("{} GiB", trimmed(count(bytes) / 1_073_741_824.0, 1)),
+        _ if bytes < 1024.0 => format!("{bytes:.0} B"),
+        _ if bytes < 1_048_576.0 => format!("{} KiB", trimmed(bytes / 1024.0, 1)),
+        _ if bytes < 1_073_741_824.0 => format!("{} MiB", trimmed(bytes / 1_048_576.0, 1)),
+        _ => format!("{} GiB", trimmed(bytes / 1_073_741_824.0, 1)),
     }
 }
 
@@ -99,7 +108,11 @@ mod tests {
         assert_eq!(shares, ["0 %", "1.0e-5 %", "0.02 %", "1.23 %", "100 %"]);
         let times = [0.0, 2.5, 640.4, 1234.0, 25_040.0, 1_500_000.0].map(time);
         assert_eq!(times, ["0 us", "2.5 us", "640 us", "1.23 ms", "25 ms", "1.5 s"]);
-        assert_eq!([512, 2048, 5 << 20, 8 << 30].map(bytes), ["512 B", "2 KiB", "5 MiB", "8 GiB"]);
+        assert_eq!([0.4, 999.6, -1234.5].map(rounded), ["0", "1,000", "-1,234"]);
+        assert_eq!(
+            [512.0, 2048.0, 5_242_880.0, 8_589_934_592.0].map(bytes),
+            ["512 B", "2 KiB", "5 MiB", "8 GiB"]
+        );
         assert_eq!((trimmed(-0.001, 1), trimmed(100.0, 0)), ("0".to_owned(), "100".to_owned()));
         assert_eq!((time_or_dash(None), time_or_dash(Some(7))), ("–".to_owned(), "7 us".to_owned()));
     }

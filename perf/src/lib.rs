@@ -15,6 +15,7 @@ pub mod inject;
 pub mod load;
 pub mod machine;
 pub mod media;
+pub mod report;
 pub mod rng;
 pub mod run;
 pub mod script;

@@ -18,12 +18,13 @@ use voxperf::load::command::{self as load, RunArgs};
 use voxperf::media::dtmf::DtmfMode;
 use voxperf::media::g711::Codec;
 use voxperf::media::mangle::Odds;
+use voxperf::report::ReportArgs;
 use voxperf::script::{Hold, KeyPress, When, seconds_of};
 use voxperf::sip::sdes::{self, Suite};
 use voxperf::sip::target::Target;
 use voxperf::sip::tls::{TlsClient, TlsOptions};
 use voxperf::sip::uac::Wishes;
-use voxperf::{call, connections, handshakes, inject, media, run, spacing};
+use voxperf::{call, connections, handshakes, inject, media, report, run, spacing};
 
 /// Load generator and measuring peer for SIP media nodes.
 ///
@@ -59,6 +60,8 @@ enum Command {
     Handshakes(Box<HandshakesArgs>),
     /// Hold many connections, idle or with an unfinished TLS handshake.
     Connections(Box<ConnectionsArgs>),
+    /// Draw saved reports as one HTML file.
+    Report(ReportArgs),
 }
 
 /// How calls are placed.
@@ -220,6 +223,7 @@ fn main() -> ExitCode {
         Command::Inject(args) => inject::run(&args),
         Command::Handshakes(args) => handshakes::run(&args),
         Command::Connections(args) => connections::run(&args),
+        Command::Report(args) => report::report(&args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -134,7 +134,7 @@ impl fmt::Display for Bound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Server { thread, percent } => {
-                write!(f, "bound by the CPU of the server's thread {thread} ({percent:.0} %)")
+                write!(f, "bound by the CPU of the server's thread {thread} at {percent:.0} %")
             }
             Self::Generator { why } => write!(f, "bound by the load generator: {why}"),
             Self::Refusals { status, count } => {
@@ -211,7 +211,7 @@ mod tests {
         };
         let (kind, bound) = miss(busy(96.0));
         assert_eq!(kind, Kind::Ceiling);
-        assert_eq!(bound.to_string(), "bound by the CPU of the server's thread media-0 (96 %)");
+        assert_eq!(bound.to_string(), "bound by the CPU of the server's thread media-0 at 96 %");
         let (_, bound) = miss(busy(60.0));
         let told = "bound by spacing_p999, 31 ms at 800 where less than 25 ms is asked";
         assert_eq!(bound.to_string(), told);

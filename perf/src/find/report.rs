@@ -63,6 +63,18 @@ pub struct FindReport {
     pub steps: Vec<Step>,
 }
 
+impl Step {
+    /// Kept, or which limits were missed.
+    pub fn verdict(&self) -> String {
+        let missed =
+            self.judged.iter().filter(|judged| !judged.kept).map(|judged| {
+                format!("{} {}", judged.metric, judged.value.as_deref().unwrap_or("not measured"))
+            });
+        let missed: Vec<String> = missed.collect();
+        if missed.is_empty() { "kept".to_owned() } else { format!("missed: {}", missed.join(", ")) }
+    }
+}
+
 impl FindReport {
     /// The result in a sentence or two.
     pub fn headline(&self) -> String {
@@ -146,7 +158,7 @@ mod tests {
         assert_eq!(
             found.headline(),
             "This machine carries 2,340 anchored calls on one media core (ceiling, bound by the CPU \
-             of the server's thread media-0 (97 %)); plan for 1,870."
+             of the server's thread media-0 at 97 %); plan for 1,870."
         );
         (found.kind, found.bound, found.confirmed) = (Kind::Floor, Bound::Asked, false);
         let told = found.headline();

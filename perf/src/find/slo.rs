@@ -168,6 +168,16 @@ impl Slo {
 }
 
 impl Limit {
+    /// The metric's name as it was written: `setup_p99`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What the metric must stay below: a share from 0 to 1, or microseconds.
+    pub fn below(&self) -> f64 {
+        self.below
+    }
+
     fn judge(&self, run: &RunReport) -> Judged {
         let value = self.metric.of(run);
         Judged {
@@ -320,6 +330,7 @@ mod tests {
         let slo: Slo = "loss<1e-4, setup_p99<50ms,spacing_p99.9 <= 25 ms , added_p99<3ms".parse().unwrap();
         let shown = "loss < 0.01 %, setup_p99 < 50 ms, spacing_p99.9 < 25 ms, added_p99 < 3 ms";
         assert_eq!(slo.to_string(), shown);
+        assert_eq!(shown.parse::<Slo>().unwrap(), slo, "what is shown is understood again");
         for (text, metric, below) in [
             ("failed<0.5%", Metric::Share(Share::Failed), 0.005),
             ("cpu<90%", Metric::Share(Share::Cpu), 0.9),
