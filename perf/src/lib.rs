@@ -7,6 +7,7 @@
 
 pub mod call;
 pub mod clock;
+pub mod compare;
 pub mod connections;
 pub mod figures;
 pub mod find;
