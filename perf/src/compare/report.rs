@@ -84,13 +84,13 @@ impl Level {
 
     /// Why fewer pairs are compared than were measured, if so.
     pub fn refusal(&self, ours: &str, theirs: &str) -> Option<String> {
-        let told = |name: &str, round: &Round| round.flaw().map(|flaw| format!("{name} {flaw}"));
-        let flaws = self.pairs.iter().flat_map(|pair| [told(ours, &pair.ours), told(theirs, &pair.theirs)]);
-        let mut flaws: Vec<String> = flaws.flatten().collect();
-        flaws.extend(self.trouble.clone());
-        (!flaws.is_empty()).then(|| {
+        let mut reasons: Vec<String> = Vec::new();
+        reasons.extend(flaws(ours, self.pairs.iter().map(|pair| &pair.ours)));
+        reasons.extend(flaws(theirs, self.pairs.iter().map(|pair| &pair.theirs)));
+        reasons.extend(self.trouble.clone());
+        (!reasons.is_empty()).then(|| {
             let (sound, calls) = (self.sound().count(), figures::whole(self.calls as u64));
-            format!("{calls} calls, {sound} of {} pairs compared: {}", self.pairs.len(), flaws.join("; "))
+            format!("{calls} calls, {sound} of {} pairs compared: {}", self.pairs.len(), reasons.join("; "))
         })
     }
 }
@@ -160,6 +160,21 @@ impl Level {
     }
 }
 
+/// What is wrong with the rounds of one side, if anything.
+fn flaws<'a>(name: &str, rounds: impl Iterator<Item = &'a Round>) -> Option<String> {
+    let flawed: Vec<&Round> = rounds.filter(|round| round.flaw().is_some()).collect();
+    let sum = |figure: fn(&Round) -> u64| flawed.iter().map(|round| figure(round)).sum::<u64>();
+    let what = match sum(|round| round.packets.lost) {
+        0 => flawed.first()?.flaw()?,
+        lost => {
+            let expected = figures::whole(sum(|round| round.packets.expected));
+            format!("lost {} of {expected} packets", figures::whole(lost))
+        }
+    };
+    let plural = if flawed.len() == 1 { "" } else { "s" };
+    Some(format!("{name} {what} in {} round{plural}", flawed.len()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,7 +226,7 @@ mod tests {
         let some = level(500, &[(3000, 6000, 0), (3000, 1000, 7)]);
         assert_eq!(some.ratio(Round::media_us_per_packet).unwrap().show(1), "0.5 (0.5 to 0.5)");
         let why = some.refusal("voxring", "rtpengine").unwrap();
-        assert_eq!(why, "500 calls, 1 of 2 pairs compared: rtpengine lost 7 of 1000");
+        assert_eq!(why, "500 calls, 1 of 2 pairs compared: rtpengine lost 7 of 1,000 packets in 1 round");
         let all = level(2000, &[(3000, 1000, 400)]);
         assert_eq!(all.ratio(Round::media_us_per_packet), None);
         let both = report(vec![some, all.clone()]);

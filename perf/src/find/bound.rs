@@ -136,7 +136,9 @@ impl fmt::Display for Bound {
             Self::Server { thread, percent } => {
                 write!(f, "bound by the CPU of the server's thread {thread} at {percent:.0} %")
             }
-            Self::Generator { why } => write!(f, "bound by the load generator: {why}"),
+            Self::Generator { why } => {
+                write!(f, "bound by the load generator: {}", why.trim_start_matches("the generator: "))
+            }
             Self::Refusals { status, count } => {
                 write!(
                     f,

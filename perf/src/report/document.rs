@@ -9,7 +9,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::html::Page;
-use super::{runs, search};
+use super::{comparison, runs, search};
+use crate::compare::report::CompareReport;
 use crate::find::report::FindReport;
 use crate::load::result::RunReport;
 
@@ -43,13 +44,15 @@ pub enum Document {
     Run(Box<RunReport>),
     /// A search.
     Find(Box<FindReport>),
+    /// A comparison.
+    Compare(Box<CompareReport>),
 }
 
 impl Document {
     fn as_run(&self) -> Option<&RunReport> {
         match self {
             Self::Run(run) => Some(run),
-            Self::Find(_) => None,
+            Self::Find(_) | Self::Compare(_) => None,
         }
     }
 }
@@ -97,6 +100,7 @@ fn parse(text: &str) -> Result<Document> {
     let kind = value.as_object_mut().and_then(|object| object.remove("report"));
     match kind.as_ref().and_then(Value::as_str) {
         None | Some("run") => Ok(Document::Run(serde_json::from_value(value)?)),
+        Some("compare") => Ok(Document::Compare(serde_json::from_value(value)?)),
         Some("find") => Ok(Document::Find(serde_json::from_value(value)?)),
         Some(other) => anyhow::bail!("unknown kind of report {other:?}"),
     }
@@ -115,6 +119,7 @@ pub fn render(documents: &[Document]) -> String {
         match document {
             Document::Run(_) => {}
             Document::Find(found) => search::page(&mut page, found),
+            Document::Compare(compared) => comparison::page(&mut page, compared),
         }
     }
     page.finish("voxperf report")
@@ -126,7 +131,7 @@ mod tests {
     use crate::find::bound::{Bound, Kind};
     use crate::find::search::End;
     use crate::load::result::{Calls, Distribution, Fingerprint, Generator, Packets, Scenario};
-    use crate::testing::runs::{find_of, run_of};
+    use crate::testing::runs::{comparison_of, find_of, run_of};
 
     /// A run in which nothing happened.
     fn empty() -> RunReport {
@@ -151,8 +156,11 @@ mod tests {
     /// Method: a run and a search there and back; wrong kinds and shapes.
     #[test]
     fn saved_reports_are_read_again() {
-        let found = find_of(Scenario::Echo, 2340);
-        for document in [Document::Run(Box::new(run_of(100))), Document::Find(Box::new(found))] {
+        for document in [
+            Document::Run(Box::new(run_of(100))),
+            Document::Find(Box::new(find_of(Scenario::Echo, 2340))),
+            Document::Compare(Box::new(comparison_of())),
+        ] {
             let text = serde_json::to_string(&document).unwrap();
             assert_eq!(parse(&text).unwrap(), document);
         }
@@ -171,7 +179,15 @@ mod tests {
         found.steps.clear();
         (found.knee, found.missed, found.recommended) = (None, None, None);
         (found.kind, found.bound, found.end) = (Kind::Floor, Bound::Time, End::OutOfTime);
-        for documents in [vec![], vec![run()], vec![run(), run()], vec![Document::Find(Box::new(found))]] {
+        let mut compared = comparison_of();
+        compared.levels.iter_mut().for_each(|level| level.pairs.clear());
+        for documents in [
+            vec![],
+            vec![run()],
+            vec![run(), run()],
+            vec![Document::Find(Box::new(found))],
+            vec![Document::Compare(Box::new(compared))],
+        ] {
             let html = render(&documents);
             assert!(html.starts_with("<!doctype html>") && html.ends_with("</html>\n"));
             assert!(!html.contains("NaN") && !html.contains("inf"), "{html}");
@@ -191,9 +207,21 @@ mod tests {
             step.run.server.as_mut().unwrap().threads[0].name = hostile.to_owned();
             step.run.asked.target = hostile.to_owned();
         }
+        let mut compared = comparison_of();
+        (compared.theirs.name, compared.theirs.version) = (hostile.to_owned(), hostile.to_owned());
+        compared.levels[0].trouble = Some(hostile.to_owned());
         let run = Document::Run(Box::new(found.steps[0].run.clone()));
-        let html = render(&[run, Document::Find(Box::new(found))]);
+        let html = render(&[run, Document::Find(Box::new(found)), Document::Compare(Box::new(compared))]);
         assert!(!html.contains("<script") && html.contains("&lt;script&gt;"));
+    }
+
+    /// Goal: a comparison leads with its ratio and shows its spread. Method: a comparison's page.
+    #[test]
+    fn a_comparison_leads_with_its_ratio() {
+        let html = render(&[Document::Compare(Box::new(comparison_of()))]);
+        let headline = html.split("<h1>").nth(1).unwrap();
+        assert!(headline.starts_with("At 1,000 anchored calls, voxring takes 0.5"), "{headline}");
+        assert!(html.contains("class=\"whisker\"") && html.contains("rtpengine lost"));
     }
 
     /// Goal: a page leads with the number to plan with. Method: a search's page.

@@ -51,9 +51,11 @@ pub fn several(page: &mut Page, runs: &[&RunReport]) {
 
 /// The line above the headline: when, on what, against what.
 pub fn kicker(fingerprint: &Fingerprint) -> String {
-    let server = if fingerprint.server.is_empty() { "unknown server" } else { &fingerprint.server };
-    let when = figures::utc(fingerprint.began_unix_s);
-    format!("voxperf {} · {server} · {} · {when} UTC", fingerprint.voxperf, fingerprint.processor)
+    let when = format!("{} UTC", figures::utc(fingerprint.began_unix_s));
+    let program = format!("voxperf {}", fingerprint.voxperf);
+    let parts = [&program, &fingerprint.server, &fingerprint.processor, &when].map(String::as_str);
+    let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    parts.join(" · ")
 }
 
 fn headline(run: &RunReport) -> String {
@@ -80,6 +82,10 @@ pub fn honesty(page: &mut Page, run: &RunReport) {
     if let Some(why) = &run.generator.bottleneck {
         let load = load_text(run);
         page.warning(&format!("With {load} calls the generator was the bottleneck: {why}. The server may carry more than is told here."));
+    }
+    if run.packets.misdelivered > 0 {
+        let number = figures::whole(run.packets.misdelivered);
+        page.warning(&format!("{number} packets of one call reached another: the server mixes calls up."));
     }
     if !run.fingerprint.optimised {
         page.warning("voxperf was built without optimisation: its own share of the times is too large.");
@@ -158,7 +164,9 @@ pub fn details(page: &mut Page, run: &RunReport) {
         ("of these dropped by our own sockets", figures::whole(packets.dropped_by_us)),
         ("of these not sent by our own kernel", figures::whole(packets.not_sent)),
         ("UDP receive buffers full, whole machine", figures::whole(packets.receive_buffer_errors)),
-        ("datagrams of nobody's", figures::whole(packets.stray)),
+        ("datagrams of nobody's stream", figures::whole(packets.stray)),
+        ("packets that came more than once", figures::whole(packets.duplicates)),
+        ("packets that reached another call", figures::whole(packets.misdelivered)),
     ]);
     page.heading("Processor time in the window");
     let ours = run.generator.cpu_percent.iter();

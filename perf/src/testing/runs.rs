@@ -1,5 +1,7 @@
 //! Made-up runs and searches of a server whose media thread is full at 2,400 calls.
 
+use crate::compare::contestant::{Identity, Round};
+use crate::compare::report::{CompareReport, Level, Pair};
 use crate::find::bound::{Bound, Kind};
 use crate::find::report::{FindReport, Step, recommended};
 use crate::find::search::{End, Purpose};
@@ -125,5 +127,42 @@ pub(crate) fn find_of(scenario: Scenario, knee: u64) -> FindReport {
         kind: Kind::Ceiling,
         bound: Bound::Server { thread: "media-0".to_owned(), percent: 97.0 },
         steps,
+    }
+}
+
+/// A comparison in which the far side loses packets at the highest load.
+pub(crate) fn comparison_of() -> CompareReport {
+    let round = |calls: usize, index: u64, us_per_packet: u64, lost: u64| {
+        let run = run_of(calls as u64);
+        let handled = run.packets.received - lost;
+        let media_us = handled * us_per_packet + handled * index / 5;
+        Round {
+            cpu_us: media_us + 120_000,
+            media_us,
+            handled,
+            packets: Packets { received: handled, lost, ..run.packets },
+            added: run.added,
+            spacing: run.spacing,
+            generator: run.generator,
+        }
+    };
+    let level = |calls: usize, lost: u64| {
+        let pair = |index| Pair { ours: round(calls, index, 3, 0), theirs: round(calls, index % 3, 6, lost) };
+        Level { calls, pairs: (0..5).map(pair).collect(), trouble: None }
+    };
+    let named = |name: &str, version: &str| Identity {
+        name: name.to_owned(),
+        version: version.to_owned(),
+        command: format!("{name} --as-it-was-started"),
+        counted: "all of its threads".to_owned(),
+    };
+    CompareReport {
+        fingerprint: run_of(1).fingerprint,
+        command: ["voxperf", "compare", "rtpengine"].map(str::to_owned).to_vec(),
+        what: "anchored calls".to_owned(),
+        window_s: 10.0,
+        ours: named("voxring", "0.1.0"),
+        theirs: named("rtpengine", "10.5.3.5"),
+        levels: vec![level(250, 0), level(500, 0), level(1000, 0), level(2000, 312)],
     }
 }
