@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand};
+use voxperf::compare::command::CompareArgs;
 use voxperf::connections::ConnectionsArgs;
+use voxperf::find::command::FindArgs;
 use voxperf::handshakes::HandshakesArgs;
 use voxperf::inject::InjectArgs;
 use voxperf::load::command::{self as load, RunArgs};
@@ -24,7 +26,7 @@ use voxperf::sip::sdes::{self, Suite};
 use voxperf::sip::target::Target;
 use voxperf::sip::tls::{TlsClient, TlsOptions};
 use voxperf::sip::uac::Wishes;
-use voxperf::{call, connections, handshakes, inject, media, report, run, spacing};
+use voxperf::{call, compare, connections, find, handshakes, inject, media, report, run, spacing};
 
 /// Load generator and measuring peer for SIP media nodes.
 ///
@@ -60,6 +62,15 @@ enum Command {
     Handshakes(Box<HandshakesArgs>),
     /// Hold many connections, idle or with an unfinished TLS handshake.
     Connections(Box<ConnectionsArgs>),
+    /// Search for the highest load that keeps to limits, and say what bound it.
+    ///
+    /// Doubles the load until a limit is missed, halves to within 5 %, repeats both sides, all within
+    /// --budget. The result is a ceiling only where the server missed a limit while we were in time;
+    /// everything else is called a floor. Name the server's --pid: without it nothing is known of its
+    /// CPU, which is then never named as what bound the result.
+    Find(Box<FindArgs>),
+    /// Compare the server's cost for a packet with another's, in alternating rounds.
+    Compare(Box<CompareArgs>),
     /// Draw saved reports as one HTML file.
     Report(ReportArgs),
 }
@@ -223,6 +234,8 @@ fn main() -> ExitCode {
         Command::Inject(args) => inject::run(&args),
         Command::Handshakes(args) => handshakes::run(&args),
         Command::Connections(args) => connections::run(&args),
+        Command::Find(args) => find::command::run(&args),
+        Command::Compare(args) => compare::command::run(&args),
         Command::Report(args) => report::report(&args),
     };
     match result {

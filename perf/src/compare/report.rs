@@ -15,6 +15,23 @@ pub struct Pair {
     pub theirs: Round,
 }
 
+impl Pair {
+    /// Both costs, for the terminal; instead of a cost what makes it worth nothing.
+    pub fn line(&self) -> String {
+        let told = |name: &str, round: &Round| match round.flaw() {
+            Some(flaw) => format!("{name} {flaw}"),
+            None if round.media_us == round.cpu_us => {
+                format!("{name} {:.2} us a packet", round.us_per_packet())
+            }
+            None => {
+                let (media, whole) = (round.media_us_per_packet(), round.us_per_packet());
+                format!("{name} {media:.2} us a packet in media threads, {whole:.2} in all")
+            }
+        };
+        format!("{}; {}", told("ours", &self.ours), told("theirs", &self.theirs))
+    }
+}
+
 /// All pairs of one load.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Level {

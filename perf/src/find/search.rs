@@ -38,6 +38,17 @@ pub enum Purpose {
     Confirm,
 }
 
+impl Purpose {
+    /// In a word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bracket => "double",
+            Self::Bisect => "halve",
+            Self::Confirm => "repeat",
+        }
+    }
+}
+
 /// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {

@@ -1,23 +1,23 @@
 //! `voxperf run`: its arguments, and what it prints.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
 
 use crate::load::arrivals::Spread;
 use crate::load::result::{Distribution, RunReport, Scenario, Server, count};
 use crate::load::run::{self, Plan};
+use crate::report::{Document, Outputs};
 use crate::script::seconds_of;
 use crate::sip::sdes::Suite;
 use crate::sip::target::Target;
 use crate::sip::tls::{TlsClient, TlsOptions};
 
-/// Arguments of `voxperf run`.
+/// How calls are placed, whatever their number: what `run`, `find` and `compare` are told alike.
 #[derive(Debug, Clone, Args)]
-pub struct RunArgs {
+pub struct LoadArgs {
     /// Who to call: sip:[USER@]HOST[:PORT][;transport=tcp|udp|tls]. Without USER it is 9196 for
     /// echo, 9197 for playout, 9198 for record, 9199 for signalling, 8000 for anchor. Redirects
     /// (3xx) are followed.
@@ -26,18 +26,9 @@ pub struct RunArgs {
     /// What the calls do.
     #[arg(long, value_enum)]
     pub scenario: Scenario,
-    /// Calls at once. Signalling has as many as rate and --hold make.
-    #[arg(long, default_value_t = 100, value_name = "N")]
-    pub calls: usize,
-    /// New calls a second, whatever the answers.
-    #[arg(long, default_value_t = 50.0, value_name = "R")]
-    pub cps: f64,
     /// How calls begin: one every 1/R seconds, or at random times.
     #[arg(long, value_enum, default_value_t)]
     pub arrivals: Spread,
-    /// Measure for this long once all calls are up.
-    #[arg(long, default_value = "20", value_parser = seconds_of, value_name = "S")]
-    pub duration: Duration,
     /// Signalling: hang up this long after the answer.
     #[arg(long, default_value = "0.2", value_parser = seconds_of, value_name = "S")]
     pub hold: Duration,
@@ -63,36 +54,55 @@ pub struct RunArgs {
     /// Keep our threads on this processor.
     #[arg(long, value_name = "N")]
     pub cpu: Option<usize>,
-    /// Report processor time and memory of this process and its children. Repeatable.
+    /// Report processor time and memory of this process and its children. Repeatable. Without it
+    /// nothing is known of the server's CPU: neither what a packet costs nor whether the server's
+    /// CPU is what bound a result.
     #[arg(long = "pid", value_name = "PID")]
     pub pids: Vec<u32>,
     /// Anchor: where the server's second legs come to, over TCP or UDP.
     #[arg(long, default_value = "127.0.0.1:5080", value_name = "ADDRESS")]
     pub callee: SocketAddr,
-    /// Print the report as JSON.
-    #[arg(long)]
-    pub json: bool,
-    /// Write the report to this file, as JSON.
-    #[arg(long, value_name = "FILE")]
-    pub out: Option<PathBuf>,
     /// TLS.
     #[command(flatten)]
     pub tls: TlsOptions,
 }
 
-impl RunArgs {
-    /// What is to be run.
+/// Arguments of `voxperf run`.
+#[derive(Debug, Clone, Args)]
+pub struct RunArgs {
+    /// How calls are placed.
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// Calls at once. Signalling has as many as rate and --hold make.
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    pub calls: usize,
+    /// New calls a second, whatever the answers.
+    #[arg(long, default_value_t = 50.0, value_name = "R")]
+    pub cps: f64,
+    /// Measure for this long once all calls are up.
+    #[arg(long, default_value = "20", value_parser = seconds_of, value_name = "S")]
+    pub duration: Duration,
+    /// Print the report as JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Files to write.
+    #[command(flatten)]
+    pub outputs: Outputs,
+}
+
+impl LoadArgs {
+    /// A run of so many calls at once, new calls a second, and this window.
     ///
     /// # Errors
     /// A target that leads nowhere, or files of TLS that cannot be read.
-    pub fn plan(&self) -> Result<Plan> {
+    pub fn plan(&self, (calls, cps, duration): (usize, f64, Duration)) -> Result<Plan> {
         Ok(Plan {
             target: Target::parse(&self.target)?,
             scenario: self.scenario,
-            calls: self.calls,
-            cps: self.cps,
+            calls,
+            cps,
             spread: self.arrivals,
-            duration: self.duration,
+            duration,
             hold: self.hold,
             patience: self.patience,
             srtp: self.srtp,
@@ -115,22 +125,20 @@ impl RunArgs {
 /// As [`run::run`]; or a file cannot be written.
 pub fn run(args: &RunArgs) -> Result<bool> {
     ensure!(args.calls > 0, "--calls must be above 0");
-    let plan = args.plan()?;
+    let plan = args.load.plan((args.calls, args.cps, args.duration))?;
     let bar = crate::run::progress(args.calls as u64, args.json);
     let report = run::run(&plan, &bar);
     bar.finish_and_clear();
     let report = report?;
-    if let Some(path) = &args.out {
-        let text = serde_json::to_string_pretty(&report)?;
-        std::fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
-    }
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         print(&report);
     }
     let calls = &report.calls;
-    Ok(calls.failed + calls.ended_early + calls.silent + report.packets.lost == 0)
+    let is_whole = calls.failed + calls.ended_early + calls.silent + report.packets.lost == 0;
+    args.outputs.write(&Document::Run(Box::new(report)))?;
+    Ok(is_whole)
 }
 
 /// The report for people.

@@ -7,7 +7,7 @@ use super::svg::Mark;
 use crate::figures;
 use crate::find::bound::Kind;
 use crate::find::report::{FindReport, Step, calls_of};
-use crate::find::search::{End, Purpose};
+use crate::find::search::End;
 use crate::find::slo::Slo;
 use crate::load::result::RunReport;
 
@@ -130,12 +130,7 @@ fn steps(page: &mut Page, found: &FindReport) {
     ));
     let rows = found.steps.iter().map(|step| {
         let tone = if step.kept { Tone::Good } else { Tone::Bad };
-        let purpose = match step.purpose {
-            Purpose::Bracket => "double",
-            Purpose::Bisect => "halve",
-            Purpose::Confirm => "repeat",
-        };
-        let cells = vec![figures::whole(step.load), step.verdict(), purpose.to_owned()];
+        let cells = vec![figures::whole(step.load), step.verdict(), step.purpose.name().to_owned()];
         (tone, [cells, runs::row(&step.run)].concat())
     });
     page.table(&[&["load", "verdict", "to"], &runs::ROW_HEAD[..]].concat(), &rows.collect::<Vec<_>>());
