@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use io_uring::types::{CancelBuilder, Fd, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
+use nix::sys::resource::{Resource, getrlimit};
 
 use super::bufring::{BUFFER_BYTES, BufRing, Buffer, GROUP};
 use super::io::{FORWARD_ROOM_BYTES, Packet};
@@ -190,10 +191,12 @@ impl Ring {
         self.absolute
     }
 
-    /// Makes a table for `places` sockets. Without it, as where the limit of open files forbids it,
-    /// all works the same by descriptors.
+    /// Makes a table for `places` sockets, or for as many as the limit of open files lets us have at
+    /// all: the kernel takes no larger one. What finds no place is named by its descriptor.
     pub(super) fn make_places(&mut self, places: usize) {
-        let places = u32::try_from(places).unwrap_or(0);
+        let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
+        let places = u64::try_from(places).unwrap_or(u64::MAX).min(files);
+        let places = u32::try_from(places).unwrap_or(u32::MAX);
         let made = places > 0 && self.uring.submitter().register_files_sparse(places).is_ok();
         self.places = if made { places } else { 0 };
     }
