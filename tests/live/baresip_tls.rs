@@ -22,7 +22,10 @@ fn baresip_leaves_its_speech_over_tls_and_srtp() {
         pki.secure(config);
         pki::demand_srtp(config);
     });
-    let mut phone = Phone::start(&node, &Special { certificate: pki.bundle(Paper::Good), srtp: true });
+    let mut phone = Phone::start(
+        &node,
+        &Special { certificate: pki.bundle(Paper::Good), srtp: true, ..Special::default() },
+    );
     phone.speak(&node.uri("1001", "tls"));
     let messages = node.wait_messages("1001", 1, Duration::from_secs(5));
     assert_eq!(messages[0].caller, "bob");
@@ -63,7 +66,10 @@ fn baresip_is_refused_without_the_right_certificate() {
     let node = Node::start(|config| pki.secure(config));
     for wrong in &WRONG {
         let before = node.counter(wrong.counter);
-        let mut phone = Phone::start(&node, &Special { certificate: pki.bundle(wrong.paper), srtp: true });
+        let mut phone = Phone::start(
+            &node,
+            &Special { certificate: pki.bundle(wrong.paper), srtp: true, ..Special::default() },
+        );
         phone.dial(&node.uri("1001", "tls"));
         node.wait_counter(wrong.counter, before + 1);
         let line = node.wait_log(&[wrong.rule, "127.0.0.1"]);
@@ -85,7 +91,10 @@ fn baresip_is_refused_with_somebody_elses_certificate() {
     }
     let pki = Pki::new();
     let node = Node::start(|config| pki.secure(config));
-    let mut phone = Phone::start(&node, &Special { certificate: pki.bundle(Paper::WrongName), srtp: true });
+    let mut phone = Phone::start(
+        &node,
+        &Special { certificate: pki.bundle(Paper::WrongName), srtp: true, ..Special::default() },
+    );
     phone.dial(&node.uri("1001", "tls"));
     phone.wait_for("CALL_CLOSED");
     assert!(phone.log().contains("403"), "{}", phone.log());

@@ -6,6 +6,7 @@
 
 mod admission;
 mod admission_rules;
+mod anchored;
 mod baresip;
 mod baresip_tls;
 mod call_router;

@@ -3,6 +3,7 @@
 //! Every node has its own block of ports and its own folder, so tests run side by side and twice.
 
 pub(crate) mod audio;
+pub(crate) mod callee;
 pub(crate) mod caller;
 pub(crate) mod node;
 pub(crate) mod peers;

@@ -21,6 +21,9 @@ use crate::common::{audio, now, wait_for};
 /// Greeting (0.5 s) and beep (0.4 s): the phone is silent meanwhile.
 const LEAD_SAMPLES: usize = 7200;
 
+/// The number of a phone that answers calls.
+pub(crate) const NUMBER: &str = "4711";
+
 /// What is special about a phone.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Special {
@@ -28,6 +31,8 @@ pub(crate) struct Special {
     pub(crate) certificate: Option<PathBuf>,
     /// Media goes over SRTP, or not at all.
     pub(crate) srtp: bool,
+    /// It is [`NUMBER`], and answers whoever calls.
+    pub(crate) answers: bool,
 }
 
 /// A running phone. Ends with its owner.
@@ -125,7 +130,8 @@ fn configure(node: &Node, folder: &Path, special: &Special) {
     std::fs::write(folder.join("config"), config).expect("the disk has room");
     // No registration; PCMU, so that the source is known to the sample.
     let srtp = if special.srtp { ";mediaenc=srtp-mand" } else { "" };
-    let account = format!("<sip:bob@127.0.0.1>;regint=0;audio_codecs=PCMU{srtp}\n");
+    let (user, answers) = if special.answers { (NUMBER, ";answermode=auto") } else { ("bob", "") };
+    let account = format!("<sip:{user}@127.0.0.1>;regint=0;audio_codecs=PCMU{srtp}{answers}\n");
     std::fs::write(folder.join("accounts"), account).expect("the disk has room");
     std::fs::write(folder.join("contacts"), "").expect("the disk has room");
 }

@@ -89,6 +89,12 @@ impl Connection {
         Self { stream: Wire::Plain(stream), inbox: Vec::new() }
     }
 
+    /// Takes over a connection that the far side opened.
+    pub(crate) fn accepted(stream: TcpStream) -> Self {
+        stream.set_nodelay(true).expect("a socket option");
+        Self { stream: Wire::Plain(stream), inbox: Vec::new() }
+    }
+
     /// Takes over a TLS stream.
     pub(crate) fn over_tls(stream: SecureStream) -> Self {
         Self { stream: Wire::Secure(Box::new(stream)), inbox: Vec::new() }
@@ -123,10 +129,19 @@ impl Connection {
     pub(crate) fn response(&mut self, limit: Duration) -> Option<Response> {
         let start = now();
         loop {
-            while let Some(message) = self.cut() {
-                if let Some(response) = read_response(&message) {
-                    return Some(response);
-                }
+            let message = self.message(limit.checked_sub(start.elapsed())?)?;
+            if let Some(response) = read_response(&message) {
+                return Some(response);
+            }
+        }
+    }
+
+    /// The next message, whole, or `None` when the connection was closed or `limit` passed.
+    pub(crate) fn message(&mut self, limit: Duration) -> Option<Vec<u8>> {
+        let start = now();
+        loop {
+            if let Some(message) = self.cut() {
+                return Some(message);
             }
             let rest = limit.checked_sub(start.elapsed())?;
             self.stream
