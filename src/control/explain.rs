@@ -112,7 +112,21 @@ struct Explained<'a> {
     purpose: Option<Purpose>,
     #[serde(skip_serializing_if = "Option::is_none")]
     number: Option<&'a str>,
+    /// The route that takes the call in place of a mailbox.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    route: Option<&'a Onward>,
     steps: &'a [Step],
+}
+
+/// Where a call goes on to.
+#[derive(Debug, Serialize)]
+struct Onward {
+    /// The route's name.
+    name: String,
+    /// The number its gateways are asked for.
+    number: String,
+    /// They, in the order they are tried.
+    gateways: Vec<String>,
 }
 
 /// Runs `voxring explain-call`; true when the call would come in.
@@ -125,10 +139,15 @@ pub fn run(place: &Place, call: &ExplainCall) -> Result<bool, ExplainError> {
     let identity = identity(&call.peer_name);
     let origin = Origin { source: peer, transport, identity: identity.as_ref(), vouched: None };
     let mut decision = admission(&config).judge(&origin, &invite);
-    if let Ok(admitted) = decision.outcome.clone() {
+    let onward = decision.outcome.as_ref().ok().and_then(|admitted| onward(&config, admitted));
+    if let Ok(admitted) = decision.outcome.clone()
+        && onward.is_none()
+    {
         ask_node(&config, &admitted, &mut decision);
     }
-    let text = if call.output.json { json(&decision) } else { plain(peer, transport, &decision) };
+    let onward = onward.as_ref();
+    let text =
+        if call.output.json { json(&decision, onward) } else { plain(peer, transport, &decision, onward) };
     print::emit(&text).map_err(CommandError::Output)?;
     Ok(decision.outcome.is_ok())
 }
@@ -229,6 +248,17 @@ fn identity(names: &[String]) -> Option<PeerNames> {
     (!names.is_empty()).then_some(identity)
 }
 
+/// Where the call goes on to, if it does: test extensions come before routes.
+fn onward(config: &Config, admitted: &Admitted) -> Option<Onward> {
+    let is_extension = config.test_extensions.enabled && Kind::of(&admitted.target.number).is_some();
+    let route = admitted.route.as_ref().filter(|_| !is_extension)?;
+    Some(Onward {
+        name: route.name.clone(),
+        number: route.number(&admitted.target.called),
+        gateways: route.gateways.clone(),
+    })
+}
+
 /// A last step: is there such a mailbox? Only a running node knows.
 fn ask_node(config: &Config, admitted: &Admitted, decision: &mut Decision) {
     let number = &admitted.target.number;
@@ -249,7 +279,7 @@ fn ask_node(config: &Config, admitted: &Admitted, decision: &mut Decision) {
     decision.steps.push(Step { name: "mailbox", passed, text });
 }
 
-fn json(decision: &Decision) -> String {
+fn json(decision: &Decision, onward: Option<&Onward>) -> String {
     let admitted = decision.outcome.as_ref().ok();
     let explained = Explained {
         admitted: admitted.is_some(),
@@ -258,13 +288,14 @@ fn json(decision: &Decision) -> String {
         dial_plan: admitted.map(|a| a.dial_plan.as_str()),
         purpose: admitted.map(|a| a.purpose),
         number: admitted.map(|a| a.target.number.as_str()),
+        route: onward,
         steps: &decision.steps,
     };
     // Plain data always becomes JSON.
     serde_json::to_string_pretty(&explained).unwrap_or_default() + "\n"
 }
 
-fn plain(peer: SocketAddr, transport: Transport, decision: &Decision) -> String {
+fn plain(peer: SocketAddr, transport: Transport, decision: &Decision, onward: Option<&Onward>) -> String {
     let mut text = format!("INVITE from {peer} over {}\n", transport.name());
     let rows: Vec<_> = decision
         .steps
@@ -276,14 +307,21 @@ fn plain(peer: SocketAddr, transport: Transport, decision: &Decision) -> String 
         .collect();
     text.push_str(&print::table(&["", "STEP", "FOUND"], &rows));
     // Writing to a String cannot fail.
-    let _ = match &decision.outcome {
-        Ok(admitted) => {
+    let _ = match (&decision.outcome, onward) {
+        (Ok(Admitted { gateway, dial_plan, .. }), Some(Onward { name, number, gateways })) => {
+            let gateways = gateways.join(", then ");
+            writeln!(
+                text,
+                "admitted: gateway {gateway}, dial plan {dial_plan}; goes on by route {name}: {number} at {gateways}"
+            )
+        }
+        (Ok(admitted), None) => {
             let Admitted { gateway, dial_plan, purpose, target, .. } = admitted;
             let purpose = purpose.name();
             let number = &target.number;
             writeln!(text, "admitted: gateway {gateway}, dial plan {dial_plan}, {purpose}, number {number}")
         }
-        Err(Refused { rule, status, reason, why }) => {
+        (Err(Refused { rule, status, reason, why }), _) => {
             writeln!(text, "refused: {status} {reason}, rule {rule}: {why}")
         }
     };

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use serde::Serialize;
 
 use crate::base::config::Security;
+use crate::call::route::Route;
 use crate::call::target::Target;
 use crate::sip::flow::{PeerNames, Transport};
 
@@ -24,7 +25,8 @@ pub struct Origin<'a> {
 /// One step of the way in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Step {
-    /// `source`, `certificate`, `hunt_group`, `dial_plan`, `security` or `purpose`.
+    /// `source`, `certificate`, `hunt_group`, `dial_plan`, `security` or `purpose`; `voxring
+    /// explain-call` adds `mailbox`.
     pub name: &'static str,
     /// Whether the next one was taken.
     pub passed: bool,
@@ -54,6 +56,8 @@ pub struct Admitted {
     pub purpose: Purpose,
     /// Whose mailbox.
     pub target: Target,
+    /// The route that takes the call in place of a mailbox; test extensions still come first.
+    pub route: Option<Route>,
 }
 
 /// What a call is for.
@@ -66,6 +70,8 @@ pub enum Purpose {
     PilotMailbox,
     /// The mailbox of the number that was dialled.
     Mailbox,
+    /// It goes on to another gateway.
+    Onward,
 }
 
 impl Purpose {
@@ -75,6 +81,7 @@ impl Purpose {
             Self::CallAnswering => "call answering",
             Self::PilotMailbox => "pilot's mailbox",
             Self::Mailbox => "mailbox",
+            Self::Onward => "another gateway",
         }
     }
 }

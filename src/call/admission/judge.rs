@@ -7,6 +7,7 @@ use super::decision::{Admitted, Decision, Origin, Purpose, Refused, Step};
 use super::gateways::{Found, Gateways};
 use super::numbering::{self, Whose};
 use crate::base::config::{CallUri, Config, DialPlan, Diversion, Gateway, HuntGroup, Security, UriType};
+use crate::call::route::{Route, Routes};
 use crate::call::target::{self, Target};
 use crate::sdp;
 use crate::sip::flow::Transport;
@@ -21,6 +22,7 @@ pub struct Admission {
     /// Never empty.
     dial_plans: Vec<DialPlan>,
     diversion: Diversion,
+    routes: Routes,
 }
 
 impl Admission {
@@ -35,6 +37,7 @@ impl Admission {
             hunt_groups: config.hunt_group.clone(),
             dial_plans,
             diversion: config.calls.diversion,
+            routes: Routes::new(config),
         }
     }
 
@@ -109,16 +112,20 @@ impl Admission {
         let called = called(invite);
         let target = target::target(invite, self.diversion);
         let reached = note(steps, "hunt_group", self.hunt_group(gateway, called.as_ref()))?;
-        let numbers = dial_plan(&reached, invite, called.as_ref(), target.as_ref());
+        // What was dialled counts, whoever it was diverted from.
+        let dialled = target.as_ref().map_or("", |target| &target.called);
+        let route = self.routes.find(dialled);
+        let numbers = dial_plan(&reached, invite, called.as_ref(), target.as_ref(), route.is_some());
         note(steps, "dial_plan", numbers)?;
         note(steps, "security", security(reached.plan, origin, invite))?;
-        let (purpose, target) = note(steps, "purpose", purpose(&reached, target))?;
+        let (purpose, target) = note(steps, "purpose", purpose(&reached, route, target))?;
         Ok(Admitted {
             gateway: gateway.name.clone(),
             dial_plan: reached.plan.name.clone(),
             security: reached.plan.security,
             purpose,
             target,
+            route: route.cloned(),
         })
     }
 
@@ -183,6 +190,7 @@ fn dial_plan(
     invite: &Request,
     called: Option<&Uri>,
     target: Option<&Target>,
+    is_routed: bool,
 ) -> Found<()> {
     let plan = reached.plan;
     if plan.uri_type == UriType::Any {
@@ -199,7 +207,7 @@ fn dial_plan(
     }
     // A pilot is as the operator has written it.
     if let Some(called) = called.filter(|_| reached.pilot.is_none()) {
-        let whose = if diverted.is_some() { Whose::Called } else { Whose::Mailbox };
+        let whose = if diverted.is_some() || is_routed { Whose::Called } else { Whose::Mailbox };
         numbering::check(plan, "Request-URI", called, whose)?;
     }
     Ok(((), format!("{:?} takes {}", plan.name, numbering::takes(plan.uri_type))))
@@ -232,11 +240,15 @@ fn security(plan: &DialPlan, origin: &Origin<'_>, invite: &Request) -> Found<()>
 }
 
 /// Step 6: what the call is for, and whose mailbox.
-fn purpose(reached: &Reached<'_>, target: Option<Target>) -> Found<(Purpose, Target)> {
+fn purpose(reached: &Reached<'_>, route: Option<&Route>, target: Option<Target>) -> Found<(Purpose, Target)> {
     let Some(mut target) = target else {
         let why = "neither Diversion, History-Info, Request-URI nor To names a mailbox";
         return Err(Refused::new("no_number", 404, why));
     };
+    if let Some(route) = route {
+        let text = route.describe(&target.called);
+        return Ok(((Purpose::Onward, target), text));
+    }
     let purpose = match reached.pilot {
         _ if target.is_diverted() => Purpose::CallAnswering,
         None => Purpose::Mailbox,
@@ -259,7 +271,9 @@ fn purpose(reached: &Reached<'_>, target: Option<Target>) -> Found<(Purpose, Tar
             )
         }
         Purpose::PilotMailbox => format!("the pilot itself: mailbox {:?}", target.number),
-        Purpose::Mailbox => format!("mailbox {:?}, as {} says", target.number, target.header),
+        Purpose::Mailbox | Purpose::Onward => {
+            format!("mailbox {:?}, as {} says", target.number, target.header)
+        }
     };
     Ok(((purpose, target), text))
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use super::machine::Machine;
 use super::report::{Problem, Report};
-use super::{admission, limits, live, ports, tls};
+use super::{admission, limits, live, ports, routes, tls};
 use crate::base::clock;
 use crate::base::config::{Config, Source};
 use crate::control::cli::{Output, Place};
@@ -39,6 +39,7 @@ pub fn examine(place: &Place, machine: &Machine) -> Report {
             ports::examine(&mut report, &config, &source, machine);
             limits::examine(&mut report, &config, &source, machine);
             admission::examine(&mut report, &config, &source);
+            routes::examine(&mut report, &config, &source);
             tls::examine(&mut report, &config, &source, clock::calendar());
             live::bindable(&mut report, &config, &source);
             live::data_folder(&mut report, &config, &source);

@@ -51,6 +51,8 @@ pub(super) struct Left {
     rules: Arc<CallRules>,
     gateway: String,
     pub(super) shard: Option<usize>,
+    /// The shard has this long to close it.
+    close_by: Instant,
 }
 
 impl Far {
@@ -327,10 +329,11 @@ impl Calls {
             rules: Arc::clone(&entry.rules),
             gateway: std::mem::take(&mut far.gateway),
             shard: far.shard.take(),
+            close_by: now + CLOSE_TIMEOUT,
         };
         self.owners.remove(&leg);
+        self.timers.insert((left.close_by, leg));
         self.left.insert(leg, left);
-        self.timers.insert((now + CLOSE_TIMEOUT, leg));
         self.settle_left(now, leg);
     }
 
@@ -344,6 +347,7 @@ impl Calls {
             }
         }
         if left.call.is_over() {
+            self.timers.remove(&(left.close_by, leg));
             self.forget_callee(&left.call, &left.gateway);
         } else {
             self.left.insert(leg, left);

@@ -12,7 +12,6 @@ use crate::call::admission::Limits;
 use crate::call::inbound::CallRules;
 use crate::call::leg::CallLeg;
 use crate::call::outcome::EndCause;
-use crate::call::route::Routes;
 use crate::control::cli::Slot;
 use crate::mailbox::service::{MailboxHandle, MailboxRequest};
 use crate::media::order::Audio;
@@ -82,7 +81,6 @@ pub struct Calls {
     /// Calls by the cause of their end.
     pub(super) ended: BTreeMap<String, u64>,
     pub(super) gate: Gate,
-    pub(super) routes: Routes,
     pub(super) refusals: Refusals,
     pub(super) limits: Limits,
     /// Calls of each gateway.
@@ -129,7 +127,6 @@ impl Calls {
     /// A worker without calls.
     pub fn new(parts: Parts) -> Self {
         let limits = Limits::new(&parts.config);
-        let routes = Routes::new(&parts.config);
         Self {
             config: parts.config,
             slot: parts.slot,
@@ -155,7 +152,6 @@ impl Calls {
             answered: 0,
             ended: BTreeMap::new(),
             gate: parts.gate,
-            routes,
             refusals: Refusals::default(),
             limits,
             of_gateway: HashMap::new(),

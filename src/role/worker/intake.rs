@@ -63,14 +63,14 @@ impl Calls {
             let rule = if self.waiting.is_empty() { "stopping" } else { "mailbox_busy" };
             return Err((rule, unavailable("the worker takes no calls now")));
         }
-        let Admitted { gateway, target, security, .. } = self.judge(now, seen, invite)?;
+        let Admitted { gateway, target, security, route, .. } = self.judge(now, seen, invite)?;
         let leg = LegId(self.next_leg);
         let tag = self.layer.local_tag(id).unwrap_or_default().to_owned();
         let security = self.security(&sip_flow, seen, security);
         let call = InboundCall::new(leg, id, sip_flow, invite.clone(), &tag, security, &self.rules)?;
         self.next_leg += 1;
         let kind = Kind::of(&target.number).filter(|_| self.config.test_extensions.enabled);
-        let route = self.routes.find(&target.called).filter(|_| kind.is_none()).cloned();
+        let route = route.filter(|_| kind.is_none());
         if route.is_some() {
             self.check_hops(invite)?;
         }

@@ -6,7 +6,6 @@ use crossbeam::queue::ArrayQueue;
 
 use crate::base::clock;
 use crate::base::config::Config;
-use crate::call::route::Routes;
 use crate::control::tls;
 use crate::role::link::FromWorker;
 use crate::role::listening::{Change, Listening, Open};
@@ -47,7 +46,6 @@ impl Calls {
             tracing::error!(slot = self.slot.name(), %error, "gateways' names cannot be looked up");
         }
         self.limits.reload(&self.config);
-        self.routes = Routes::new(&self.config);
         self.layer.set_retry_after(self.config.calls.retry_after_s);
         self.rules = Arc::new(start::call_rules(&self.config));
         self.edge.listening.order(SignalOrder::Limits(user_agent::connection_limits(&self.config)));

@@ -5,6 +5,7 @@ use std::path::Path;
 use bytes::Bytes;
 
 use super::*;
+use crate::base::config::GatewayStatus;
 use crate::call::admission::{Limits, Load};
 use crate::sip::flow::PeerNames;
 use crate::sip::message::{Message, Method, Name};
@@ -502,4 +503,76 @@ fn limits_are_told_apart_and_named() {
     limits.reload(&Config::parse("[calls]\ncalls_max=0\n", Path::new("a.toml")).unwrap().0);
     let load = Load { calls: 0, gateway_calls: 0 };
     assert_eq!(limits.take(now, "192.0.2.1".parse().unwrap(), "g", load).unwrap_err().rule, "calls_max");
+}
+
+const ROUTES: &str = r#"
+[[gateway]]
+name = "pbx"
+address = ["192.0.2.0/24"]
+[[gateway]]
+name = "carrier"
+address = ["198.51.100.7"]
+call_uri = "sip:GW.example.com:5070;transport=tcp"
+certificate_name = "sbc.example.com"
+[[route]]
+name = "out"
+pattern = "0*"
+gateways = ["carrier"]
+strip_digits = 1
+prefix = "+49"
+[[dial_plan]]
+name = "main"
+uri_type = "tel_extn"
+extension_digits = 4
+"#;
+
+/// Goal: what was dialled finds the route, whoever it was diverted from, and the length of extensions
+/// binds mailboxes only. Method: a routed number, a mailbox's, and a diversion from a routed number.
+#[test]
+fn a_dialled_number_with_a_route_goes_on() {
+    let admission = admission(ROUTES);
+    let judge = |to: &str, diversion: Option<&'static str>| {
+        let mut invite = Request::new(Method::Invite, to.to_owned());
+        invite.headers.push(Name::From, "<sip:2000@pbx>;tag=1");
+        invite.headers.push(Name::To, format!("<{to}>"));
+        if let Some(diversion) = diversion {
+            invite.headers.push(Name::Diversion, diversion);
+        }
+        let source = "192.0.2.7:5060".parse().unwrap();
+        let origin = Origin { source, transport: Transport::Tcp, identity: None, vouched: None };
+        admission.judge(&origin, &invite)
+    };
+    let decision = judge("sip:030123@vm", None);
+    let admitted = decision.outcome.unwrap();
+    assert_eq!(admitted.purpose, Purpose::Onward);
+    assert_eq!(admitted.route.unwrap().number("030123"), "+4930123");
+    let last = decision.steps.last().unwrap();
+    assert_eq!((last.name, &last.text[..]), ("purpose", "route \"out\" (0*): \"+4930123\" at carrier"));
+    let mailbox = judge("sip:1001@vm", Some("<sip:03012@pbx>;reason=no-answer")).outcome.unwrap_err();
+    assert_eq!(mailbox.rule, "extension_digits", "the diversion names a mailbox");
+    let admitted = judge("sip:1001@vm", None).outcome.unwrap();
+    assert_eq!((admitted.purpose, admitted.route), (Purpose::Mailbox, None));
+}
+
+/// Goal: a gateway is called where its URI says, once its name has an address, and only while it takes
+/// calls. Method: the name before and after it is looked up; a gateway without URI; one switched off.
+#[test]
+fn a_gateway_is_called_where_its_uri_says() {
+    let mut admission = admission(ROUTES);
+    assert_eq!(admission.way("carrier"), Err("the name in its call_uri has no address"));
+    assert_eq!(admission.dns_names(), ["gw.example.com"]);
+    let ip: IpAddr = "198.51.100.7".parse().unwrap();
+    admission.set_names(HashMap::from([("gw.example.com".to_owned(), vec![ip])]));
+    let (uri, remote) = admission.way("carrier").unwrap();
+    assert_eq!(
+        (uri.to_string().as_str(), remote),
+        ("sip:gw.example.com:5070;transport=tcp", (ip, 5070).into())
+    );
+    assert_eq!(admission.callee_tls_name(ip, "carrier").as_deref(), Some("sbc.example.com"));
+    assert_eq!(admission.way("pbx"), Err("it has no call_uri any more"));
+    assert_eq!(admission.way("gone"), Err("it is not configured any more"));
+    let mut config = Config::parse(ROUTES, Path::new("a.toml")).unwrap().0;
+    config.gateway[1].status = GatewayStatus::NoNewCalls;
+    admission.reload(&config);
+    assert_eq!(admission.way("carrier"), Err("its status is not \"enabled\""));
 }

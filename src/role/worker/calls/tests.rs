@@ -13,10 +13,13 @@ use crate::role::hop::HopSecret;
 use crate::role::link::ToWorker;
 use crate::sdp::{LocalMedia, SrtpRules};
 use crate::shard::FakeShard;
+use crate::signal::Listener;
 use crate::sip::flow::Transport;
 use crate::sip::message::Name;
 use crate::sip::session_timer::SessionRules;
 use crate::sip::uas::UasRules;
+
+mod anchored;
 
 const OFFER: &str = "v=0\r\no=a 1 1 IN IP4 192.0.2.7\r\ns=-\r\nc=IN IP4 192.0.2.7\r\nt=0 0\r\n\
     m=audio 40000 RTP/AVP 0\r\n";
@@ -28,6 +31,11 @@ fn ms(value: u64) -> Duration {
 fn gateway(name: &str, address: &str) -> Gateway {
     let address = GatewayAddresses(vec![address.parse().unwrap()]);
     Gateway { name: name.into(), address, ..Gateway::default() }
+}
+
+fn listeners() -> Vec<Listener> {
+    let listener = |transport, port| Listener { transport, address: ([192, 0, 2, 1], port).into() };
+    vec![listener(Transport::Tcp, 5065), listener(Transport::Tls, 5066)]
 }
 
 /// The secret of the rig's node.
@@ -105,7 +113,7 @@ impl Rig {
             prompts,
             demo_loop: audio(800),
             counters: Arc::default(),
-            edge: Edge::new(Arc::new(ArrayQueue::new(64)), &[]),
+            edge: Edge::new(Arc::new(ArrayQueue::new(64)), &listeners()),
             seed: 1,
         });
         let now = crate::base::clock::now();
