@@ -20,6 +20,7 @@ mod greeting;
 mod impairment;
 mod injection;
 mod ipv6;
+mod load;
 mod message;
 mod proxy_handoff;
 mod refusals;

@@ -166,6 +166,16 @@ pub struct Packets {
     /// Frames of ours that reached another call.
     #[serde(default)]
     pub misdelivered: u64,
+    /// Frames of ours that the server's RTCP reports call lost. Where it returns nothing (record), this
+    /// is `lost`, as far as its last report.
+    #[serde(default)]
+    pub reported_lost: u64,
+    /// RTCP packets we sent.
+    #[serde(default)]
+    pub rtcp_sent: u64,
+    /// RTCP packets that came, and opened.
+    #[serde(default)]
+    pub rtcp_received: u64,
 }
 
 impl Packets {

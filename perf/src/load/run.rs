@@ -172,7 +172,11 @@ pub fn run(plan: &Plan, bar: &ProgressBar) -> Result<RunReport> {
     let mut threads = Threads::start(plan)?;
     let result = drive(plan, &mut threads, &interrupts, bar);
     let (totals, measured) = threads.end(plan, bar)?;
-    let edges = result?;
+    let edges = result.with_context(|| {
+        let outcomes = totals.calls.outcomes.iter().chain(&totals.calls.remarks);
+        let outcomes: Vec<_> = outcomes.map(|(what, times)| format!("{times} times {what}")).collect();
+        format!("calls: {}", outcomes.join(", "))
+    })?;
     let measured = measured.context("the media thread did not come to the window's end")?;
     fingerprint.server.clone_from(&totals.server);
     Ok(report(plan, fingerprint, totals, measured, edges, resident_before))
@@ -276,10 +280,10 @@ impl Threads {
         let (media, orders) = channel();
         let (commands, asked) = channel();
         let progress = std::sync::Arc::new(Progress::default());
-        let (cpu, seed) = (plan.cpu, plan.seed);
+        let (cpu, seed, rtcp) = (plan.cpu, plan.seed, plan.rtcp);
         let engine = Builder::new().name(MEDIA_THREAD.to_owned()).spawn(move || {
             pin(cpu)?;
-            Ok(Engine::new(sockets, seed)?.obeying(orders).run())
+            Ok(Engine::new(sockets, seed)?.obeying(orders).reporting(rtcp).run())
         })?;
         let calls = signalling::Plan {
             kinds: plan.kinds(),

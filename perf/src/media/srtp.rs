@@ -50,6 +50,13 @@ impl Guard {
         Ok(out)
     }
 
+    fn protect_rtcp(&mut self, packet: &[u8]) -> Result<Vec<u8>> {
+        let mut out = self.context.encrypt_rtcp(packet).map_err(|error| anyhow!("SRTCP: {error}"))?.to_vec();
+        let at = out.len() - self.tag.rtcp;
+        out.splice(at..at, self.mki.iter().copied());
+        Ok(out)
+    }
+
     fn unprotect(&mut self, packet: &[u8]) -> Option<Vec<u8>> {
         let plain = self.context.decrypt_rtp(&without(&self.mki, packet, self.tag.rtp)?);
         plain.ok().map(|plain| plain.to_vec())
@@ -133,6 +140,14 @@ impl Srtp {
         self.send.as_mut().map_or_else(|| Ok(packet.to_vec()), |guard| guard.protect(packet))
     }
 
+    /// An RTCP packet as it leaves.
+    ///
+    /// # Errors
+    /// The crate refuses to protect it.
+    pub fn protect_rtcp(&mut self, packet: &[u8]) -> Result<Vec<u8>> {
+        self.send.as_mut().map_or_else(|| Ok(packet.to_vec()), |guard| guard.protect_rtcp(packet))
+    }
+
     /// A packet as it was meant; `None` when it does not open, now or until `agree`.
     pub fn open(&mut self, packet: &[u8]) -> Option<Vec<u8>> {
         if self.receive.is_none() && !self.waiting {
@@ -152,11 +167,20 @@ impl Srtp {
 
     /// True when an RTCP packet is authentic; what comes before the keys is taken as it is.
     pub fn opens_rtcp(&mut self, packet: &[u8]) -> bool {
+        self.open_rtcp(packet).is_some()
+    }
+
+    /// An RTCP packet as it was meant; `None` when it does not open. What comes before the keys is
+    /// taken as it is.
+    pub fn open_rtcp(&mut self, packet: &[u8]) -> Option<Vec<u8>> {
         let guards = [&mut self.receive, &mut self.receive_before];
         let mut guards = guards.into_iter().flatten().peekable();
-        let opens = guards.peek().is_none() || guards.any(|guard| guard.unprotect_rtcp(packet).is_some());
-        self.auth_failed += u64::from(!opens);
-        opens
+        if guards.peek().is_none() {
+            return Some(packet.to_vec());
+        }
+        let opened = guards.find_map(|guard| guard.unprotect_rtcp(packet));
+        self.auth_failed += u64::from(opened.is_none());
+        opened
     }
 }
 
@@ -200,6 +224,9 @@ mod tests {
                     assert_ne!(protected[12..172], rtp(sequence)[12..]);
                     assert_eq!(theirs.open(&protected), Some(rtp(sequence)), "{suite:?} {sequence}");
                 }
+                let report = [0x80, 201, 0, 1, 0, 0, 0, 7];
+                let protected = ours.protect_rtcp(&report).unwrap();
+                assert_eq!(theirs.open_rtcp(&protected), Some(report.to_vec()), "{suite:?}");
                 let mut forged = ours.protect(&rtp(2)).unwrap();
                 forged[20] ^= 1;
                 assert_eq!((theirs.open(&forged), theirs.open(&rtp(3))), (None, None));

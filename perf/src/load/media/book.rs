@@ -9,6 +9,8 @@ use hdrhistogram::Histogram;
 use nix::sys::socket::SockaddrStorage;
 
 use crate::load::media::batch::DATAGRAM_BYTES;
+use crate::load::media::engine::SLOTS;
+use crate::load::media::rtcp::{self, REPORT_BYTES, Report};
 use crate::load::media::stamp::Stamp;
 use crate::load::media::tally::{Hearing, Journey, Window, histogram, micros};
 use crate::load::result::Packets;
@@ -18,6 +20,13 @@ use crate::sip::sdes::Agreed;
 
 /// Highest number of a stream; a bound on what a caller's numbering can make us reserve.
 const STREAM_MAX: u32 = 1 << 20;
+
+/// Ticks between two RTCP reports of a stream: 5 s.
+const REPORT_TICKS: u64 = 5 * 50 * SLOTS as u64;
+
+/// From the streams of one tick to those of the next; without a divisor in common with
+/// [`REPORT_TICKS`], so that all are reached, and far from 1, so that few streams report evenly too.
+const REPORT_STEP: u64 = 3583;
 
 /// Bytes of the RTP header we write.
 const HEADER_BYTES: usize = 12;
@@ -67,6 +76,11 @@ pub(super) struct Entry {
     first_sequence: u16,
     has_heard: bool,
     hearing: Hearing,
+    /// The same since the stream was opened, for our own RTCP reports.
+    life: Hearing,
+    /// Frames lost by the far side's reports: the last one, and the last before the window.
+    reported: Option<i32>,
+    reported_before: i32,
 }
 
 /// Every stream, found by number and by where its packets come from.
@@ -75,6 +89,8 @@ pub(super) struct Book {
     /// Frames of each stream; they outlive it, for those that hear it.
     journeys: Vec<Journey>,
     by_source: Vec<HashMap<SocketAddr, u32>>,
+    /// Our own reports are asked for.
+    pub(super) reports: bool,
     pub(super) window: Option<Window>,
     pub(super) tallies: Tallies,
 }
@@ -87,15 +103,15 @@ pub(super) struct Tallies {
     pub(super) first_audio: Histogram<u64>,
     pub(super) jitter: Histogram<u64>,
     pub(super) packets: Packets,
-    /// Of the frames sent, those that are due back.
-    pub(super) frames_due: u64,
+    /// Frames sent that nobody returns or reports.
+    pub(super) unheard: u64,
     pub(super) silent: u64,
 }
 
 impl Default for Tallies {
     fn default() -> Self {
         let [spacing, added, first_audio, jitter] = std::array::from_fn(|_| histogram());
-        Self { spacing, added, first_audio, jitter, packets: Packets::default(), frames_due: 0, silent: 0 }
+        Self { spacing, added, first_audio, jitter, packets: Packets::default(), unheard: 0, silent: 0 }
     }
 }
 
@@ -105,6 +121,7 @@ impl Book {
             entries: Vec::new(),
             journeys: Vec::new(),
             by_source: vec![HashMap::new(); sockets],
+            reports: false,
             window: None,
             tallies: Tallies::default(),
         }
@@ -135,6 +152,9 @@ impl Book {
             first_sequence: sequence,
             has_heard: false,
             hearing: Hearing::default(),
+            life: Hearing::default(),
+            reported: None,
+            reported_before: 0,
             stream,
         }));
         Ok(())
@@ -149,7 +169,7 @@ impl Book {
         }
         if let Some(window) = self.window {
             let window = Window { until: window.until.min(now), ..window };
-            self.tallies.settle(&entry, &self.journeys, window);
+            self.tallies.settle(id, &entry, &self.journeys, window);
         }
         Some(entry)
     }
@@ -171,6 +191,7 @@ impl Book {
         self.tallies = Tallies { first_audio, ..Tallies::default() };
         for entry in self.entries.iter_mut().flatten() {
             entry.hearing = Hearing::default();
+            entry.reported_before = entry.reported.unwrap_or(0);
         }
         self.journeys.iter_mut().for_each(|journey| journey.restart());
     }
@@ -179,8 +200,8 @@ impl Book {
     pub(super) fn end(&mut self) -> Tallies {
         let mut tallies = std::mem::take(&mut self.tallies);
         if let Some(window) = self.window.take() {
-            let entries = self.entries.iter().flatten();
-            entries.for_each(|entry| tallies.settle(entry, &self.journeys, window));
+            let entries = (0u32..).zip(&self.entries).filter_map(|(id, entry)| Some((id, entry.as_ref()?)));
+            entries.for_each(|(id, entry)| tallies.settle(id, entry, &self.journeys, window));
         }
         tallies
     }
@@ -203,7 +224,7 @@ impl Book {
 
     /// An RTP packet for the stream `id`.
     pub(super) fn hear(&mut self, id: u32, arrival: Duration, datagram: &[u8]) {
-        let window = self.window;
+        let (window, reports) = (self.window, self.reports);
         let Some(entry) = self.entry(id) else { return self.stray(arrival) };
         let opened;
         let plain = match &mut entry.srtp {
@@ -217,6 +238,9 @@ impl Book {
             },
         };
         let Some((header, payload)) = packet::parse(plain) else { return self.stray(arrival) };
+        if reports {
+            entry.life.count(arrival, &header);
+        }
         if !entry.has_heard {
             entry.has_heard = true;
             let waited = micros(arrival.saturating_sub(entry.stream.up_since));
@@ -238,6 +262,31 @@ impl Book {
         }
     }
 
+    /// An RTCP packet from `from`, the port above a stream's.
+    pub(super) fn hear_report(&mut self, socket: usize, from: SocketAddr, packet: &[u8]) {
+        let source = from.port().checked_sub(1).map(|port| SocketAddr::new(from.ip(), port));
+        let Some(id) = source.and_then(|source| self.find(socket, source)) else { return };
+        let Some(entry) = self.entry(id) else { return };
+        let opened = match &mut entry.srtp {
+            None => packet.to_vec(),
+            Some(srtp) => match srtp.open_rtcp(packet) {
+                Some(opened) => opened,
+                None => return,
+            },
+        };
+        if let Some(block) = rtcp::block_about(&opened, id ^ SSRC_MARK) {
+            entry.reported = Some(block.lost);
+        }
+        self.tallies.packets.rtcp_received += 1;
+    }
+
+    /// Numbers of the streams whose reports are due at a tick, each once in [`REPORT_TICKS`].
+    pub(super) fn reporting(&self, tick: u64) -> impl Iterator<Item = u32> + use<> {
+        let first = u32::try_from(tick % REPORT_TICKS * REPORT_STEP % REPORT_TICKS).unwrap_or(u32::MAX);
+        let end = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);
+        (first..end).step_by(usize::try_from(REPORT_TICKS).unwrap_or(usize::MAX))
+    }
+
     /// A frame of ours, at the stream that hears `sender`.
     fn frame_arrives(&mut self, sender: u32, arrival: Duration, payload: &[u8], window: Window) {
         let stamp = Stamp::read(payload).filter(|stamp| window.contains(stamp.sent));
@@ -255,17 +304,22 @@ impl Book {
 
 impl Tallies {
     /// Adds what one stream counted in `window`.
-    fn settle(&mut self, entry: &Entry, journeys: &[Journey], window: Window) {
+    fn settle(&mut self, id: u32, entry: &Entry, journeys: &[Journey], window: Window) {
         let stream = &entry.stream;
+        let reported = entry.reported.map(|lost| lost.saturating_sub(entry.reported_before));
+        let reported = reported.map(|lost| u64::try_from(lost).unwrap_or(0));
+        self.packets.reported_lost += reported.unwrap_or(0);
         let (expected, received) = match stream.hears {
-            Hears::Nothing => return,
+            Hears::Nothing => {
+                let sent = journeys.get(id as usize).map_or(0, |journey| journey.sent);
+                return self.take_their_word(sent, reported);
+            }
             Hears::Sound => {
                 let from = window.from.max(stream.up_since);
                 (entry.hearing.expected(Window { from, ..window }), entry.hearing.packets)
             }
             Hears::FramesOf(sender) => {
                 let journey = journeys.get(sender as usize);
-                self.frames_due += journey.map_or(0, |journey| journey.sent);
                 self.packets.duplicates += journey.map_or(0, |journey| journey.duplicates);
                 journey.map_or((0, 0), |journey| (journey.sent, journey.returned))
             }
@@ -277,6 +331,19 @@ impl Tallies {
         if let Some(jitter) = entry.hearing.jitter_us() {
             self.jitter.saturating_record(jitter.max(1));
         }
+    }
+}
+
+impl Tallies {
+    /// Frames that only the far side can count: by its last RTCP report, if there was one.
+    fn take_their_word(&mut self, sent: u64, reported: Option<u64>) {
+        let Some(lost) = reported.map(|lost| lost.min(sent)) else {
+            self.unheard += sent;
+            return;
+        };
+        self.packets.expected += sent;
+        self.packets.received += sent - lost;
+        self.packets.lost += lost;
     }
 }
 
@@ -306,5 +373,32 @@ impl Entry {
         let packet = srtp.protect(&buffer[..FRAME_BYTES]).ok()?;
         buffer.get_mut(..packet.len())?.copy_from_slice(&packet);
         Some(packet.len())
+    }
+
+    /// Where RTCP goes, and a report into `buffer` with its length. `None` before anything is to be
+    /// reported, or when SRTP refused it.
+    pub(super) fn write_report(
+        &mut self,
+        id: u32,
+        now: Duration,
+        buffer: &mut [u8; DATAGRAM_BYTES],
+    ) -> Option<usize> {
+        let octets = self.frame.wrapping_mul(160);
+        let sent = (self.stream.sends && self.frame > 0).then_some((octets, self.frame, octets));
+        let report = Report { ssrc: id ^ SSRC_MARK, now, sent, heard: self.life.report() };
+        let mut plain = [0; REPORT_BYTES];
+        let length = report.write(&mut plain);
+        let packet = match &mut self.srtp {
+            None => plain[..length].to_vec(),
+            Some(srtp) => srtp.protect_rtcp(&plain[..length]).ok()?,
+        };
+        buffer.get_mut(..packet.len())?.copy_from_slice(&packet);
+        Some(packet.len())
+    }
+
+    /// Where the far side takes RTCP: the port above its RTP.
+    pub(super) fn rtcp(&self) -> Option<SocketAddr> {
+        let remote = self.stream.remote;
+        remote.port().checked_add(1).map(|port| SocketAddr::new(remote.ip(), port))
     }
 }

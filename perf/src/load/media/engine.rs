@@ -69,7 +69,7 @@ pub struct Measured {
     pub lateness: Histogram<u64>,
     /// Frames that left more than a packet time late.
     pub late_frames: u64,
-    /// Frames sent in the window that nobody is to return: the far side records them, or nothing.
+    /// Frames sent in the window that nobody returns, nor reports by RTCP: they were recorded, or not.
     pub unheard: u64,
     /// Streams that should hear and never did.
     pub silent: u64,
@@ -87,6 +87,7 @@ pub struct Engine {
     slots: Vec<Vec<(usize, u32)>>,
     book: Book,
     outgoing: Outgoing,
+    reports: Outgoing,
     incoming: Incoming,
     strangers: Vec<Stranger>,
     sound: Box<[u8; DATAGRAM_BYTES]>,
@@ -133,6 +134,7 @@ impl Engine {
             slots: vec![Vec::new(); SLOTS as usize],
             book: Book::new(sockets.len()),
             outgoing: Outgoing::new(&sound),
+            reports: Outgoing::new(&sound),
             incoming: Incoming::new(),
             strangers: Vec::new(),
             sound,
@@ -154,6 +156,13 @@ impl Engine {
     /// Takes orders from another thread. The engine itself stays on the one that made it.
     pub fn obeying(mut self, orders: Receiver<Order>) -> Self {
         self.orders = Some(orders);
+        self
+    }
+
+    /// Sends an RTCP report of each stream every 5 s (RFC 3550 §6.2). Those of the far side are read
+    /// anyway.
+    pub fn reporting(mut self, reports: bool) -> Self {
+        self.book.reports = reports;
         self
     }
 
@@ -216,6 +225,9 @@ impl Engine {
         let now = clock::now();
         while due(self.start, self.tick) <= now {
             self.send_tick();
+            if self.book.reports {
+                self.send_reports();
+            }
             self.tick += 1;
         }
         self.hear();
@@ -266,7 +278,7 @@ impl Engine {
         let tallies = self.book.end();
         let time = self.thread_time.take();
         Measured {
-            unheard: tallies.packets.sent.saturating_sub(tallies.frames_due),
+            unheard: tallies.unheard,
             packets: tallies.packets,
             jitter: tallies.jitter,
             spacing: tallies.spacing,
@@ -314,6 +326,18 @@ impl Engine {
         }
     }
 
+    /// The RTCP reports that are due at this tick.
+    fn send_reports(&mut self) {
+        let now = clock::calendar();
+        for id in self.book.reporting(self.tick) {
+            let Some(entry) = self.book.entry(id) else { continue };
+            let (Some(to), socket) = (entry.rtcp(), entry.stream.socket) else { continue };
+            self.reports.push(to.into(), |buffer| entry.write_report(id, now, buffer));
+            self.reports.send(&self.sockets[socket].rtcp);
+            self.book.tallies.packets.rtcp_sent += 1;
+        }
+    }
+
     /// Takes what came to each socket.
     fn hear(&mut self) {
         for (index, socket) in self.sockets.iter().enumerate() {
@@ -333,7 +357,11 @@ impl Engine {
             self.meet_strangers();
         }
         if self.turn.is_multiple_of(RTCP_TURNS) {
-            self.sockets.iter().for_each(|socket| self.incoming.drain(&socket.rtcp, DRAIN_MAX, |_, _, _| {}));
+            for (index, socket) in self.sockets.iter().enumerate() {
+                let book = &mut self.book;
+                self.incoming
+                    .drain(&socket.rtcp, DRAIN_MAX, |_, from, packet| book.hear_report(index, from, packet));
+            }
         }
     }
 
@@ -382,6 +410,7 @@ mod tests {
 
     use super::*;
     use crate::load::media::book::Hears;
+    use crate::load::media::rtcp::{Block, REPORT_BYTES, Report};
     use crate::load::media::stamp::Stamp;
     use crate::media::packet::{self, Header};
     use crate::sip::sdes::{Agreed, Suite, Wish};
@@ -540,6 +569,41 @@ mod tests {
         assert_eq!((measured.packets.received, measured.packets.stray), (spoken, spoken));
         assert!(measured.packets.lost >= spoken / 5, "{:?}", measured.packets);
         assert_eq!((measured.packets.sent, measured.first_audio.len()), (0, 1));
+    }
+
+    /// Goal: of frames that only the far side can count, its RTCP report tells the loss, and ours
+    /// reach it.
+    /// Method: a far side that keeps all frames and reports three of them lost, once within the window.
+    #[test]
+    fn the_far_sides_report_tells_the_loss_of_what_it_keeps() {
+        let (ours, far) = (MediaSocket::bind(HOST).unwrap(), MediaSocket::bind(HOST).unwrap());
+        let to_rtcp = SocketAddr::new(HOST, ours.port() + 1);
+        let remote = SocketAddr::new(HOST, far.port());
+        let (handle, orders) = std::sync::mpsc::channel();
+        let running =
+            std::thread::spawn(|| Engine::new(vec![ours], 1).unwrap().obeying(orders).reporting(true).run());
+        // Its report is due at tick 300, after 286 ms.
+        handle.send(Order::Open(3900, Box::new(stream(0, remote, Hears::Nothing)))).unwrap();
+        let from = clock::calendar();
+        handle.send(Order::Measure(Window { from, until: from + WINDOW })).unwrap();
+        let mut buffer = [0; 500];
+        far.rtp.set_nonblocking(false).unwrap();
+        let count = far.rtp.recv(&mut buffer).unwrap();
+        let ssrc = packet::parse(&buffer[..count]).unwrap().0.ssrc;
+        let heard = Some(Block { ssrc, lost: 3, highest: 9, jitter: 0 });
+        let mut report = [0; REPORT_BYTES];
+        let length = Report { ssrc: 1, now: Duration::ZERO, sent: None, heard }.write(&mut report);
+        far.rtcp.send_to(&report[..length], to_rtcp).unwrap();
+        far.rtcp.set_nonblocking(false).unwrap();
+        let count = far.rtcp.recv(&mut buffer).unwrap();
+        assert!(count >= 28 && buffer[4..8] == ssrc.to_be_bytes(), "{:?}", &buffer[..count]);
+        std::thread::sleep(WINDOW + STRAGGLERS + Duration::from_millis(100));
+        handle.send(Order::Stop).unwrap();
+        let measured = running.join().unwrap().unwrap();
+        let packets = &measured.packets;
+        assert_eq!((packets.reported_lost, packets.lost, packets.rtcp_received), (3, 3, 1));
+        assert_eq!((packets.expected, packets.received), (packets.sent, packets.sent - 3));
+        assert_eq!((measured.unheard, measured.silent), (0, 0));
     }
 
     /// Goal: at any number of streams the ticks carry equal shares, give or take a few, and a

@@ -5,6 +5,7 @@
 pub mod batch;
 pub mod book;
 pub mod engine;
+pub mod rtcp;
 pub mod socket;
 pub mod stamp;
 pub mod tally;

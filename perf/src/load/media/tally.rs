@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use crate::load::media::rtcp::Block;
 use crate::media::packet::Header;
 
 /// Packet time; all our streams have it.
@@ -176,6 +177,19 @@ impl Hearing {
         }
     }
 
+    /// What an RTCP report says of it; `None` before the first packet.
+    pub fn report(&self) -> Option<Block> {
+        let span = self.span?;
+        let lost = i128::from(self.expected_before + span.expected()) - i128::from(self.packets);
+        Some(Block {
+            ssrc: span.ssrc,
+            lost: i32::try_from(lost).unwrap_or(i32::MAX),
+            // The first cycle is 0; ours begin at 1, to have room below.
+            highest: u32::try_from(span.highest.saturating_sub(65_536) & 0xFFFF_FFFF).unwrap_or(0),
+            jitter: u32::try_from(self.jitter_nanos / NANOS_PER_UNIT).unwrap_or(u32::MAX),
+        })
+    }
+
     /// Interarrival jitter at the end, microseconds; `None` of fewer than two packets.
     pub fn jitter_us(&self) -> Option<u64> {
         (self.packets > 1).then(|| u64::try_from(self.jitter_nanos / 1000).unwrap_or(0))
@@ -209,6 +223,8 @@ mod tests {
             .map(micros)
             .collect();
         assert_eq!(spacings, [20_000, 45_000, 15_000, 20_000]);
+        let report = hearing.report().unwrap();
+        assert_eq!((report.ssrc, report.lost, report.highest), (2, 1, 10));
         assert_eq!((hearing.packets, hearing.expected(window)), (5, 6));
     }
 

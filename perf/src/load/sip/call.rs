@@ -11,7 +11,7 @@ use crate::sip::sdp;
 use crate::sip::target::{Target, Transport};
 
 /// RFC 3261 timer T1.
-pub const T1: Duration = Duration::from_millis(500);
+const T1: Duration = Duration::from_millis(500);
 /// RFC 3261 timer T2.
 const T2: Duration = Duration::from_secs(4);
 /// Redirects followed before a call is given up.
@@ -263,7 +263,7 @@ impl Call {
                 };
                 self.cseq += 1;
                 let bye = self.request("BYE", self.cseq, "BYE", way, None);
-                self.state = State::Leaving(self.start(now, way, bye, 16 * T1, hops));
+                self.state = State::Leaving(self.start(now, way, bye, 64 * T1, hops));
                 None
             }
             State::Leaving(_) | State::Over { .. } => None,
@@ -510,3 +510,6 @@ impl Call {
         Some(Event::Over(ending))
     }
 }
+
+#[cfg(test)]
+mod tests;
