@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::common::node::Node;
-use crate::common::pki::set;
+use crate::common::pki::{self, Paper, Pki};
 use crate::common::{peers, wait_for};
 
 /// Ten calls, a window of two seconds, whatever else `arguments` ask for; the report.
@@ -93,13 +93,20 @@ fn calls_a_second_are_measured_and_refusals_told() {
     wait_for("the end of all calls", Duration::from_secs(10), || (node.calls() == 0).then_some(()));
 }
 
-/// Goal: SRTP calls are measured like plain ones.
+/// Goal: calls over mutual TLS and SRTP are measured like plain ones, RTCP too.
 /// Method: an echo of frames under AEAD_AES_128_GCM; each must open and carry its stamp.
 #[test]
-fn srtp_calls_are_measured() {
+fn secure_calls_are_measured() {
     let _alone = crate::common::heavy();
-    let node = Node::start_changed_for_load(|config| set(config, "srtp", "sdes_over_plain", true));
-    let report = run(&node, "echo", &["--srtp", "AEAD_AES_128_GCM"]);
+    let pki = Pki::new();
+    let node = Node::start_changed_for_load(|config| {
+        pki.secure(config);
+        pki::demand_srtp(config);
+    });
+    let papers = pki.voxperf(Paper::Good);
+    let papers = papers.iter().map(String::as_str);
+    let arguments: Vec<&str> = ["--srtp", "AEAD_AES_128_GCM", "--rtcp"].into_iter().chain(papers).collect();
+    let report = run_to(&node, &node.uri("9196", "tls"), "echo", &arguments);
     assert_eq!(
         (number(&report, "/calls/answered"), number(&report, "/packets/stray")),
         (10, 0),

@@ -172,10 +172,10 @@ pub fn run(plan: &Plan, bar: &ProgressBar) -> Result<RunReport> {
     let mut threads = Threads::start(plan)?;
     let result = drive(plan, &mut threads, &interrupts, bar);
     let (totals, measured) = threads.end(plan, bar)?;
-    let edges = result.with_context(|| {
+    let edges = result.map_err(|error| {
         let outcomes = totals.calls.outcomes.iter().chain(&totals.calls.remarks);
         let outcomes: Vec<_> = outcomes.map(|(what, times)| format!("{times} times {what}")).collect();
-        format!("calls: {}", outcomes.join(", "))
+        if outcomes.is_empty() { error } else { anyhow!("{error:#}; calls so far: {}", outcomes.join(", ")) }
     })?;
     let measured = measured.context("the media thread did not come to the window's end")?;
     fingerprint.server.clone_from(&totals.server);

@@ -30,7 +30,7 @@ const DRAIN_MAX: usize = 1024;
 const RTCP_TURNS: u64 = 100;
 
 /// How long after the window packets are still awaited.
-pub const STRAGGLERS: Duration = Duration::from_millis(500);
+pub const STRAGGLERS: Duration = Duration::from_secs(1);
 
 /// Datagrams of unknown streams kept until the orders of the same turn are read.
 const STRANGERS_MAX: usize = 256;
@@ -249,8 +249,10 @@ impl Engine {
         }
     }
 
+    /// Counts from now on, not from an instant already past: what left in between was not counted.
     fn begin(&mut self, window: Window) {
-        self.book.begin(window);
+        let from = window.from.max(clock::calendar());
+        self.book.begin(Window { from, until: window.until.max(from) });
         self.lateness.reset();
         self.late_frames = 0;
         self.thread_time = None;

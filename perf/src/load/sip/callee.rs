@@ -158,3 +158,105 @@ impl Callee {
 fn number_of(user: &str) -> Option<u32> {
     user.strip_prefix('p')?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sip::sdes::{Crypto, Suite};
+
+    const OFFER: &str = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 30000 RTP/AVP 8\r\n";
+
+    /// Our phone, and a neighbour over UDP that reads its answers.
+    struct Rig {
+        callee: Callee,
+        pool: Pool,
+        neighbour: std::net::UdpSocket,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let free = || std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            let mut pool = Pool::new(1, None);
+            let address = free().local_addr().unwrap();
+            pool.listen(address).unwrap();
+            let ports = vec![40_000, 40_002];
+            Self { callee: Callee::new(address, address.ip(), ports), pool, neighbour: free() }
+        }
+
+        /// Sends a request; gives what happened and the answers.
+        fn asks(
+            &mut self,
+            method: &str,
+            call_id: &str,
+            from: &str,
+            to: &str,
+            body: &str,
+        ) -> (Option<Happening>, Vec<String>) {
+            let text = format!(
+                "{method} {to} SIP/2.0\r\nVia: SIP/2.0/UDP a;branch=z9hG4bKq\r\nFrom: <{from}>;tag=x\r\nTo: <{to}>\r\n\
+                 Call-ID: {call_id}\r\nCSeq: 1 {method}\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            let source = Source::Datagram(self.neighbour.local_addr().unwrap());
+            let glance = Glance::read(text.as_bytes()).unwrap();
+            let happening = self.callee.handle_request(source, &glance, &mut self.pool);
+            self.neighbour.set_nonblocking(true).unwrap();
+            let (mut answers, mut buffer) = (Vec::new(), [0; 4096]);
+            while let Ok(count) = self.neighbour.recv(&mut buffer) {
+                answers.push(String::from_utf8(buffer[..count].to_vec()).unwrap());
+            }
+            (happening, answers)
+        }
+    }
+
+    /// Goal: an INVITE is answered with 180 and 200 and its call's own port, whichever part names
+    /// the call; a new offer and BYE are answered; strangers are not.
+    /// Method: one call named by From, one by the Request-URI, one by neither.
+    #[test]
+    fn a_second_leg_is_answered_for_its_call() {
+        let mut rig = Rig::new();
+        let (happening, answers) = rig.asks("INVITE", "a", "sip:p7@h", "sip:8000@h", OFFER);
+        let Some(Happening::Answered(7, media)) = happening else { panic!("{happening:?}") };
+        assert_eq!((media.remote.port(), media.payload_type, media.keys), (30_000, 8, None));
+        assert!(
+            answers[0].starts_with("SIP/2.0 180 ") && answers[1].starts_with("SIP/2.0 200 "),
+            "{answers:?}"
+        );
+        assert!(
+            answers[1].contains("m=audio 40002 RTP/AVP 8") && answers[1].contains(";tag="),
+            "{answers:?}"
+        );
+        let (happening, _) = rig.asks("INVITE", "b", "sip:4711@h", "sip:p8@h", OFFER);
+        assert!(matches!(happening, Some(Happening::Answered(8, _))));
+        let (happening, answers) = rig.asks("INVITE", "c", "sip:4711@h", "sip:8000@h", OFFER);
+        assert!(
+            happening.is_none() && answers[0].starts_with("SIP/2.0 488 No user part p<number>"),
+            "{answers:?}"
+        );
+        let (happening, answers) = rig.asks("INVITE", "a", "sip:p7@h", "sip:8000@h", "");
+        assert!(happening.is_none() && answers[0].contains("m=audio 40002 "), "{answers:?}");
+        assert_eq!(rig.asks("BYE", "a", "sip:p7@h", "sip:8000@h", "").0, Some(Happening::Ended(7)));
+        let (happening, answers) = rig.asks("BYE", "a", "sip:p7@h", "sip:8000@h", "");
+        assert!(happening.is_none() && answers[0].starts_with("SIP/2.0 481 "), "{answers:?}");
+        assert_eq!(rig.asks("ACK", "a", "sip:p7@h", "sip:8000@h", ""), (None, Vec::new()));
+    }
+
+    /// Goal: keys that the server offers are answered with ours. Method: an RTP/SAVP offer.
+    #[test]
+    fn offered_keys_are_answered() {
+        let suite = Suite::AeadAes128Gcm;
+        let crypto = Wish { suites: vec![suite], ..Wish::default() }.offer(1).unwrap();
+        let theirs = crypto.lines[0].key.clone();
+        let offer =
+            OFFER.replace("RTP/AVP", "RTP/SAVP") + &format!("a=crypto:{}\r\n", crypto.lines[0].render());
+        let (happening, answers) = Rig::new().asks("INVITE", "a", "sip:p0@h", "sip:8000@h", &offer);
+        let Some(Happening::Answered(0, media)) = happening else { panic!("{happening:?}") };
+        let keys = media.keys.unwrap();
+        assert_eq!((keys.suite, keys.receive), (suite, theirs));
+        let body = answers[1].split_once("\r\n\r\n").unwrap().1;
+        let Crypto { savp: true, lines, .. } = sdp::read(body.as_bytes()).unwrap().crypto else {
+            panic!("{body}")
+        };
+        assert_eq!(lines[0].key, keys.send);
+    }
+}
