@@ -551,11 +551,13 @@ mod tests {
         let running = std::thread::spawn(|| Engine::new(vec![socket], 1).unwrap().obeying(orders).run());
         let (mouth, stranger) = (UdpSocket::bind((HOST, 0)).unwrap(), UdpSocket::bind((HOST, 0)).unwrap());
         let remote = mouth.local_addr().unwrap();
-        let from = clock::calendar();
+        // The engine has heard of it by then.
+        let from = clock::calendar() + Duration::from_secs(1);
         handle.send(Order::Measure(Window { from, until: from + WINDOW })).unwrap();
         let listener = Stream { sends: false, ..stream(0, remote, Hears::Sound) };
         handle.send(Order::Open(7, Box::new(listener))).unwrap();
         let mut spoken = 0;
+        std::thread::sleep(from.saturating_sub(clock::calendar()));
         for sequence in 0..20u16 {
             let header = Header { marker: false, payload_type: 0, sequence, timestamp: 0, ssrc: 1 };
             if clock::calendar() < from + WINDOW - Duration::from_millis(30) && sequence % 5 != 2 {
