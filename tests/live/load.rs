@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::Value;
+use toml::{Table, toml};
 
 use crate::common::node::Node;
 use crate::common::pki::{self, Paper, Pki};
@@ -91,6 +92,40 @@ fn calls_a_second_are_measured_and_refusals_told() {
         "{refused:#}"
     );
     wait_for("the end of all calls", Duration::from_secs(10), || (node.calls() == 0).then_some(()));
+}
+
+/// Goal: of an anchored call both legs are ours, and each is heard on the other.
+/// Method: a route to the second phone, over TCP and over UDP; frames both ways, each on its own call.
+#[test]
+fn anchored_calls_are_measured_across_both_legs() {
+    let _alone = crate::common::heavy();
+    for transport in ["tcp", "udp"] {
+        let node = Node::start_changed_for_load(|config| route_to_a_peer(config, transport));
+        let callee = format!("127.0.0.1:{}", node.ports.peer());
+        let report = run(&node, "anchor", &["--callee", &callee]);
+        assert_eq!(
+            (number(&report, "/calls/answered"), number(&report, "/calls/failed")),
+            (10, 0),
+            "{report:#}"
+        );
+        assert_eq!((number(&report, "/calls/silent"), number(&report, "/calls/ended_early")), (0, 0));
+        assert!((1900..=2100).contains(&number(&report, "/packets/sent")), "{report:#}");
+        assert_eq!(number(&report, "/packets/sent"), number(&report, "/packets/expected"));
+        assert_eq!(number(&report, "/packets/misdelivered") + number(&report, "/packets/stray"), 0);
+        assert_eq!(number(&report, "/packets/lost"), number(&report, "/packets/dropped_by_us"), "{report:#}");
+        assert_eq!(number(&report, "/added/count"), number(&report, "/packets/received"));
+    }
+}
+
+/// A gateway at the node's port for a peer, and a route of the numbers that begin with 8 to it.
+fn route_to_a_peer(config: &mut Table, transport: &str) {
+    // As `Ports::peer` has it.
+    let port = config["router"]["port"].as_integer().expect("a port") + 11;
+    let call_uri = format!("sip:127.0.0.1:{port};transport={transport}");
+    config.extend(toml! {
+        gateway = [{ name = "phones", address = ["127.0.0.1"], call_uri = call_uri }]
+        route = [{ name = "phones", pattern = "8*", gateways = ["phones"] }]
+    });
 }
 
 /// Goal: calls over mutual TLS and SRTP are measured like plain ones, RTCP too.
