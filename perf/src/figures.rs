@@ -36,7 +36,8 @@ pub fn share(share: f64) -> String {
     let percent = share * 100.0;
     match percent {
         _ if percent == 0.0 => "0 %".to_owned(),
-        _ if percent.abs() < 0.001 => format!("{percent:.1e} %"),
+        _ if percent.abs() < 0.999e-5 => format!("{percent:.1e} %"),
+        _ if percent.abs() < 0.001 => format!("{} %", trimmed(percent, 5)),
         _ if percent.abs() < 0.1 => format!("{} %", trimmed(percent, 4)),
         _ => format!("{} %", trimmed(percent, 2)),
     }
@@ -104,8 +105,8 @@ mod tests {
     #[test]
     fn numbers_read_well() {
         assert_eq!([0, 999, 1000, 1_234_567].map(whole), ["0", "999", "1,000", "1,234,567"]);
-        let shares = [0.0, 1e-7, 0.0002, 0.0123, 1.0].map(share);
-        assert_eq!(shares, ["0 %", "1.0e-5 %", "0.02 %", "1.23 %", "100 %"]);
+        let shares = [0.0, 1e-9, 1e-7, 0.0002, 0.0123, 1.0].map(share);
+        assert_eq!(shares, ["0 %", "1.0e-7 %", "0.00001 %", "0.02 %", "1.23 %", "100 %"]);
         let times = [0.0, 2.5, 640.4, 1234.0, 25_040.0, 1_500_000.0].map(time);
         assert_eq!(times, ["0 us", "2.5 us", "640 us", "1.23 ms", "25 ms", "1.5 s"]);
         assert_eq!([0.4, 999.6, -1234.5].map(rounded), ["0", "1,000", "-1,234"]);

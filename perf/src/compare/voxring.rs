@@ -61,8 +61,8 @@ impl Contestant for Voxring<'_> {
 fn round_of(run: RunReport) -> Result<Round> {
     let server = run.server.context("the run tells nothing of the server's time")?;
     let mut packets = run.packets;
-    if run.asked.scenario == Scenario::Record {
-        // Nothing comes back: what the server did not read shows in the kernel alone.
+    if run.asked.scenario == Scenario::Record && packets.expected == 0 {
+        // Nothing comes back, not even RTCP: what the server did not read shows in the kernel alone.
         (packets.expected, packets.lost) = (packets.sent, packets.receive_buffer_errors);
         packets.received = packets.sent.saturating_sub(packets.lost);
     }

@@ -45,6 +45,8 @@ pub enum Bound {
         status: String,
         /// How many calls got it.
         count: u64,
+        /// What the server said with it most often: a Warning or Reason.
+        remark: Option<String>,
     },
     /// Nothing was busy, but a limit was missed.
     Slo {
@@ -67,7 +69,7 @@ impl Bound {
     /// What bound the knee below `missed`, and whether it is a ceiling.
     pub fn of(steps: &[Step], missed: Option<u64>, end: End) -> (Kind, Self) {
         let misses: Vec<&Step> =
-            steps.iter().filter(|step| Some(step.load) == missed && !step.kept).collect();
+            steps.iter().filter(|step| Some(step.load) == missed && !step.kept && step.counted).collect();
         let Some(last) = misses.last() else {
             let bound = if end == End::AllKept { Self::Asked } else { Self::Time };
             return (Kind::Floor, bound);
@@ -86,15 +88,25 @@ impl Bound {
 fn refusals(misses: &[&Step]) -> Option<Bound> {
     let calls_failed =
         |step: &&&Step| step.judged.iter().any(|judged| judged.metric == "failed" && !judged.kept);
+    let failed: Vec<&RunReport> = misses.iter().filter(calls_failed).map(|step| &step.run).collect();
+    let is_refusal = |status: &str| status.starts_with(['4', '5', '6']);
+    let outcomes = failed.iter().flat_map(|run| &run.calls.outcomes);
+    let (status, count) = most_frequent(outcomes.filter(|(status, _)| is_refusal(status)))?;
+    let remark = most_frequent(failed.iter().flat_map(|run| &run.calls.remarks));
+    Some(Bound::Refusals { status, count, remark: remark.map(|(remark, _)| remark) })
+}
+
+/// The name that comes to the highest sum, and the sum.
+fn most_frequent<'a>(counts: impl Iterator<Item = (&'a String, &'a u64)>) -> Option<(String, u64)> {
     let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
-    for step in misses.iter().filter(calls_failed) {
-        let outcomes = step.run.calls.outcomes.iter();
-        for (status, count) in outcomes.filter(|(status, _)| status.starts_with(['4', '5', '6'])) {
-            *sums.entry(status).or_default() += count;
-        }
-    }
-    let (status, count) = sums.into_iter().max_by_key(|(_, count)| *count)?;
-    Some(Bound::Refusals { status: status.to_owned(), count })
+    counts.for_each(|(name, count)| *sums.entry(name).or_default() += count);
+    let most = sums.into_iter().max_by_key(|(_, count)| *count)?;
+    Some((most.0.to_owned(), most.1))
+}
+
+/// A generator's reason without its beginning, for sentences that already name the generator.
+pub fn reason(why: &str) -> &str {
+    why.trim_start_matches("the generator: ")
 }
 
 /// The busiest thread, when it was too busy.
@@ -137,12 +149,13 @@ impl fmt::Display for Bound {
                 write!(f, "bound by the CPU of the server's thread {thread} at {percent:.0} %")
             }
             Self::Generator { why } => {
-                write!(f, "bound by the load generator: {}", why.trim_start_matches("the generator: "))
+                write!(f, "bound by the load generator: {}", reason(why))
             }
-            Self::Refusals { status, count } => {
+            Self::Refusals { status, count, remark } => {
+                let said = remark.as_ref().map(|remark| format!(" and {remark:?}")).unwrap_or_default();
                 write!(
                     f,
-                    "bound by the server's limits: {} calls refused with {status}",
+                    "bound by the server's limits: {} calls refused with {status}{said}",
                     figures::whole(*count)
                 )
             }
@@ -189,13 +202,14 @@ mod tests {
     fn refusals_are_named_by_their_status() {
         let refuse = |step: &mut Step, failed| {
             step.run.calls.failed = failed;
-            step.run.calls.outcomes = [("200", 765), ("488", 5), ("503 port pool empty", 30)]
+            step.run.calls.outcomes = [("200", 765), ("488", 5), ("503", 30)]
                 .map(|(status, count)| (status.to_owned(), count))
                 .into();
+            step.run.calls.remarks = [("no port is free".to_owned(), 30)].into();
         };
         let (kind, bound) = miss(|step| refuse(step, 35));
         assert_eq!(kind, Kind::Ceiling);
-        let told = "bound by the server's limits: 30 calls refused with 503 port pool empty";
+        let told = "bound by the server's limits: 30 calls refused with 503 and \"no port is free\"";
         assert_eq!(bound.to_string(), told);
         let (_, bound) = miss(|step| refuse(step, 0));
         assert!(matches!(bound, Bound::Slo { .. }), "{bound}");

@@ -73,7 +73,7 @@ pub struct FindArgs {
 pub fn run(args: &FindArgs) -> Result<bool> {
     let scenario = args.load.scenario;
     let slo = args.slo.clone().unwrap_or_else(|| Slo::of(scenario)).with_calls_answered();
-    slo.ensure_measured(scenario)?;
+    slo.ensure_measured(scenario, args.load.rtcp)?;
     ensure!(!slo.needs_pid() || !args.load.pids.is_empty(), "a limit of cpu needs the server's --pid");
     ensure!(args.tolerance > 0.0 && args.tolerance < 1.0, "--tolerance is a share between 0 and 1");
     ensure!(args.cps > 0.0 && args.cps.is_finite(), "--cps must be above 0");

@@ -48,7 +48,7 @@ pub fn find(plan: &Plan, measure: &mut dyn Measure, told: &mut dyn FnMut(&Step))
     let mut search = Search::new(plan.settings.clone());
     let mut steps: Vec<Step> = Vec::new();
     // Runs near the knee take longer than planned: calls hang, hang-ups time out.
-    let mut stretch = 1.0f64;
+    let mut stretch = 1.0;
     let mut trouble = None;
     let end = loop {
         let begun = measure.elapsed();
@@ -65,11 +65,15 @@ pub fn find(plan: &Plan, measure: &mut dyn Measure, told: &mut dyn FnMut(&Step))
             }
         };
         let took = measure.elapsed().saturating_sub(begun).as_secs_f64();
-        stretch = stretch.max(took / measure.cost(load).as_secs_f64().max(1.0));
+        stretch = f64::max(1.0, took / measure.cost(load).as_secs_f64().max(1.0));
         let judged = plan.slo.judge(&run);
         let kept = judged.iter().all(|judged| judged.kept);
-        search.record(load, kept);
-        let step = Step { load, purpose, kept, judged, run };
+        let was_forgiven = steps.iter().any(|step| step.load == load && !step.counted);
+        let counted = kept || run.generator.bottleneck.is_none() || was_forgiven;
+        if counted {
+            search.record(load, kept);
+        }
+        let step = Step { load, purpose, kept, counted, judged, run };
         told(&step);
         steps.push(step);
     };
@@ -120,6 +124,8 @@ mod tests {
         knee: u64,
         most: u64,
         late_from: u64,
+        /// The first run of this load goes wrong by the generator's doing.
+        spoilt: Option<u64>,
         elapsed: Duration,
         /// What a run really takes, as a multiple of what was said.
         stretch: u32,
@@ -132,10 +138,11 @@ mod tests {
                 bail!("too many open files");
             }
             let mut run = run_of(load);
-            if load > self.knee {
+            let is_spoilt = self.spoilt.take_if(|spoilt| *spoilt == load).is_some();
+            if load > self.knee || is_spoilt {
                 run.spacing.quantiles = vec![(0.999, 40_000)];
             }
-            if load >= self.late_from {
+            if load >= self.late_from || is_spoilt {
                 run.generator.bottleneck = Some("sends 9 ms late".to_owned());
             }
             Ok(run)
@@ -151,7 +158,7 @@ mod tests {
     }
 
     fn fake() -> Fake {
-        Fake { knee: 700, most: 9999, late_from: 9999, elapsed: Duration::ZERO, stretch: 1 }
+        Fake { knee: 700, most: 9999, late_from: 9999, spoilt: None, elapsed: Duration::ZERO, stretch: 1 }
     }
 
     fn searched(fake: &mut Fake) -> Result<FindReport> {
@@ -182,6 +189,18 @@ mod tests {
         let found = searched(&mut Fake { late_from: 600, ..fake() }).unwrap();
         assert_eq!(found.kind, Kind::Floor);
         assert_eq!(found.bound, Bound::Generator { why: "sends 9 ms late".to_owned() });
+    }
+
+    /// Goal: one run that the generator spoilt is measured again and changes nothing.
+    /// Method: the first run of 200 calls misses while the generator is late.
+    #[test]
+    fn a_run_that_the_generator_spoilt_is_measured_again() {
+        let clean = searched(&mut fake()).unwrap();
+        let spoilt = searched(&mut Fake { spoilt: Some(200), ..fake() }).unwrap();
+        assert_eq!((spoilt.knee, spoilt.kind), (clean.knee, Kind::Ceiling));
+        assert_eq!(spoilt.steps.len(), clean.steps.len() + 1);
+        let step = spoilt.steps.iter().find(|step| !step.counted).unwrap();
+        assert!(step.verdict().starts_with("not counted, the generator was late"), "{}", step.verdict());
     }
 
     /// Goal: a run that cannot be made ends the search with what is known; the first one is an error.

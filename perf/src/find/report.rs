@@ -20,6 +20,9 @@ pub struct Step {
     pub purpose: Purpose,
     /// All limits held.
     pub kept: bool,
+    /// The search went by it. A miss while the generator was late says little of the server, and is
+    /// measured once more before it counts.
+    pub counted: bool,
     /// Limit by limit.
     pub judged: Vec<Judged>,
     /// The run itself.
@@ -71,7 +74,11 @@ impl Step {
                 format!("{} {}", judged.metric, judged.value.as_deref().unwrap_or("not measured"))
             });
         let missed: Vec<String> = missed.collect();
-        if missed.is_empty() { "kept".to_owned() } else { format!("missed: {}", missed.join(", ")) }
+        match missed.as_slice() {
+            [] => "kept".to_owned(),
+            _ if self.counted => format!("missed: {}", missed.join(", ")),
+            _ => format!("not counted, the generator was late: {}", missed.join(", ")),
+        }
     }
 }
 
@@ -99,16 +106,14 @@ impl FindReport {
         self.steps.iter().filter(|step| step.kept && Some(step.load) == self.knee)
     }
 
-    /// Processors the server's media (or signalling) threads may fill: one each.
+    /// Processors that the server's media threads may fill: one each.
     fn cores(&self) -> Option<String> {
-        let prefix = if self.scenario == Scenario::Signalling { "sip" } else { "media" };
         let server = self.at_knee().last()?.run.server.as_ref()?;
-        match server.threads.iter().filter(|thread| thread.name.starts_with(prefix)).count() {
-            0 => None,
-            1 if self.scenario == Scenario::Signalling => Some("one signalling thread".to_owned()),
-            1 => Some("one media core".to_owned()),
-            count if self.scenario == Scenario::Signalling => Some(format!("{count} signalling threads")),
-            count => Some(format!("{count} media cores")),
+        let media = server.threads.iter().filter(|thread| thread.name.starts_with("media-")).count();
+        match (self.scenario, media) {
+            (Scenario::Signalling, _) | (_, 0) => None,
+            (_, 1) => Some("one media core".to_owned()),
+            (_, count) => Some(format!("{count} media cores")),
         }
     }
 }

@@ -141,17 +141,19 @@ impl Slo {
         self.0.iter().any(|limit| limit.metric == Metric::Share(Share::Cpu))
     }
 
-    /// Refuses what the scenario never measures.
+    /// Refuses what the scenario never measures. A recorder tells of losses by RTCP alone.
     ///
     /// # Errors
     /// Names the limit.
-    pub fn ensure_measured(&self, scenario: Scenario) -> Result<()> {
+    pub fn ensure_measured(&self, scenario: Scenario, rtcp: bool) -> Result<()> {
         let hears = !matches!(scenario, Scenario::Record | Scenario::Signalling);
         let delays = matches!(scenario, Scenario::Echo | Scenario::Anchor);
         for limit in &self.0 {
             let is_there = match limit.metric {
-                Metric::Share(Share::Loss | Share::LossByServer)
-                | Metric::Time(Time::FirstAudio | Time::Spacing | Time::Jitter, _) => hears,
+                Metric::Share(Share::Loss | Share::LossByServer) => {
+                    hears || (rtcp && scenario == Scenario::Record)
+                }
+                Metric::Time(Time::FirstAudio | Time::Spacing | Time::Jitter, _) => hears,
                 Metric::Time(Time::Added, _) => delays,
                 Metric::Share(Share::BufferDrops | Share::Failed | Share::Cpu)
                 | Metric::Time(Time::Setup, _) => true,
@@ -194,8 +196,8 @@ impl Metric {
     fn of(self, run: &RunReport) -> Option<f64> {
         let packets = &run.packets;
         match self {
-            Self::Share(Share::Loss) => Some(packets.loss()),
-            Self::Share(Share::LossByServer) => Some(packets.loss_by_server()),
+            Self::Share(Share::Loss) => (packets.expected > 0).then(|| packets.loss()),
+            Self::Share(Share::LossByServer) => (packets.expected > 0).then(|| packets.loss_by_server()),
             Self::Share(Share::BufferDrops) => {
                 Some(share(packets.receive_buffer_errors, packets.sent + packets.expected))
             }
@@ -393,13 +395,15 @@ mod tests {
         use Scenario::{Anchor, Echo, Mixed, Playout, Record, Signalling};
         for scenario in [Playout, Echo, Record, Anchor, Signalling, Mixed] {
             let slo = Slo::of(scenario).with_calls_answered();
-            slo.ensure_measured(scenario).unwrap();
+            slo.ensure_measured(scenario, false).unwrap();
             assert!(slo.to_string().ends_with("failed < 0.1 %"), "{slo}");
         }
         let own: Slo = "failed<5%".parse().unwrap();
         assert_eq!(own.clone().with_calls_answered(), own);
         let delay: Slo = "added_p99<3ms".parse().unwrap();
-        assert!(delay.ensure_measured(Playout).unwrap_err().to_string().contains("added_p99"));
+        assert!(delay.ensure_measured(Playout, true).unwrap_err().to_string().contains("added_p99"));
+        let loss: Slo = "loss<1%".parse().unwrap();
+        assert!(loss.ensure_measured(Record, true).is_ok() && loss.ensure_measured(Record, false).is_err());
         assert!(!delay.needs_pid() && "cpu<90%".parse::<Slo>().unwrap().needs_pid());
     }
 

@@ -201,7 +201,8 @@ mod tests {
         let mut found = find_of(Scenario::Echo, 400);
         found.fingerprint.server = hostile.to_owned();
         found.target = hostile.to_owned();
-        found.bound = Bound::Refusals { status: hostile.to_owned(), count: 3 };
+        found.bound =
+            Bound::Refusals { status: hostile.to_owned(), count: 3, remark: Some(hostile.to_owned()) };
         for step in &mut found.steps {
             step.run.calls.outcomes = [(hostile.to_owned(), 3)].into();
             step.run.server.as_mut().unwrap().threads[0].name = hostile.to_owned();

@@ -3,13 +3,16 @@
 use super::charts::{self, Point};
 use super::html::{Page, Tone};
 use crate::figures;
-use crate::find::bound::busiest;
+use crate::find::bound::{busiest, reason};
 use crate::find::report::calls_of;
 use crate::load::result::{Distribution, Fingerprint, RunReport, Scenario, count};
 
 /// Columns of a table of percentiles.
 const COLUMNS: [(&str, f64); 6] =
     [("median", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999), ("p99.99", 0.9999), ("max", 1.0)];
+
+/// Threads with less are not told of one by one.
+const LEAST_PERCENT: f64 = 0.05;
 
 /// A page of one run.
 pub fn one(page: &mut Page, run: &RunReport) {
@@ -81,7 +84,7 @@ fn load_text(run: &RunReport) -> String {
 pub fn honesty(page: &mut Page, run: &RunReport) {
     if let Some(why) = &run.generator.bottleneck {
         let load = load_text(run);
-        page.warning(&format!("With {load} calls the generator was the bottleneck: {why}. The server may carry more than is told here."));
+        page.warning(&format!("With {load} calls the generator was the bottleneck: {}. The server may carry more than is told here.", reason(why)));
     }
     if run.packets.misdelivered > 0 {
         let number = figures::whole(run.packets.misdelivered);
@@ -122,7 +125,7 @@ fn tiles(run: &RunReport) -> Vec<(&'static str, String, String, Tone)> {
         tiles.push(("server's CPU for a packet", cost, "media threads".to_owned(), Tone::Plain));
     }
     let note =
-        run.generator.bottleneck.clone().unwrap_or_else(|| "its own busiest thread; was in time".to_owned());
+        run.generator.bottleneck.as_deref().map_or("its own busiest thread; was in time", reason).to_owned();
     let percent = format!("{:.0} %", run.generator.busiest_percent);
     tiles.push(("generator", percent, note, good(run.generator.bottleneck.is_none())));
     tiles
@@ -153,9 +156,11 @@ pub fn details(page: &mut Page, run: &RunReport) {
     page.heading("Calls and packets");
     let outcomes =
         run.calls.outcomes.iter().map(|(status, count)| format!("{status}: {}", figures::whole(*count)));
+    let remarks = run.calls.remarks.iter().map(|(what, count)| format!("{what}: {}", figures::whole(*count)));
     let packets = &run.packets;
     page.facts(&[
         ("outcomes", outcomes.collect::<Vec<_>>().join(", ")),
+        ("remarks", remarks.collect::<Vec<_>>().join(", ")),
         ("most calls at once", figures::whole(run.calls.peak)),
         ("calls a second", figures::trimmed(run.calls.per_s, 1)),
         ("packets sent", figures::whole(packets.sent)),
@@ -172,6 +177,7 @@ pub fn details(page: &mut Page, run: &RunReport) {
     let ours = run.generator.cpu_percent.iter();
     let ours = ours.map(|(name, percent)| vec![format!("generator, {name}"), format!("{percent:.1} %")]);
     let theirs = run.server.iter().flat_map(|server| &server.threads);
+    let theirs = theirs.filter(|thread| thread.cpu_percent >= LEAST_PERCENT);
     let theirs = theirs.map(|thread| {
         vec![format!("server, {} ({})", thread.name, thread.pid), format!("{:.1} %", thread.cpu_percent)]
     });

@@ -129,7 +129,11 @@ fn steps(page: &mut Page, found: &FindReport) {
         "{count} runs in {minutes} minutes: doubled until a limit was missed, halved to within {width}, both sides repeated."
     ));
     let rows = found.steps.iter().map(|step| {
-        let tone = if step.kept { Tone::Good } else { Tone::Bad };
+        let tone = match step {
+            Step { kept: true, .. } => Tone::Good,
+            Step { counted: true, .. } => Tone::Bad,
+            Step { counted: false, .. } => Tone::Plain,
+        };
         let cells = vec![figures::whole(step.load), step.verdict(), step.purpose.name().to_owned()];
         (tone, [cells, runs::row(&step.run)].concat())
     });

@@ -98,7 +98,7 @@ fn distribution(median: f64, factor: f64) -> Distribution {
 pub(crate) fn step_of(run: RunReport, slo: &str) -> Step {
     let judged = slo.parse::<Slo>().unwrap().judge(&run);
     let kept = judged.iter().all(|judged| judged.kept);
-    Step { load: run.asked.calls as u64, purpose: Purpose::Bracket, kept, judged, run }
+    Step { load: run.asked.calls as u64, purpose: Purpose::Bracket, kept, counted: true, judged, run }
 }
 
 /// A finished search with this knee.
