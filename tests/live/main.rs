@@ -14,6 +14,7 @@ mod certificates;
 mod common;
 mod crash;
 mod dtmf_hold;
+mod find;
 mod firewall;
 mod fuzz_wire;
 mod greeting;
