@@ -119,7 +119,7 @@ impl Contestant for Floor {
             name: format!("bare {} loop", self.options.backend),
             version: String::new(),
             command: figures::command(&words).replace("--streams 0", "--streams N"),
-            counted: "all of it".to_owned(),
+            counted: format!("all of it, on processor {}", self.options.processor),
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::contestant::Round;
+use crate::load::honesty::{Load, bottleneck};
 use crate::load::media::book::{Hears, Stream};
 use crate::load::media::engine::{Engine, Measured};
 use crate::load::media::socket::MediaSocket;
@@ -136,7 +137,17 @@ fn conclude(measured: &Measured, traffic: Traffic, spent: Duration) -> Round {
         (packets.expected, packets.lost) = (packets.sent, packets.receive_buffer_errors);
         packets.received = packets.sent.saturating_sub(packets.lost);
     }
+    let load =
+        Load { frames: packets.sent, calls: 0, dropped: packets.dropped_by_us, refused: packets.not_sent };
     let percent = 100.0 * measured.thread_time.as_secs_f64() / measured.length.as_secs_f64().max(1e-9);
+    let mut generator = Generator {
+        cpu_percent: [("media".to_owned(), percent)].into(),
+        busiest_percent: percent,
+        send_lateness: Distribution::of(&measured.lateness),
+        late_frames: measured.late_frames,
+        ..Generator::default()
+    };
+    generator.bottleneck = bottleneck(&generator, load);
     Round {
         cpu_us,
         media_us: cpu_us,
@@ -144,12 +155,6 @@ fn conclude(measured: &Measured, traffic: Traffic, spent: Duration) -> Round {
         packets,
         added: Distribution::of(&measured.added),
         spacing: Distribution::of(&measured.spacing),
-        generator: Generator {
-            cpu_percent: [("media".to_owned(), percent)].into(),
-            busiest_percent: percent,
-            send_lateness: Distribution::of(&measured.lateness),
-            late_frames: measured.late_frames,
-            ..Generator::default()
-        },
+        generator,
     }
 }

@@ -131,8 +131,10 @@ impl CompareReport {
                 "{ours} and {theirs} cannot be compared: there was no load at which neither lost packets."
             );
         };
+        let has_media = level.sound().any(|pair| pair.ours.media_us != pair.ours.cpu_us);
+        let takes = if has_media { "'s media threads take" } else { " takes" };
         format!(
-            "At {} {}, {ours} takes {} of the CPU of {theirs} for a packet: {} against {}.",
+            "At {} {}, {ours}{takes} {} of the CPU of {theirs} for a packet: {} against {}.",
             figures::whole(level.calls as u64),
             self.what,
             ratio.show(2),
@@ -231,8 +233,8 @@ mod tests {
         assert_eq!(ratio.show(2), "0.50 (0.25 to 0.80)");
         assert_eq!(level.ratio(Round::us_per_packet).unwrap().show(2), "0.58 (0.31 to 0.90)");
         let told = report(vec![level]).headline();
-        let expected = "At 1,000 anchored calls, voxring takes 0.50 (0.25 to 0.80) of the CPU of rtpengine \
-                        for a packet: 3 us against 6 us.";
+        let expected = "At 1,000 anchored calls, voxring's media threads take 0.50 (0.25 to 0.80) of the \
+                        CPU of rtpengine for a packet: 3 us against 6 us.";
         assert_eq!(told, expected);
     }
 

@@ -71,7 +71,10 @@ impl RtpEngine {
             name: "rtpengine".to_owned(),
             version: version(&program),
             command: figures::command(&words),
-            counted: "all of its threads".to_owned(),
+            counted: match options.processor {
+                Some(processor) => format!("all of its threads, on processor {processor}"),
+                None => "all of its threads, on any processor".to_owned(),
+            },
         };
         let mut ng = Ng::new(control)?;
         for attempt in 1.. {

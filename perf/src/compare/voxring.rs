@@ -30,7 +30,7 @@ impl<'a> Voxring<'a> {
         ensure!(!load.pids.is_empty(), "a comparison of CPU needs the server's --pid");
         let pids = watch::family(&load.pids)?;
         let command = pids.first().map(|pid| command_of(*pid)).unwrap_or_default();
-        let counted = format!("its media threads, on processors {}", processors(&pids));
+        let counted = format!("its media threads, on processor {}", processors(&pids));
         let identity = Identity { name: "voxring".to_owned(), version: String::new(), command, counted };
         Ok(Self { load, cps, bar, identity })
     }

@@ -153,7 +153,7 @@ fn every_round(page: &mut Page, compared: &CompareReport) {
             figures::time(round.us_per_packet()),
             figures::time_or_dash(round.added.at(0.99)),
             figures::time_or_dash(round.spacing.at(0.999)),
-            format!("{:.0} %", round.generator.busiest_percent),
+            runs::generator(&round.generator),
         ];
         (tone, cells)
     };

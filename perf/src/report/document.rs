@@ -221,7 +221,10 @@ mod tests {
     fn a_comparison_leads_with_its_ratio() {
         let html = render(&[Document::Compare(Box::new(comparison_of()))]);
         let headline = html.split("<h1>").nth(1).unwrap();
-        assert!(headline.starts_with("At 1,000 anchored calls, voxring takes 0.5"), "{headline}");
+        assert!(
+            headline.starts_with("At 1,000 anchored calls, voxring&#39;s media threads take 0.5"),
+            "{headline}"
+        );
         assert!(html.contains("class=\"whisker\"") && html.contains("rtpengine lost"));
     }
 

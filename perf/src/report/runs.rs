@@ -5,7 +5,7 @@ use super::html::{Page, Tone};
 use crate::figures;
 use crate::find::bound::{busiest, reason};
 use crate::find::report::calls_of;
-use crate::load::result::{Distribution, Fingerprint, RunReport, Scenario, count};
+use crate::load::result::{Distribution, Fingerprint, Generator, RunReport, Scenario, count};
 
 /// Columns of a table of percentiles.
 const COLUMNS: [(&str, f64); 6] =
@@ -210,7 +210,6 @@ pub const ROW_HEAD: [&str; 8] = [
 pub fn row(run: &RunReport) -> Vec<String> {
     let dash = || "–".to_owned();
     let cost = run.server.as_ref().map(|server| server.media_us_per_packet).filter(|cost| *cost > 0.0);
-    let is_late = if run.generator.bottleneck.is_some() { ", held back" } else { "" };
     vec![
         figures::whole(run.calls.failed + run.calls.ended_early + run.calls.silent),
         if run.packets.expected > 0 { figures::share(run.packets.loss()) } else { dash() },
@@ -219,8 +218,14 @@ pub fn row(run: &RunReport) -> Vec<String> {
         figures::time_or_dash(run.setup.at(0.99)),
         figures::time_or_dash(run.spacing.at(0.999)),
         figures::time_or_dash(run.added.at(0.99)),
-        format!("{:.0} %{is_late}", run.generator.busiest_percent),
+        generator(&run.generator),
     ]
+}
+
+/// The generator's busiest thread, and whether it was in time.
+pub fn generator(generator: &Generator) -> String {
+    let is_late = if generator.bottleneck.is_some() { ", held back" } else { "" };
+    format!("{:.0} %{is_late}", generator.busiest_percent)
 }
 
 /// What was asked of a run.
