@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser as _;
 use nix::sys::stat::{Mode, umask};
-use voxring::control::cli::{Cli, Command};
+use voxring::control::cli::{Cli, Command, Serve};
 use voxring::control::{cert, check, commands, explain, firewall, sysctl};
 use voxring::role::supervisor;
 use voxring::role::worker::start;
@@ -30,9 +30,10 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<ExitCode> {
-    let place = cli.place;
-    match cli.command.unwrap_or(Command::Serve) {
-        Command::Serve => {
+    let mut place = cli.place;
+    match cli.command.unwrap_or_else(|| Command::Serve(Serve::default())) {
+        Command::Serve(Serve { io_backend }) => {
+            place.io_backend = io_backend;
             let file = place.load_file()?;
             start_log();
             // Workers inherit it. Without it the node serves fewer calls, and `check` told so.

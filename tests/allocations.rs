@@ -17,6 +17,7 @@ use voxring::media::order::{
     Audio, Codec, Event, FileItem, LegMode, LegPlan, MediaPlan, Order, Playlist, RecordPlan, RecordingMeta,
 };
 use voxring::shard::{ShardConfig, ShardHandle, spawn};
+use voxring::uring::Backend;
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -35,9 +36,10 @@ struct Bed {
 }
 
 impl Bed {
-    fn new() -> Self {
+    fn new(backend: Backend) -> Self {
         let ports = PortRange { first: 9_000, last: 10_999 };
-        let config = ShardConfig { index: 0, cpu: None, ports, quarantine: Duration::ZERO, legs_max: 100 };
+        let quarantine = Duration::ZERO;
+        let config = ShardConfig { index: 0, cpu: None, backend, ports, quarantine, legs_max: 100 };
         let shard = spawn(config).unwrap();
         let phones: Vec<_> = (0..LEGS).map(|_| UdpSocket::bind((LOOPBACK, 0)).unwrap()).collect();
         let mut bed = Self { shard, phones, ports: Vec::new() };
@@ -123,10 +125,16 @@ fn record_plan(leg: u64) -> RecordPlan {
 
 /// Goal: packets that are echoed, bridged or played cost no allocation, whoever does it; a recording
 /// takes a block and its id each 800 ms. Method: a counting allocator over a second of each with
-/// eight legs, after a second to warm up.
+/// eight legs, after a second to warm up, on each backend.
 #[test]
 fn packets_cost_no_allocation() {
-    let bed = Bed::new();
+    // One after the other: the allocator counts for all threads.
+    for backend in [Backend::Uring, Backend::Epoll] {
+        measure(&Bed::new(backend));
+    }
+}
+
+fn measure(bed: &Bed) {
     (0..LEGS).for_each(|leg| bed.order(Order::Mode(LegId(leg), LegMode::Echo)));
     let (echoed, heard) = bed.talk(0);
     assert_eq!((echoed.allocations, echoed.reallocations), (0, 0), "echo: {echoed:?}");

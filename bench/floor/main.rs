@@ -58,6 +58,8 @@ enum Backend {
     Epoll,
     /// No bare loop: the media shard on io_uring, without SIP. `receive` records.
     Shard,
+    /// The same on epoll.
+    ShardEpoll,
 }
 
 /// A loop that moves RTP as barely as the kernel allows, to be measured against.
@@ -111,9 +113,12 @@ fn main() -> Result<()> {
         ensure!(core_affinity::set_for_current(core_affinity::CoreId { id }), "cannot pin to processor {id}");
     }
     let over = Arc::new(AtomicBool::new(false));
-    if args.backend == Backend::Shard {
-        return shard::run(&args, &over);
-    }
+    let run: fn(Streams, &AtomicBool) -> Result<()> = match args.backend {
+        Backend::Uring => uring::run,
+        Backend::Epoll => epoll::run,
+        Backend::Shard => return shard::run(&args, voxring::uring::Backend::Uring, &over),
+        Backend::ShardEpoll => return shard::run(&args, voxring::uring::Backend::Epoll, &over),
+    };
     let count = if args.mode == Mode::Relay { args.streams * 2 } else { args.streams };
     let sockets = (0..count).map(|_| open(args.listen)).collect::<Result<Vec<_>>>()?;
     args.tell(&sockets.iter().map(|s| Ok(s.local_addr()?.port())).collect::<Result<Vec<u16>>>()?);
@@ -125,10 +130,7 @@ fn main() -> Result<()> {
     // The same thread preference as a media shard, so that both are let in equally soon.
     let _ = voxring::uring::thread::prefer();
     let streams = Streams { mode: args.mode, sockets, peers };
-    match args.backend {
-        Backend::Epoll => epoll::run(streams, &over),
-        Backend::Uring | Backend::Shard => uring::run(streams, &over),
-    }
+    run(streams, &over)
 }
 
 impl Args {

@@ -13,6 +13,7 @@ use voxring::media::order::{
     Audio, Codec, Event, LegPlan, MediaPlan, Order, Playlist, RecordPlan, RecordingMeta,
 };
 use voxring::shard::{self, ShardConfig, ShardHandle};
+use voxring::uring::Backend;
 
 use super::{Args, Mode, read_peers};
 
@@ -24,11 +25,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const LONG: Duration = Duration::from_secs(3600);
 
 /// Opens the legs, says where, and works until `over`.
-pub(super) fn run(args: &Args, over: &Arc<AtomicBool>) -> Result<()> {
+pub(super) fn run(args: &Args, backend: Backend, over: &Arc<AtomicBool>) -> Result<()> {
     let count = if args.mode == Mode::Relay { args.streams * 2 } else { args.streams };
     let shard = shard::spawn(ShardConfig {
         index: 0,
         cpu: args.cpu,
+        backend,
         ports: PORTS,
         quarantine: Duration::ZERO,
         legs_max: count,

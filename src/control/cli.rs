@@ -12,7 +12,7 @@ use super::explain::ExplainCall;
 use super::firewall::FirewallArgs;
 use super::protocol::{CallRouterSettings, Request, SOCKET_NAME};
 use crate::base::config::{
-    AddressFamily, Addresses, Config, ConfigError, PortRange, Source, StartupMode, Value,
+    AddressFamily, Addresses, Config, ConfigError, IoBackend, PortRange, Source, StartupMode, Value,
 };
 use crate::base::id::MessageId;
 
@@ -54,6 +54,17 @@ pub struct Place {
     /// Data folder of the node, in place of node.data in the configuration
     #[arg(long, global = true, value_name = "DIR")]
     pub data: Option<PathBuf>,
+    /// Media backend, in place of worker.io_backend in the configuration; an option of `serve`.
+    #[arg(skip)]
+    pub io_backend: Option<IoBackend>,
+}
+
+/// `voxring serve`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Serve {
+    /// How media talks to the kernel, in place of worker.io_backend: auto, uring or epoll
+    #[arg(long, value_name = "BACKEND", value_parser = choice::<IoBackend>)]
+    pub io_backend: Option<IoBackend>,
 }
 
 /// What can be done.
@@ -66,7 +77,7 @@ READY. The first start with demo mailboxes prints their PINs, once.
 
 Example:
   voxring serve --config config/voxring.dev.toml --data /tmp/voxring")]
-    Serve,
+    Serve(Serve),
     /// Validate the configuration and the machine; each problem comes with its fix
     #[command(after_help = "\
 Looks at: unknown keys and values out of range, port conflicts, the RTP range against the kernel's
@@ -389,8 +400,8 @@ impl Slot {
 }
 
 impl Place {
-    /// The configuration: the file, else the embedded default; `--data` wins over `node.data`; what
-    /// was set at run time lies over `[router]`.
+    /// The configuration: the file, else the embedded default; `--data` wins over `node.data`,
+    /// `--io-backend` over `worker.io_backend`; what was set at run time lies over `[router]`.
     ///
     /// # Errors
     /// Those of [`Config::load`] and [`call_router::apply`].
@@ -411,6 +422,9 @@ impl Place {
         };
         if let Some(data) = &self.data {
             config.node.data.clone_from(data);
+        }
+        if let Some(backend) = self.io_backend {
+            config.worker.io_backend = backend;
         }
         Ok((config, source))
     }
@@ -452,6 +466,18 @@ mod tests {
             assert!(matches!(cli.command, Some(Command::Status(Output { json: true }))), "{line}");
             assert_eq!(cli.place.socket().unwrap(), PathBuf::from("d/control.sock"));
         }
+    }
+
+    /// Goal: `--io-backend` of `serve` wins over the configuration, and takes only what it takes.
+    /// Method: parse, load the built-in configuration.
+    #[test]
+    fn the_media_backend_can_be_chosen_at_the_command_line() {
+        let cli = parse("voxring serve --io-backend epoll").unwrap();
+        let Some(Command::Serve(Serve { io_backend })) = cli.command else { panic!("it serves") };
+        let place = Place { io_backend, ..cli.place };
+        assert_eq!(place.load_file().unwrap().0.worker.io_backend, IoBackend::Epoll);
+        let error = parse("voxring serve --io-backend kqueue").unwrap_err().to_string();
+        assert!(error.contains(r#"not "auto" or "uring" or "epoll""#), "{error}");
     }
 
     /// Goal: an id that is none never reaches the node, and the error says what one looks like.
@@ -538,7 +564,7 @@ mod tests {
     /// Goal: without a file the node has its demo mailboxes. Method: load nothing.
     #[test]
     fn without_a_file_the_embedded_default_is_used() {
-        let place = Place { config: None, data: Some("d".into()) };
+        let place = Place { data: Some("d".into()), ..Place::default() };
         let (config, source) = place.load().unwrap();
         assert!(config.node.demo_mailboxes);
         assert_eq!(config.node.data, PathBuf::from("d"));

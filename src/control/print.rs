@@ -236,7 +236,12 @@ fn shards(status: &Status) -> String {
     if rows.is_empty() {
         return String::new();
     }
-    format!("\n{}", table(&["SHARD", "RTP PORTS", "BACKEND", "CPU", "LEGS"], &rows))
+    let mut text = format!("\n{}", table(&["SHARD", "RTP PORTS", "BACKEND", "CPU", "LEGS"], &rows));
+    let reasons = status.workers.iter().flat_map(|w| &w.shards).filter_map(|s| s.backend_reason.as_deref());
+    for reason in reasons.collect::<BTreeSet<_>>() {
+        let _ = writeln!(text, "not on io_uring: {reason}");
+    }
+    text
 }
 
 /// `voxring calls`.

@@ -368,6 +368,9 @@ pub struct ShardStatus {
     pub cpu: Option<u32>,
     /// How it talks to the kernel: `io_uring` or `epoll`.
     pub backend: String,
+    /// Why it is not `io_uring`, which was tried first, and what helps; `None`: it is, or the
+    /// configuration does not want it.
+    pub backend_reason: Option<String>,
     /// Its slice of the RTP ports.
     pub ports: PortRange,
     /// Legs now.

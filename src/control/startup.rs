@@ -24,6 +24,8 @@ pub struct Startup {
     pub tls_off: Option<&'static str>,
     /// Every media shard of the first worker.
     pub shards: Vec<StartupShard>,
+    /// Why media is not on io_uring, which was tried first, and what helps.
+    pub no_uring: Option<String>,
     /// Mailboxes that were just created and their PINs.
     pub demo_pins: Vec<(String, String)>,
     /// Extensions 9196 to 9199 answer.
@@ -83,6 +85,9 @@ pub fn render(startup: &Startup) -> String {
     if let Some(why) = startup.tls_off {
         let _ = writeln!(text, "\nTLS is off: {why}");
     }
+    if let Some(why) = &startup.no_uring {
+        let _ = writeln!(text, "\nMedia is not on io_uring: {why}");
+    }
     if !startup.demo_pins.is_empty() {
         text.push_str("\nDemo mailboxes, created now. Their PINs are shown only this once:\n");
         for (number, pin) in &startup.demo_pins {
@@ -116,6 +121,7 @@ mod tests {
                 ports: PortRange { first: 16_384, last: 24_575 },
                 backend: "io_uring".into(),
             }],
+            no_uring: Some("it is switched off; switch it on".into()),
             demo_pins: vec![("1001".into(), "271828".into())],
             test_extensions: false,
         };
@@ -127,6 +133,7 @@ media A0  127.0.0.1, ::1  16384-24575  rtp/rtcp   io_uring, cpu 1
 ";
         assert!(text.contains(expected), "{text}");
         assert!(text.contains("\nTLS is off: tls.certificate is not set\n"), "{text}");
+        assert!(text.contains("\nMedia is not on io_uring: it is switched off; switch it on\n"), "{text}");
         assert!(text.contains("mailbox 1001  PIN 271828"));
     }
 }

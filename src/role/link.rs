@@ -232,7 +232,8 @@ mod tests {
         let shard = ShardStatus {
             index: 1,
             cpu: Some(3),
-            backend: "io_uring".into(),
+            backend: "epoll".into(),
+            backend_reason: Some("io_uring is switched off".into()),
             ports: Config::default().rtp.ports,
             legs: 7,
             counters: BTreeMap::from([("rx_packets".into(), u64::MAX)]),

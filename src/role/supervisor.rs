@@ -65,8 +65,8 @@ pub enum ServeError {
         /// What the file system says.
         error: io::Error,
     },
-    /// No ring can be made.
-    #[error("io_uring: {0}")]
+    /// io_uring is demanded and cannot be had.
+    #[error("worker.io_backend: {0}")]
     IoUring(#[from] uring::ProbeError),
     /// What was set at run time does not fit the configuration.
     #[error(transparent)]
@@ -117,8 +117,10 @@ struct Start {
 /// # Errors
 /// See [`ServeError`]; all of them come before "ready".
 pub fn serve(place: Place, (mut config, mut source): (Config, Source)) -> Result<(), ServeError> {
-    // Media shards and this thread both need it; say so before anything else is started.
-    uring::probe()?;
+    // The workers find the same; a demand that cannot be met is better told before they start.
+    if let Some(uring::ProbeError { reason, fix }) = uring::choose(config.worker.io_backend)?.no_uring {
+        tracing::warn!(%reason, %fix, "media is served by epoll, not io_uring, and costs more");
+    }
     let data = config.node.data.clone();
     // What callers said is nobody else's: a folder we make is closed to other users.
     let mut folder = std::fs::DirBuilder::new();
@@ -398,6 +400,7 @@ impl Supervisor {
             data: self.config.node.data.clone(),
             listeners: listeners.map(|l| (l.role, l.transport, l.address)).collect(),
             tls_off: tls::why_off(&self.config),
+            no_uring: self.worker.counters.shards.iter().find_map(|shard| shard.backend_reason.clone()),
             shards: self.worker.counters.shards.iter().map(shard).collect(),
             // Told once: they are stored as hashes only.
             demo_pins,

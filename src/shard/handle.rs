@@ -15,7 +15,7 @@ use crate::base::limits::{EVENTS_MAX, ORDERS_MAX};
 use crate::media::order::{Event, FileItem, Order};
 use crate::shard::counters::{Published, ShardSnapshot};
 use crate::shard::turn::Shard;
-use crate::uring::{PerSocket, Waker, thread as own};
+use crate::uring::{Backend, Epoll, MediaIo, PerSocket, Waker, thread as own};
 
 /// File items that may wait for the file thread: at most 52 MB of audio.
 const FILES_MAX: usize = 4096;
@@ -27,6 +27,8 @@ pub struct ShardConfig {
     pub index: u16,
     /// The processor it is pinned to, if any.
     pub cpu: Option<usize>,
+    /// How it talks to the kernel.
+    pub backend: Backend,
     /// This shard's slice of the RTP range; no other process may use it.
     pub ports: PortRange,
     /// How long a pair rests after a call.
@@ -83,7 +85,8 @@ pub struct ShardHandle {
 /// Starts a shard on its own thread.
 ///
 /// # Errors
-/// io_uring is not to be had ([`crate::uring::probe()`] explains), or no thread or descriptor is.
+/// The backend is not to be had ([`crate::uring::choose()`] knows before), or no thread or
+/// descriptor is.
 pub fn spawn(config: ShardConfig) -> io::Result<ShardHandle> {
     let shared = Arc::new(Shared::new()?);
     let (ready, started) = mpsc::sync_channel(1);
@@ -98,7 +101,7 @@ pub fn spawn(config: ShardConfig) -> io::Result<ShardHandle> {
     }
 }
 
-/// The shard's thread. The ring must be made where it is used.
+/// The shard's thread. The backend must be made where it is used.
 fn run(config: ShardConfig, shared: Arc<Shared>, ready: &mpsc::SyncSender<()>) -> io::Result<()> {
     if let Some(id) = config.cpu
         && !core_affinity::set_for_current(core_affinity::CoreId { id })
@@ -110,7 +113,19 @@ fn run(config: ShardConfig, shared: Arc<Shared>, ready: &mpsc::SyncSender<()>) -
         tracing::info!(shard, %error, "the media shard has no priority over other threads");
     }
     let streams = config.legs_max.saturating_mul(2);
-    let io = PerSocket::new(clock::now(), streams, Arc::clone(&shared.waker))?;
+    let waker = Arc::clone(&shared.waker);
+    match config.backend {
+        Backend::Uring => serve(PerSocket::new(clock::now(), streams, waker)?, config, shared, ready),
+        Backend::Epoll => serve(Epoll::new(streams, waker)?, config, shared, ready),
+    }
+}
+
+fn serve<I: MediaIo>(
+    io: I,
+    config: ShardConfig,
+    shared: Arc<Shared>,
+    ready: &mpsc::SyncSender<()>,
+) -> io::Result<()> {
     let mut shard = Shard::new(config, io, shared)?;
     // The receiver waits for this; if it is gone there is nobody to serve.
     if ready.send(()).is_err() {

@@ -51,38 +51,41 @@ pub trait MediaIo {
     fn close(&mut self, stream: u32);
 
     /// Sends what `fill` writes, to where it says; nothing if it returns `None`. True if a packet
-    /// was queued.
+    /// was queued; one the kernel refuses gives false here, or `Receive::send_failed` at a reap.
     fn send(&mut self, stream: u32, fill: &mut dyn FnMut(&mut [u8]) -> Packet) -> bool;
 
     /// Hands on everything that arrived.
     fn reap(&mut self, now: Instant, receive: &mut dyn Receive);
 
-    /// Submits, then sleeps until `want` completions wait or `deadline` is reached.
+    /// Submits, then sleeps until `want` completions wait or `deadline` is reached. A backend that
+    /// cannot count what waits sleeps to the deadline if more than one is wanted.
     ///
     /// # Errors
-    /// Only a broken ring.
+    /// Only a broken ring or set of sockets.
     fn wait(&mut self, want: u32, deadline: Instant) -> io::Result<()>;
 
     /// As `wait` for one completion, but the shard's [`super::Waker`] also ends it.
     ///
     /// # Errors
-    /// Only a broken ring.
+    /// Only a broken ring or set of sockets.
     fn park(&mut self, deadline: Instant) -> io::Result<()>;
 
     /// What happened so far.
     fn counters(&self) -> &IoCounters;
 }
 
-/// Counters of one backend; they only grow.
+/// Counters of one backend; they only grow. Those of receives that start again are the ring's, but
+/// for socket errors, which every backend counts there.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct IoCounters {
-    /// System calls to submit or wait.
+    /// System calls to submit, to wait, and to ask what waits; without a ring each datagram is one
+    /// more.
     pub enters: u64,
-    /// Completions.
+    /// Completions; without a ring, datagrams and notifications.
     pub completions: u64,
     /// Datagrams received.
     pub received: u64,
-    /// Packets queued to be sent.
+    /// Packets queued to be sent; without a ring, those the kernel took.
     pub sent: u64,
     /// Sends the kernel refused, a full socket buffer included.
     pub send_errors: u64,

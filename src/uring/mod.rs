@@ -1,9 +1,12 @@
-//! The kernel, made safe: the ring, its provided buffers, tokens, sockets, and a probe.
+//! The kernel, made safe: the ring, its provided buffers, tokens, sockets, and a probe; and epoll for
+//! where there is no ring.
 //!
 //! The only room with unsafe code; the invariants it rests on are numbered in `ring.rs`. Others see
-//! [`MediaIo`], behind which another backend can stand.
+//! [`MediaIo`], behind which stands what [`choose`] found to work.
 
 mod bufring;
+mod choice;
+mod epoll;
 pub mod io;
 mod per_socket;
 pub mod probe;
@@ -15,8 +18,13 @@ pub mod thread;
 mod token;
 pub mod wake;
 
+pub use choice::{Backend, Choice, choose};
+pub use epoll::Epoll;
 pub use io::{FORWARD_ROOM_BYTES, Forward, IoCounters, MediaIo, Packet, Receive};
 pub use per_socket::PerSocket;
 pub use probe::{Probe, ProbeError, probe};
 pub use sockets::bind_pair;
 pub use wake::Waker;
+
+#[cfg(test)]
+mod tests;

@@ -65,9 +65,6 @@ pub struct PerSocket {
 }
 
 impl PerSocket {
-    /// How this backend is called in logs and tables.
-    pub const NAME: &'static str = "uring";
-
     /// A ring of the calling thread for about `streams_max` streams; `waker` ends a `park`.
     ///
     /// # Errors

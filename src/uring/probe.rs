@@ -19,8 +19,6 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// What works here, for `voxring check` and `voxring status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Probe {
-    /// The backend this speaks of.
-    pub backend: &'static str,
     /// The running kernel, as `uname -r` says.
     pub kernel: String,
     /// Absolute wait deadlines (6.12). Without them ticks are a little less even.
@@ -56,7 +54,7 @@ pub fn probe() -> Result<Probe, ProbeError> {
             fix: "use Linux 6.1 or newer, at its latest patch release".to_owned(),
         });
     }
-    Ok(Probe { backend: PerSocket::NAME, kernel, absolute_deadlines: io.is_absolute() })
+    Ok(Probe { kernel, absolute_deadlines: io.is_absolute() })
 }
 
 /// Lengths of what arrived, in order, and whether the stream has closed.
@@ -165,7 +163,6 @@ mod tests {
     #[test]
     fn probe_passes_on_a_machine_with_io_uring() {
         let probe = probe().unwrap();
-        assert_eq!(probe.backend, "uring");
         assert!(probe.kernel.starts_with(|c: char| c.is_ascii_digit()), "{probe:?}");
     }
 

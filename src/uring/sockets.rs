@@ -61,6 +61,16 @@ pub(super) fn receive_now(socket: &Socket, buffer: &mut [u8]) -> io::Result<(usi
     Ok((received, from))
 }
 
+/// Sends one packet without waiting.
+///
+/// # Errors
+/// `WouldBlock` when the socket's queue is full, a pending socket error, or what the kernel has
+/// against the packet.
+pub(super) fn send_now(socket: &Socket, packet: &[u8], to: SocketAddr) -> io::Result<()> {
+    socket.send_to_with_flags(packet, &to.into(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

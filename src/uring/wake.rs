@@ -3,9 +3,9 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, RawFd};
 
-/// One end is polled by the ring, the other is notified by whoever has work for the shard.
+/// One end is watched by the backend, the other is notified by whoever has work for the shard.
 #[derive(Debug)]
 pub struct Waker(File);
 
@@ -37,5 +37,11 @@ impl Waker {
 
     pub(super) fn fd(&self) -> RawFd {
         self.0.as_raw_fd()
+    }
+}
+
+impl AsFd for Waker {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }

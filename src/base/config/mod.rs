@@ -24,7 +24,7 @@ pub use port_range::PortRange;
 pub use route_pattern::{GatewayNames, RoutePattern};
 pub use srtp_suite::{SrtpSuite, SrtpSuites};
 pub use tables::{
-    AddressFamily, Calls, Config, DialPlan, Diversion, Gateway, GatewayStatus, Handoff, HuntGroup, Limits,
-    Node, PeerCertificate, Recording, Route, Router, Rtp, Security, Service, Sip, Srtp, StartupMode,
+    AddressFamily, Calls, Config, DialPlan, Diversion, Gateway, GatewayStatus, Handoff, HuntGroup, IoBackend,
+    Limits, Node, PeerCertificate, Recording, Route, Router, Rtp, Security, Service, Sip, Srtp, StartupMode,
     TestExtensions, Tls, UnknownSource, UriType, Worker,
 };

@@ -49,6 +49,16 @@ choices! {
         Refuse = "refuse",
     }
 
+    /// How media shards talk to the kernel.
+    IoBackend {
+        /// io_uring where it works, else epoll; the log and `voxring status` say why.
+        Auto = "auto",
+        /// io_uring, or no start.
+        Uring = "uring",
+        /// epoll, which costs more for each packet.
+        Epoll = "epoll",
+    }
+
     /// A gateway's standing.
     GatewayStatus {
         /// Calls are taken.
@@ -158,9 +168,11 @@ tables! {
         tls_port_b: u16 = 5068, 1..=65535 "";
         /// Listen on UDP too, same ports.
         udp: bool = false;
-        /// Media shards: threads with their own io_uring and their own slice of the RTP ports.
-        /// 0 means one less than the processors the process may use, at least one.
+        /// Media shards: threads with their own io_uring or epoll and their own slice of the RTP
+        /// ports. 0 means one less than the processors the process may use, at least one.
         media_shards: u16 = 0, 0..=256 "shards";
+        /// How they talk to the kernel. `voxring serve --io-backend` wins over it.
+        io_backend: IoBackend = IoBackend::Auto;
         /// A worker silent for this long is stopped and replaced.
         heartbeat_timeout_s: u16 = 5, 1..=60 "seconds";
     }

@@ -8,7 +8,7 @@ use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 
 use super::report::Report;
-use crate::base::config::{Config, Source};
+use crate::base::config::{Config, IoBackend, Source};
 use crate::control::client;
 use crate::control::listeners::{planned, try_bind};
 use crate::control::protocol::{ListenerStatus, Reply, Request, SOCKET_NAME};
@@ -18,11 +18,21 @@ use crate::uring;
 /// Free space below which recordings are in danger: 16 h of them.
 const FREE_BYTES_MIN: u64 = 1 << 30;
 
-/// Creates a ring and receives through it.
-pub(super) fn io_uring(report: &mut Report) {
-    match uring::probe() {
-        Ok(probe) => report.pass(format!("io_uring: a ring received datagrams on kernel {}", probe.kernel)),
-        Err(error) => report.error("io_uring", error.reason, error.fix),
+/// Creates a ring and receives through it, if one is wanted.
+pub(super) fn io_uring(report: &mut Report, wanted: IoBackend) {
+    if wanted == IoBackend::Epoll {
+        report.pass("media: by epoll, as configured");
+        return;
+    }
+    match (uring::probe(), wanted) {
+        (Ok(probe), _) => {
+            report.pass(format!("io_uring: a ring received datagrams on kernel {}", probe.kernel));
+        }
+        (Err(error), IoBackend::Uring) => report.error("io_uring", error.reason, error.fix),
+        (Err(error), IoBackend::Auto | IoBackend::Epoll) => {
+            let what = format!("{}; epoll serves instead, at more cost for each packet", error.reason);
+            report.warning("io_uring", what, error.fix);
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use super::machine::Machine;
 use super::report::{Problem, Report};
 use super::{admission, limits, live, ports, routes, tls};
 use crate::base::clock;
-use crate::base::config::{Config, Source};
+use crate::base::config::{Config, IoBackend, Source};
 use crate::control::cli::{Output, Place};
 use crate::control::commands::CommandError;
 use crate::control::print;
@@ -30,8 +30,10 @@ pub fn run(place: &Place, output: Output) -> Result<ExitCode, CommandError> {
 /// to be looked at, against the defaults.
 pub fn examine(place: &Place, machine: &Machine) -> Report {
     let mut report = Report::default();
+    let mut wanted = IoBackend::default();
     match place.load() {
         Ok((config, source)) => {
+            wanted = config.worker.io_backend;
             match &source.file {
                 Some(file) => report.pass(format!("{}: every key is known and in range", file.display())),
                 None => report.pass("configuration: built in"),
@@ -54,7 +56,7 @@ pub fn examine(place: &Place, machine: &Machine) -> Report {
             limits::examine(&mut report, &Config::default(), &Source::default(), machine);
         }
     }
-    live::io_uring(&mut report);
+    live::io_uring(&mut report, wanted);
     report
 }
 
@@ -76,7 +78,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("v.toml");
         std::fs::write(&file, "[calls]\ncals_max = 3\nduration_max_min = 5\n").unwrap();
-        let report = examine(&Place { config: Some(file.clone()), data: None }, &Machine::default());
+        let report = examine(&Place { config: Some(file.clone()), ..Place::default() }, &Machine::default());
         let places: Vec<_> = report.problems.iter().map(|problem| problem.place.clone()).collect();
         let file = file.display();
         assert_eq!(

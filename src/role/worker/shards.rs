@@ -13,6 +13,7 @@ use crate::control::protocol::ShardStatus;
 use crate::media::order::{Event, FileItem, Order};
 use crate::role::user_agent;
 use crate::shard::{self, ShardConfig, ShardHandle};
+use crate::uring::{self, Choice, ProbeError};
 
 /// One media shard and what we know of it.
 struct Entry {
@@ -28,6 +29,8 @@ struct Entry {
 /// All media shards of a worker.
 pub struct Shards {
     entries: Vec<Entry>,
+    /// How all of them talk to the kernel.
+    choice: Choice,
 }
 
 /// Why the shards could not be started.
@@ -41,7 +44,10 @@ pub enum ShardsError {
         /// Shards of each slot.
         shards: u16,
     },
-    /// No ring, no thread.
+    /// io_uring is demanded and cannot be had.
+    #[error("worker.io_backend: {0}")]
+    Backend(#[from] ProbeError),
+    /// No descriptor, no thread.
     #[error("media shard {index}: {error}")]
     Spawn {
         /// Which.
@@ -57,6 +63,7 @@ impl Shards {
     /// # Errors
     /// See [`ShardsError`].
     pub fn spawn(config: &Config, slot: Slot) -> Result<Self, ShardsError> {
+        let choice = uring::choose(config.worker.io_backend)?;
         let cpus = core_affinity::get_core_ids().unwrap_or_default();
         let count = match config.worker.media_shards {
             0 => u16::try_from(cpus.len().saturating_sub(1).max(1)).unwrap_or(u16::MAX),
@@ -73,6 +80,7 @@ impl Shards {
             let shard_config = ShardConfig {
                 index,
                 cpu,
+                backend: choice.backend,
                 ports,
                 quarantine: Duration::from_secs(u64::from(config.rtp.quarantine_s)),
                 // An anchored call has two.
@@ -81,7 +89,7 @@ impl Shards {
             let handle = shard::spawn(shard_config).map_err(|error| ShardsError::Spawn { index, error })?;
             entries.push(Entry { handle, cpu, ports, legs: 0, waiting: VecDeque::new() });
         }
-        Ok(Self { entries })
+        Ok(Self { entries, choice })
     }
 
     /// Shards whose far ends a test plays itself.
@@ -90,7 +98,8 @@ impl Shards {
         let ports = Config::default().rtp.ports;
         let (handles, fakes): (Vec<_>, Vec<_>) = (0..count).map(|_| ShardHandle::fake()).unzip();
         let entry = |handle| Entry { handle, cpu: None, ports, legs: 0, waiting: VecDeque::new() };
-        (Self { entries: handles.into_iter().map(entry).collect() }, fakes)
+        let choice = Choice { backend: uring::Backend::Uring, no_uring: None };
+        (Self { entries: handles.into_iter().map(entry).collect(), choice }, fakes)
     }
 
     /// The recording queue of each shard.
@@ -169,7 +178,8 @@ impl Shards {
             ShardStatus {
                 index: u16::try_from(index).unwrap_or(u16::MAX),
                 cpu: entry.cpu.and_then(|cpu| u32::try_from(cpu).ok()),
-                backend: "io_uring".to_owned(),
+                backend: self.choice.backend.name().to_owned(),
+                backend_reason: self.choice.no_uring.as_ref().map(ToString::to_string),
                 ports: entry.ports,
                 legs: snapshot.legs,
                 counters: user_agent::counters("", &snapshot),

@@ -8,7 +8,7 @@ use socket2::Socket;
 
 use crate::base::config::PortRange;
 use crate::media::order::{Codec, LegStats, MediaPlan};
-use crate::uring::{IoCounters, Receive};
+use crate::uring::{Backend, IoCounters, Receive};
 
 /// Keeps what is sent; hands on what is put in.
 #[derive(Default)]
@@ -60,7 +60,8 @@ impl MediaIo for FakeIo {
 
 fn shard() -> Shard<FakeIo> {
     let ports = free_pair();
-    let config = ShardConfig { index: 0, cpu: None, ports, quarantine: Duration::ZERO, legs_max: 1 };
+    let (backend, quarantine) = (Backend::Uring, Duration::ZERO);
+    let config = ShardConfig { index: 0, cpu: None, backend, ports, quarantine, legs_max: 1 };
     Shard::new(config, FakeIo::default(), Arc::new(Shared::new().unwrap())).unwrap()
 }
 
