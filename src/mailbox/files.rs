@@ -16,17 +16,18 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio_uring::fs::File;
 
 use crate::base::clock;
 use crate::base::id::MessageId;
 use crate::base::limits::GREETINGS_SAMPLES_MAX;
 use crate::mailbox::audio::{self, HEADER_BYTES};
 use crate::mailbox::disk::{Disk, PROBE_INTERVAL};
+use crate::mailbox::fs::{File, Fs};
 use crate::mailbox::service::{Counters, MailboxReply, MailboxRequest, ServiceConfig, count, send_reply};
 use crate::mailbox::spool::{self, Lane, Mover, Recovered, SpoolError, duration_ms};
 use crate::mailbox::store_thread::{Job, StoreClient};
 use crate::media::order::{FileItem, PcmBlock, RecordingMeta};
+use crate::uring::Runtime;
 
 /// How often the queues are looked at.
 const POLL: Duration = Duration::from_millis(5);
@@ -52,18 +53,17 @@ pub(super) struct Ends {
 
 /// The thread's body. Says over `ready` what recovery found, or why the thread cannot work.
 pub(super) fn run(ends: Ends, ready: &Sender<Result<Recovered, String>>) {
-    let mut builder = tokio_uring::builder();
-    builder.entries(RING_ENTRIES);
-    let runtime = match tokio_uring::Runtime::new(&builder) {
+    let runtime = match Runtime::new(RING_ENTRIES) {
         Ok(runtime) => runtime,
         Err(error) => {
-            let _ = ready.send(Err(format!("no io_uring for files: {error}")));
+            let _ = ready.send(Err(error.to_string()));
             return;
         }
     };
+    let fs = Fs::of(&runtime);
     runtime.block_on(async {
         let started = async {
-            let desk = open(ends)?;
+            let desk = open(ends, fs)?;
             let recovered = desk.sweep().await?;
             Ok::<_, SpoolError>((desk, recovered))
         };
@@ -81,10 +81,10 @@ pub(super) fn run(ends: Ends, ready: &Sender<Result<Recovered, String>>) {
 }
 
 /// Claims a lane of the spool and opens the audio store.
-fn open(ends: Ends) -> Result<Rc<Desk>, SpoolError> {
+fn open(ends: Ends, fs: Fs) -> Result<Rc<Desk>, SpoolError> {
     let data = &ends.config.data;
     let voiced_min_ms = u64::try_from(ends.config.voiced_min.as_millis()).unwrap_or(u64::MAX);
-    let mover = Rc::new(Mover::to_folder(&data.join("messages"), ends.store.clone(), voiced_min_ms)?);
+    let mover = Rc::new(Mover::to_folder(fs, &data.join("messages"), ends.store.clone(), voiced_min_ms)?);
     let lane = Rc::new(Lane::claim(&data.join("spool"))?);
     Ok(Rc::new(Desk {
         ends,
@@ -338,7 +338,7 @@ impl Desk {
     fn spawn(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
         let desk = Rc::clone(self);
         desk.tasks.set(desk.tasks.get() + 1);
-        tokio_uring::spawn(async move {
+        tokio::task::spawn_local(async move {
             task.await;
             desk.tasks.set(desk.tasks.get() - 1);
         });
@@ -511,7 +511,7 @@ impl Recording<'_> {
         let Some(file) = &self.file else { return };
         let position = HEADER_BYTES as u64 + self.written * 2;
         let result = match self.desk.mover.step() {
-            Ok(()) => file.write_all_at(audio::to_bytes(block), position).await.0,
+            Ok(()) => file.write_at(audio::to_bytes(block), position).await,
             Err(error) => Err(error),
         };
         match result {
@@ -566,7 +566,7 @@ impl Recording<'_> {
     async fn review(&self, token: u64) {
         let bytes = self.ended.unwrap_or_default() * 2;
         let samples = match &self.file {
-            Some(file) => spool::read_range(file, HEADER_BYTES as u64, bytes).await,
+            Some(file) => file.read_at(HEADER_BYTES as u64, bytes).await,
             None => Err(std::io::Error::other("nothing could be recorded")),
         };
         let samples = samples.map(|data| audio::from_bytes(&data).into()).map_err(|error| error.to_string());

@@ -6,6 +6,7 @@
 pub mod audio;
 mod disk;
 mod files;
+mod fs;
 pub mod pin;
 pub mod service;
 pub mod spool;

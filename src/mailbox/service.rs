@@ -186,7 +186,7 @@ pub enum ServiceError {
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The spool, the audio folder or the ring of the file thread.
+    /// The spool, the audio folder, or a descriptor for the file thread.
     #[error("mailbox files: {0}")]
     Files(String),
 }
@@ -207,7 +207,7 @@ pub struct MailboxHandle {
 /// Starts both threads and recovers the spool.
 ///
 /// # Errors
-/// `Store` when the database cannot be opened, `Files` when the spool or io_uring cannot be used.
+/// `Store` when the database cannot be opened, `Files` when the spool cannot be used.
 pub fn spawn(config: ServiceConfig) -> Result<(MailboxHandle, Recovered), ServiceError> {
     // One more than the requests: a reply always fits.
     let (reply_sender, replies) = bounded(REQUESTS_MAX + 1);

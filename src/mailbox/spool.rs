@@ -31,11 +31,11 @@ use object_store::local::LocalFileSystem;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 use serde::Serialize;
 use tokio::sync::Semaphore;
-use tokio_uring::fs::File;
 
 use crate::base::id::MessageId;
 use crate::base::limits::SAMPLE_RATE_HZ;
 use crate::mailbox::audio::{self, HEADER_BYTES};
+use crate::mailbox::fs::{File, Fs};
 use crate::mailbox::store::{self, Message, MessageKind};
 use crate::mailbox::store_thread::StoreClient;
 use crate::media::order::RecordingMeta;
@@ -173,6 +173,7 @@ impl Lane {
 
 /// Carries recordings from the spool to the message store. Belongs to the file thread.
 pub struct Mover {
+    fs: Fs,
     audio: Arc<dyn ObjectStore>,
     /// Where `audio` keeps its files, if it does so on this machine.
     audio_folder: Option<PathBuf>,
@@ -187,6 +188,7 @@ impl Mover {
     /// A mover that writes audio to files under `folder` and rows through `store`. What a crash
     /// left behind with less than `voiced_min_ms` of sound becomes a missed call.
     pub(super) fn to_folder(
+        fs: Fs,
         folder: &Path,
         store: StoreClient,
         voiced_min_ms: u64,
@@ -194,6 +196,7 @@ impl Mover {
         std::fs::create_dir_all(folder)?;
         let audio = LocalFileSystem::new_with_prefix(folder)?.with_fsync(true);
         Ok(Self {
+            fs,
             audio: Arc::new(audio),
             audio_folder: Some(folder.to_owned()),
             store,
@@ -220,21 +223,15 @@ impl Mover {
         let json = serde_json::to_vec(meta).map_err(io::Error::from)?;
         let half = lane.path(&meta.id, "json.part");
         self.step()?;
-        let file = File::create(&half).await?;
-        file.write_all_at(json, 0).await.0?;
+        let file = self.fs.create(&half).await?;
+        file.write_at(json, 0).await?;
         file.close().await?;
         self.step()?;
-        tokio_uring::fs::rename(&half, lane.path(&meta.id, "json")).await?;
+        self.fs.rename(half, lane.path(&meta.id, "json")).await?;
         self.step()?;
-        let part = tokio_uring::fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(lane.path(&meta.id, "wav.part"))
-            .await?;
+        let part = self.fs.create(&lane.path(&meta.id, "wav.part")).await?;
         self.step()?;
-        part.write_all_at(audio::header(0).to_vec(), 0).await.0?;
+        part.write_at(audio::header(0).to_vec(), 0).await?;
         Ok(part)
     }
 
@@ -247,10 +244,10 @@ impl Mover {
         samples: u64,
     ) -> Result<(), SpoolError> {
         self.step()?;
-        part.write_all_at(audio::header(samples).to_vec(), 0).await.0?;
+        part.write_at(audio::header(samples).to_vec(), 0).await?;
         self.step()?;
-        part.sync_all().await?;
-        sync(&lane.path(id, "json")).await?;
+        part.sync().await?;
+        self.fs.sync(&lane.path(id, "json")).await?;
         Ok(())
     }
 
@@ -264,9 +261,9 @@ impl Mover {
     ) -> Result<(), SpoolError> {
         let wav = lane.path(&meta.id, "wav");
         self.step()?;
-        ignore_missing(tokio_uring::fs::rename(lane.path(&meta.id, "wav.part"), &wav).await)?;
+        ignore_missing(self.fs.rename(lane.path(&meta.id, "wav.part"), wav.clone()).await)?;
         self.step()?;
-        sync(&lane.folder).await?;
+        self.fs.sync(&lane.folder).await?;
         self.step()?;
         self.put(&wav, meta, samples).await?;
         self.step()?;
@@ -290,7 +287,7 @@ impl Mover {
     pub(super) async fn discard(&self, lane: &Lane, id: &MessageId) -> Result<(), SpoolError> {
         let part = lane.path(id, "wav.part");
         self.step()?;
-        ignore_missing(tokio_uring::fs::rename(part, lane.path(id, "discard")).await)?;
+        ignore_missing(self.fs.rename(part, lane.path(id, "discard")).await)?;
         self.clean(lane, id).await?;
         Ok(())
     }
@@ -299,7 +296,7 @@ impl Mover {
     async fn clean(&self, lane: &Lane, id: &MessageId) -> io::Result<()> {
         for extension in ["wav.part", "wav", "json.part", "json", "discard"] {
             self.step()?;
-            ignore_missing(tokio_uring::fs::remove_file(lane.path(id, extension)).await)?;
+            ignore_missing(self.fs.remove(lane.path(id, extension)).await)?;
         }
         Ok(())
     }
@@ -309,17 +306,17 @@ impl Mover {
     async fn put(&self, wav: &Path, meta: &RecordingMeta, samples: u64) -> Result<(), SpoolError> {
         let _permit = self.permits.acquire().await.map_err(io::Error::other)?;
         let key = object_store::path::Path::from(store::audio_key(&meta.mailbox, &meta.id));
-        let file = File::open(wav).await?;
+        let file = self.fs.open(wav).await?;
         let bytes = HEADER_BYTES as u64 + samples * 2;
         if bytes <= PUT_BYTES as u64 {
-            let payload = PutPayload::from(read_range(&file, 0, bytes).await?);
+            let payload = PutPayload::from(file.read_at(0, bytes).await?);
             self.audio.put(&key, payload).await?;
         } else {
             let mut upload = self.audio.put_multipart(&key).await?;
             let mut position = 0;
             while position < bytes {
                 let length = (bytes - position).min(PUT_BYTES as u64);
-                let payload = PutPayload::from(read_range(&file, position, length).await?);
+                let payload = PutPayload::from(file.read_at(position, length).await?);
                 upload.put_part(payload).await?;
                 position += length;
             }
@@ -365,7 +362,7 @@ pub async fn recover(
     for group in ids.chunks(4 * MOVES_MAX) {
         let start = |id: &MessageId| {
             let (lane, mover, id) = (Rc::clone(lane), Rc::clone(mover), id.clone());
-            tokio_uring::spawn(async move { recover_one(&lane, &mover, &id).await })
+            tokio::task::spawn_local(async move { recover_one(&lane, &mover, &id).await })
         };
         let tasks: Vec<_> = group.iter().map(start).collect();
         for task in tasks {
@@ -405,7 +402,7 @@ async fn finish_found(lane: &Lane, mover: &Mover, id: &MessageId) -> Result<Reco
         mover.miss(lane, &meta).await?;
         return Ok(Recovered { missed: 1, ..Default::default() });
     }
-    let file = tokio_uring::fs::OpenOptions::new().read(true).write(true).open(&path).await?;
+    let file = mover.fs.open_to_write(&path).await?;
     let samples = samples_in(&file, &path).await?;
     if samples == 0 || (!decided && !mover.is_voiced(&file, samples).await?) {
         mover.miss(lane, &meta).await?;
@@ -427,7 +424,7 @@ impl Mover {
         let mut voiced_ms = 0;
         while position < bytes && voiced_ms < self.voiced_min_ms {
             let length = (bytes - position).min(1 << 20);
-            let data = read_range(file, HEADER_BYTES as u64 + position, length).await?;
+            let data = file.read_at(HEADER_BYTES as u64 + position, length).await?;
             voiced_ms += audio::voiced_ms(&audio::from_bytes(&data));
             position += length;
         }
@@ -441,7 +438,7 @@ async fn samples_in(file: &File, path: &Path) -> Result<u64, SpoolError> {
     if there == 0 {
         return Ok(0);
     }
-    let header = read_range(file, 0, HEADER_BYTES as u64).await?;
+    let header = file.read_at(0, HEADER_BYTES as u64).await?;
     let promised = match header.get(40..44).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok()) {
         Some(bytes) if header.starts_with(b"RIFF") => u64::from(u32::from_le_bytes(bytes)) / 2,
         _ => 0,
@@ -486,23 +483,6 @@ fn message(meta: &RecordingMeta, kind: MessageKind, samples: u64) -> Message {
 /// Playing time of `samples` samples, milliseconds.
 pub fn duration_ms(samples: u64) -> u64 {
     samples * 1000 / u64::from(SAMPLE_RATE_HZ)
-}
-
-/// Flushes a file or folder.
-async fn sync(path: &Path) -> io::Result<()> {
-    let file = File::open(path).await?;
-    file.sync_all().await?;
-    file.close().await
-}
-
-/// Reads exactly `length` bytes.
-pub(super) async fn read_range(file: &File, position: u64, length: u64) -> io::Result<Vec<u8>> {
-    let length = usize::try_from(length).map_err(io::Error::other)?;
-    if length == 0 {
-        return Ok(Vec::new());
-    }
-    let (result, bytes) = file.read_exact_at(vec![0; length], position).await;
-    result.map(|()| bytes)
 }
 
 /// A file that is gone already is as good as removed or moved.

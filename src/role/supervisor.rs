@@ -51,6 +51,8 @@ const PAUSE_TOLD: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(8);
 /// A worker that lived this long did not die of its start.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
+/// Operations the control thread's ring takes at once.
+const RING_ENTRIES: u32 = 256;
 /// Queries for calls that may wait for the worker.
 const QUERIES_MAX: usize = 64;
 
@@ -137,7 +139,7 @@ pub fn serve(place: Place, (mut config, mut source): (Config, Source)) -> Result
     let hop_secret = HopSecret::random()?;
     let front = front::spawn(&config, tls.clone(), hop_secret.clone())?;
     let start = Start { config: Arc::new(config), source, place, file, overlay, tls };
-    tokio_uring::start(async move {
+    uring::Runtime::new(RING_ENTRIES)?.block_on(async move {
         let server = Server::bind(&start.config.node.data).map_err(ServeError::Control)?;
         Supervisor::new(start, store, front, hop_secret).run(server).await
     })

@@ -12,6 +12,7 @@ mod per_socket;
 pub mod probe;
 mod region;
 mod ring;
+mod runtime;
 mod sockaddr;
 pub mod sockets;
 pub mod thread;
@@ -23,6 +24,7 @@ pub use epoll::Epoll;
 pub use io::{FORWARD_ROOM_BYTES, Forward, IoCounters, MediaIo, Packet, Receive};
 pub use per_socket::PerSocket;
 pub use probe::{Probe, ProbeError, probe};
+pub use runtime::Runtime;
 pub use sockets::bind_pair;
 pub use wake::Waker;
 

@@ -85,6 +85,20 @@ fn a_killed_worker_loses_at_most_the_last_second() {
     assert_eq!(node.messages("1001").len(), CALLS);
 }
 
+/// Goal: the same where io_uring is forbidden and files are written by blocking calls.
+/// Method: as above, behind a filter.
+#[test]
+fn a_killed_worker_without_io_uring_loses_at_most_the_last_second() {
+    let _alone = crate::common::heavy();
+    let mut node = Node::start_without_io_uring(|_| {}).greeting_shortly();
+    let old = node.worker_pid();
+    let died_ms = crash_in_recordings(&mut node, |node| {
+        node.kill_worker();
+    });
+    wait_for("a new worker", Duration::from_secs(15), || node.worker_pid().filter(|&pid| Some(pid) != old));
+    assert_nothing_lost(&node, died_ms);
+}
+
 /// Goal: the same for the supervisor: the worker goes with it, a new start finds every message.
 /// Method: as above; `serve` again over the same folder.
 #[test]

@@ -22,7 +22,7 @@ fn assert_far_side_hung_up(report: &Report) {
 }
 
 /// `#` ends the message, 2 plays it, 3 takes another, `#` and 1 send that.
-fn review_by_keys(node: &Node, mode: &str) {
+pub(crate) fn review_by_keys(node: &Node, mode: &str) {
     let (path, speech) = short_speech(node, 4);
     let heard = node.file("heard.wav");
     // The first message lasts 4.3 s; it is heard again from 6 s to about 10.5 s.

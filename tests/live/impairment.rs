@@ -36,12 +36,15 @@ fn loss_disorder_and_duplicates_leave_the_duration_right() {
 /// Method: reorder and duplicate without loss: the recording is the source.
 #[test]
 fn disorder_and_duplicates_alone_harm_nothing() {
-    let node = Node::with_short_greeting(|_| {});
+    assert_disorder_harms_nothing(&Node::with_short_greeting(|_| {}));
+}
+
+pub(crate) fn assert_disorder_harms_nothing(node: &Node) {
     let file = audio::speech_file();
     let play = ["--play", file.to_str().expect("a plain path"), "--play-after-beep"];
     let end = ["--hangup-after-play", "0.1", "--duration", "40"];
     let harm = ["--reorder", "0.05", "--duplicate", "0.05"];
-    peers::call(&node, "1001", &[&harm[..], &play, &end].concat()).assert_complete();
+    peers::call(node, "1001", &[&harm[..], &play, &end].concat()).assert_complete();
     let messages = node.wait_messages("1001", 1, Duration::from_secs(5));
     let sound = node.export(&messages[0].id);
     let found = audio::best_match(&audio::through_ulaw(&audio::speech()), &sound, 2400);

@@ -31,3 +31,4 @@ mod spacing;
 mod srtp;
 mod tls_abuse;
 mod torture_wire;
+mod without_io_uring;

@@ -8,6 +8,40 @@ use crate::mailbox::store_thread;
 
 const BLOCK: usize = 1600;
 
+/// Runs each of these tests with either kind of file operations.
+macro_rules! on_every_file_system {
+    ($($name:ident,)*) => {
+        mod ring {
+            $(#[test] fn $name() { super::$name(super::Fs::Ring); })*
+        }
+        mod blocking {
+            $(#[test] fn $name() { super::$name(super::Fs::Blocking); })*
+        }
+    };
+}
+
+on_every_file_system! {
+    power_cut_before_any_step_loses_nothing_and_doubles_nothing,
+    power_cut_during_recovery_loses_nothing_and_doubles_nothing,
+    power_cut_while_discarding_never_brings_half_a_recording_back,
+    a_part_file_with_a_stale_header_gets_its_length_from_its_size,
+    quiet_part_files_become_missed_calls_and_kept_ones_messages,
+    unreadable_descriptions_are_set_aside_and_the_rest_goes_on,
+    spool_files_of_a_known_message_are_only_removed,
+    a_spool_of_a_hundred_recordings_is_finished_once_each,
+    a_living_workers_lane_is_left_alone_and_a_dead_ones_is_taken,
+    a_cut_off_upload_is_removed,
+    a_recording_the_disk_refused_is_kept_as_far_as_it_got,
+}
+
+/// The runtime that `fs` needs.
+fn runtime(fs: Fs) -> Runtime {
+    match fs {
+        Fs::Ring => Runtime::new(RING_ENTRIES).unwrap(),
+        Fs::Blocking => Runtime::plain().unwrap(),
+    }
+}
+
 fn id(number: u64) -> MessageId {
     MessageId::new(UNIX_EPOCH + Duration::from_secs(1_800_000_000 + number), number)
 }
@@ -59,7 +93,13 @@ struct Life {
 /// One life of a worker's file thread on `data`: recovery, then `items` and `requests`, until every
 /// request is answered. After `steps` changes on disk the power is cut. Ends like `kill -9`: no
 /// task is waited for.
-fn live(data: &Path, steps: Option<u32>, items: Vec<FileItem>, requests: Vec<MailboxRequest>) -> Life {
+fn live(
+    fs: Fs,
+    data: &Path,
+    steps: Option<u32>,
+    items: Vec<FileItem>,
+    requests: Vec<MailboxRequest>,
+) -> Life {
     let (reply_sender, reply_queue) = crossbeam::channel::unbounded();
     let (store, store_thread) = store_thread::spawn(data, reply_sender.clone()).unwrap();
     let queue = Arc::new(ArrayQueue::new(1000));
@@ -84,8 +124,8 @@ fn live(data: &Path, steps: Option<u32>, items: Vec<FileItem>, requests: Vec<Mai
         disk: Arc::default(),
         stop: Arc::default(),
     };
-    let life = tokio_uring::start(async move {
-        let desk = open(ends).unwrap();
+    let life = runtime(fs).block_on(async move {
+        let desk = open(ends, fs).unwrap();
         desk.mover.fault.steps_left.set(steps);
         let recovered = desk.sweep().await.unwrap();
         let mut replies = Vec::new();
@@ -150,15 +190,14 @@ fn keep(number: u64) -> Vec<MailboxRequest> {
 /// Method: cut the power before step 0, 1, 2 ... of a kept recording until none is left to cut;
 /// after each cut start again twice. What must be there follows from the order of the steps: 4
 /// begin a recording, 3 write a block each, the rest finish it.
-#[test]
-fn power_cut_before_any_step_loses_nothing_and_doubles_nothing() {
+fn power_cut_before_any_step_loses_nothing_and_doubles_nothing(fs: Fs) {
     for step in 0.. {
         let data = data_folder();
-        let life = live(data.path(), Some(step), recording(1), keep(1));
+        let life = live(fs, data.path(), Some(step), recording(1), keep(1));
         let acknowledged = matches!(life.replies[0], MailboxReply::Kept { .. });
-        let again = live(data.path(), None, vec![], vec![]);
+        let again = live(fs, data.path(), None, vec![], vec![]);
         assert_eq!(again.recovered.failed, 0, "step {step}");
-        let third = live(data.path(), None, vec![], vec![]);
+        let third = live(fs, data.path(), None, vec![], vec![]);
         assert_eq!(third.recovered, Recovered::default(), "step {step}");
         let found = listen(data.path());
         assert_spool_is_empty(data.path());
@@ -187,14 +226,13 @@ fn power_cut_before_any_step_loses_nothing_and_doubles_nothing() {
 
 /// Goal: a crash during recovery from a crash changes nothing either. Method: cut before the
 /// seal, the rename, the copy and the row; then cut each recovery before every step of its own.
-#[test]
-fn power_cut_during_recovery_loses_nothing_and_doubles_nothing() {
+fn power_cut_during_recovery_loses_nothing_and_doubles_nothing(fs: Fs) {
     for first in [7, 9, 11, 12, 14] {
         for second in 0.. {
             let data = data_folder();
-            assert!(live(data.path(), Some(first), recording(1), keep(1)).was_cut);
-            let life = live(data.path(), Some(second), vec![], vec![]);
-            live(data.path(), None, vec![], vec![]);
+            assert!(live(fs, data.path(), Some(first), recording(1), keep(1)).was_cut);
+            let life = live(fs, data.path(), Some(second), vec![], vec![]);
+            live(fs, data.path(), None, vec![], vec![]);
             let found = listen(data.path());
             assert_spool_is_empty(data.path());
             assert_eq!(found.len(), 1, "steps {first}, {second}");
@@ -208,13 +246,12 @@ fn power_cut_during_recovery_loses_nothing_and_doubles_nothing() {
 
 /// Goal: a discarded recording does not come back once its first file was renamed, and is not lost
 /// before. Method: cut before every step; 9 steps record it, the tenth is the rename.
-#[test]
-fn power_cut_while_discarding_never_brings_half_a_recording_back() {
+fn power_cut_while_discarding_never_brings_half_a_recording_back(fs: Fs) {
     for step in 9.. {
         let data = data_folder();
         let discard = vec![MailboxRequest::Discard { id: id(1) }];
-        let life = live(data.path(), Some(step), recording(1), discard);
-        live(data.path(), None, vec![], vec![]);
+        let life = live(fs, data.path(), Some(step), recording(1), discard);
+        live(fs, data.path(), None, vec![], vec![]);
         let found = listen(data.path());
         assert_spool_is_empty(data.path());
         assert!(files_in(&data.path().join("spool/broken")).is_empty());
@@ -228,8 +265,7 @@ fn power_cut_while_discarding_never_brings_half_a_recording_back() {
 /// Goal: a recording that never got its length plays as far as it was written. Method: a part
 /// file with header length 0, 8000.5 samples of data, as a crash leaves it; another with a length
 /// beyond its end; another with a true length and more data after it.
-#[test]
-fn a_part_file_with_a_stale_header_gets_its_length_from_its_size() {
+fn a_part_file_with_a_stale_header_gets_its_length_from_its_size(fs: Fs) {
     let samples = blocks(5);
     let data = data_folder();
     for (number, promised) in [(1, 0), (2, 1_000_000), (3, 1600)] {
@@ -239,7 +275,7 @@ fn a_part_file_with_a_stale_header_gets_its_length_from_its_size() {
         leave(data.path(), &format!("{}.json", id(number)), &serde_json::to_vec(&meta(number)).unwrap());
         leave(data.path(), &format!("{}.wav.part", id(number)), &wav);
     }
-    let life = live(data.path(), None, vec![], vec![]);
+    let life = live(fs, data.path(), None, vec![], vec![]);
     assert_eq!(life.recovered, Recovered { messages: 3, ..Default::default() });
     let found = listen(data.path());
     assert!(found[0].1 == samples && found[1].1 == samples && found[2].1 == samples[..1600]);
@@ -248,8 +284,7 @@ fn a_part_file_with_a_stale_header_gets_its_length_from_its_size() {
 
 /// Goal: an empty recording is a missed call, one that somebody had decided to keep is a message
 /// however quiet. Method: files shorter than a header, of silence, and of silence but renamed.
-#[test]
-fn quiet_part_files_become_missed_calls_and_kept_ones_messages() {
+fn quiet_part_files_become_missed_calls_and_kept_ones_messages(fs: Fs) {
     let data = data_folder();
     let mut silence = audio::header(0).to_vec();
     silence.extend([1, 0].repeat(8000));
@@ -259,7 +294,7 @@ fn quiet_part_files_become_missed_calls_and_kept_ones_messages() {
         leave(data.path(), &format!("{}.json", id(number)), &serde_json::to_vec(&meta(number)).unwrap());
         leave(data.path(), &format!("{}.{extension}", id(number)), content);
     }
-    let life = live(data.path(), None, vec![], vec![]);
+    let life = live(fs, data.path(), None, vec![], vec![]);
     assert_eq!(life.recovered, Recovered { messages: 1, missed: 4, ..Default::default() });
     let kinds: Vec<_> = listen(data.path()).iter().map(|(m, _)| m.kind).collect();
     let missed = MessageKind::Missed;
@@ -269,8 +304,7 @@ fn quiet_part_files_become_missed_calls_and_kept_ones_messages() {
 
 /// Goal: what cannot be understood is set aside with its audio and holds up nothing else.
 /// Method: garbage, half and foreign descriptions, a mailbox that is a path; one good recording.
-#[test]
-fn unreadable_descriptions_are_set_aside_and_the_rest_goes_on() {
+fn unreadable_descriptions_are_set_aside_and_the_rest_goes_on(fs: Fs) {
     let data = data_folder();
     let mut wav = audio::header(0).to_vec();
     wav.extend(audio::to_bytes(&blocks(1)));
@@ -285,7 +319,7 @@ fn unreadable_descriptions_are_set_aside_and_the_rest_goes_on() {
     leave(data.path(), &format!("{}.json", id(6)), &serde_json::to_vec(&meta(6)).unwrap());
     leave(data.path(), &format!("{}.wav.part", id(6)), &wav);
     leave(data.path(), "notes.txt", b"none of ours");
-    let life = live(data.path(), None, vec![], vec![]);
+    let life = live(fs, data.path(), None, vec![], vec![]);
     assert_eq!(life.recovered, Recovered { messages: 1, broken: 5, ..Default::default() });
     assert_eq!(files_in(&data.path().join("spool/broken")).len(), 9);
     assert_eq!(listen(data.path()).len(), 1);
@@ -296,17 +330,16 @@ fn unreadable_descriptions_are_set_aside_and_the_rest_goes_on() {
 
 /// Goal: a message that is in the store, or was deleted there, is only cleaned up. Method: keep
 /// two, delete one, put the spool files of both back.
-#[test]
-fn spool_files_of_a_known_message_are_only_removed() {
+fn spool_files_of_a_known_message_are_only_removed(fs: Fs) {
     let data = data_folder();
     let items = recording(1).into_iter().chain(recording(2)).collect();
-    live(data.path(), None, items, [keep(1), keep(2)].concat());
+    live(fs, data.path(), None, items, [keep(1), keep(2)].concat());
     Store::open(data.path()).unwrap().delete(&id(2)).unwrap();
     for number in [1, 2] {
         leave(data.path(), &format!("{}.json", id(number)), &serde_json::to_vec(&meta(number)).unwrap());
         leave(data.path(), &format!("{}.wav", id(number)), &audio::header(0));
     }
-    let life = live(data.path(), None, vec![], vec![]);
+    let life = live(fs, data.path(), None, vec![], vec![]);
     assert_eq!(life.recovered, Recovered { cleaned: 2, ..Default::default() });
     let found = listen(data.path());
     assert!(found.len() == 1 && found[0].1 == blocks(3));
@@ -314,8 +347,7 @@ fn spool_files_of_a_known_message_are_only_removed() {
 }
 
 /// Goal: a full spool is finished whole. Method: 100 recordings of 1 to 5 blocks, cut off.
-#[test]
-fn a_spool_of_a_hundred_recordings_is_finished_once_each() {
+fn a_spool_of_a_hundred_recordings_is_finished_once_each(fs: Fs) {
     let data = data_folder();
     for number in 0..100 {
         let mut wav = audio::header(0).to_vec();
@@ -324,7 +356,7 @@ fn a_spool_of_a_hundred_recordings_is_finished_once_each() {
         leave(data.path(), &format!("{}.json", id(number)), &serde_json::to_vec(&meta(number)).unwrap());
         leave(data.path(), &format!("{}.wav.part", id(number)), &wav);
     }
-    let life = live(data.path(), None, vec![], vec![]);
+    let life = live(fs, data.path(), None, vec![], vec![]);
     assert_eq!(life.recovered, Recovered { messages: 100, ..Default::default() });
     let found = listen(data.path());
     assert_eq!(found.len(), 100);
@@ -337,8 +369,7 @@ fn a_spool_of_a_hundred_recordings_is_finished_once_each() {
 
 /// Goal: a worker never takes the recordings of one that lives, and takes those of one that died.
 /// Method: recordings in two lanes; hold the lock of one while a worker starts, then free it.
-#[test]
-fn a_living_workers_lane_is_left_alone_and_a_dead_ones_is_taken() {
+fn a_living_workers_lane_is_left_alone_and_a_dead_ones_is_taken(fs: Fs) {
     let data = data_folder();
     let spool = data.path().join("spool");
     let living = Lane::claim(&spool).unwrap();
@@ -350,14 +381,14 @@ fn a_living_workers_lane_is_left_alone_and_a_dead_ones_is_taken() {
         std::fs::write(lane.path(&id(number), "wav.part"), &wav).unwrap();
     }
     drop(dead);
-    let life = live(data.path(), None, recording(3), keep(3));
+    let life = live(fs, data.path(), None, recording(3), keep(3));
     assert_eq!(life.recovered.messages, 1);
     let ids = |data: &Path| listen(data).into_iter().map(|(m, _)| m.id).collect::<Vec<_>>();
     assert_eq!(ids(data.path()), [id(2), id(3)]);
     drop(living);
     std::fs::rename(spool.join("0"), spool.join("7")).unwrap();
     // Lane 7: far from the one the next worker claims for itself.
-    let life = live(data.path(), None, vec![], vec![]);
+    let life = live(fs, data.path(), None, vec![], vec![]);
     assert_eq!(life.recovered.messages, 1);
     assert_eq!(ids(data.path()), [id(1), id(2), id(3)]);
     assert_eq!(files_in(&spool.join("7")), [".lock"]);
@@ -365,22 +396,20 @@ fn a_living_workers_lane_is_left_alone_and_a_dead_ones_is_taken() {
 
 /// Goal: an upload that was cut off leaves no rubbish beside the audio. Method: the staged file of
 /// `object_store` as a crash leaves it, and its recording in the spool.
-#[test]
-fn a_cut_off_upload_is_removed() {
+fn a_cut_off_upload_is_removed(fs: Fs) {
     let data = data_folder();
-    live(data.path(), Some(12), recording(1), keep(1));
+    live(fs, data.path(), Some(12), recording(1), keep(1));
     let folder = data.path().join("messages/1001");
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(folder.join(format!("{}.wav#1", id(1))), b"half").unwrap();
-    live(data.path(), None, vec![], vec![]);
+    live(fs, data.path(), None, vec![], vec![]);
     assert_eq!(files_in(&folder), [format!("{}.wav", id(1))]);
     assert!(listen(data.path())[0].1 == blocks(3));
 }
 
 /// Goal: when the disk refuses a block the recording is kept up to there, without a gap, and a
 /// later one is whole. Method: refuse from the third block on, then allow again before the end.
-#[test]
-fn a_recording_the_disk_refused_is_kept_as_far_as_it_got() {
+fn a_recording_the_disk_refused_is_kept_as_far_as_it_got(fs: Fs) {
     let data = data_folder();
     let (reply_sender, reply_queue) = crossbeam::channel::unbounded();
     let (store, store_thread) = store_thread::spawn(data.path(), reply_sender.clone()).unwrap();
@@ -401,8 +430,8 @@ fn a_recording_the_disk_refused_is_kept_as_far_as_it_got() {
         disk: Arc::default(),
         stop: Arc::default(),
     };
-    let reply = tokio_uring::start(async move {
-        let desk = open(ends).unwrap();
+    let reply = runtime(fs).block_on(async move {
+        let desk = open(ends, fs).unwrap();
         desk.mover.fault.steps_left.set(Some(6));
         let mut items = recording(1);
         let end = items.pop().unwrap();

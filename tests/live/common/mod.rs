@@ -5,6 +5,7 @@
 pub(crate) mod audio;
 pub(crate) mod callee;
 pub(crate) mod caller;
+pub(crate) mod confined;
 pub(crate) mod node;
 pub(crate) mod peers;
 pub(crate) mod phone;

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use toml::{Table, toml};
 use voxring::mailbox::Store;
 
+use crate::common::confined::without_io_uring;
 use crate::common::{audio, now, peers, raw, wait_for};
 
 /// Blocks of ports below the kernel's ephemeral range.
@@ -111,20 +112,35 @@ pub(crate) struct Node {
     child: Option<Child>,
     log: Arc<Mutex<String>>,
     program: PathBuf,
-    /// The network namespace that node and clients run in, if not the test's own.
-    namespace: Option<String>,
+    surroundings: Surroundings,
+}
+
+/// Where node and clients run.
+#[derive(Debug)]
+enum Surroundings {
+    /// Where the test does.
+    Plain,
+    /// In this network namespace.
+    Namespace(String),
+    /// Where io_uring is forbidden.
+    NoIoUring,
 }
 
 impl Node {
     /// Starts a node with the laptop configuration (UDP on, test extensions, mailboxes 1001 and
     /// 1002) on ports of its own, after `change` had its say.
     pub(crate) fn start(change: impl FnOnce(&mut Table)) -> Self {
-        Self::run(env!("CARGO_BIN_EXE_voxring").into(), None, change)
+        Self::run(env!("CARGO_BIN_EXE_voxring").into(), Surroundings::Plain, change)
+    }
+
+    /// The same where io_uring is forbidden; its clients run there too.
+    pub(crate) fn start_without_io_uring(change: impl FnOnce(&mut Table)) -> Self {
+        Self::run(env!("CARGO_BIN_EXE_voxring").into(), Surroundings::NoIoUring, change)
     }
 
     /// The same within a network namespace; its clients run there too.
     pub(crate) fn start_inside(namespace: &str, change: impl FnOnce(&mut Table)) -> Self {
-        Self::run(env!("CARGO_BIN_EXE_voxring").into(), Some(namespace.to_owned()), change)
+        Self::run(env!("CARGO_BIN_EXE_voxring").into(), Surroundings::Namespace(namespace.to_owned()), change)
     }
 
     /// The same for tests that load the machine: the release build, if there is one.
@@ -135,17 +151,17 @@ impl Node {
     /// The same after `change` had its say.
     pub(crate) fn start_changed_for_load(change: impl FnOnce(&mut Table)) -> Self {
         let program = peers::release("voxring").unwrap_or_else(|| env!("CARGO_BIN_EXE_voxring").into());
-        Self::run(program, None, change)
+        Self::run(program, Surroundings::Plain, change)
     }
 
-    fn run(program: PathBuf, namespace: Option<String>, change: impl FnOnce(&mut Table)) -> Self {
+    fn run(program: PathBuf, surroundings: Surroundings, change: impl FnOnce(&mut Table)) -> Self {
         let ports = Ports::take();
         let folder = TempDir::with_prefix("voxring-test-").expect("a folder can be made");
         let mut config = configuration(&ports);
         change(&mut config);
         std::fs::write(folder.path().join("voxring.toml"), config.to_string())
             .expect("the config is written");
-        let mut node = Self { ports, folder, child: None, log: Arc::default(), program, namespace };
+        let mut node = Self { ports, folder, child: None, log: Arc::default(), program, surroundings };
         node.start_again();
         node
     }
@@ -168,15 +184,10 @@ impl Node {
     /// Starts the process over the same folder and ports, and waits until it is ready.
     pub(crate) fn start_again(&mut self) {
         assert!(self.child.is_none(), "it runs already");
-        let mut child = self
-            .command()
-            .arg("serve")
-            .env("RUST_BACKTRACE", "1")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("voxring starts");
+        let mut command = self.command();
+        command.arg("serve").env("RUST_BACKTRACE", "1");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = self.surroundings.enter(|| command.spawn()).expect("voxring starts");
         let ready = Arc::new(Mutex::new(false));
         follow(child.stdout.take().expect("piped"), Arc::clone(&self.log), Some(Arc::clone(&ready)));
         follow(child.stderr.take().expect("piped"), Arc::clone(&self.log), None);
@@ -214,14 +225,14 @@ impl Node {
     }
 
     fn command(&self) -> Command {
-        let mut command = match &self.namespace {
+        let mut command = match &self.surroundings {
             // ip becomes the program: the process id is the node's.
-            Some(namespace) => {
+            Surroundings::Namespace(namespace) => {
                 let mut command = Command::new("ip");
                 command.args(["netns", "exec", namespace]).arg(&self.program);
                 command
             }
-            None => Command::new(&self.program),
+            Surroundings::Plain | Surroundings::NoIoUring => Command::new(&self.program),
         };
         command.arg("--config").arg(self.file("voxring.toml")).arg("--data").arg(self.data());
         command
@@ -229,7 +240,9 @@ impl Node {
 
     /// Runs a client command.
     pub(crate) fn client(&self, args: &[&str]) -> Output {
-        self.command().args(args).output().expect("the client runs")
+        let mut command = self.command();
+        command.args(args);
+        self.surroundings.enter(|| command.output()).expect("the client runs")
     }
 
     /// Runs a client command with `--json` and reads what it prints.
@@ -382,6 +395,16 @@ impl Node {
         let status =
             wait_for("the node to stop", Duration::from_secs(20), || child.try_wait().ok().flatten());
         assert!(status.success(), "voxring ended with {status}:\n{}", self.log());
+    }
+}
+
+impl Surroundings {
+    /// Does what starts a process.
+    fn enter<T: Send>(&self, start: impl FnOnce() -> T + Send) -> T {
+        match self {
+            Self::Plain | Self::Namespace(_) => start(),
+            Self::NoIoUring => without_io_uring(start),
+        }
     }
 }
 
