@@ -16,6 +16,9 @@ use voxring::um::prompts::{Prompt, Prompts};
 /// Samples in a packet.
 const SAMPLES: usize = 160;
 
+mod counted;
+use counted::counted;
+
 fn main() {
     divan::main();
 }
@@ -44,7 +47,7 @@ fn watch(bencher: Bencher, signal: &[i16], listening: Option<bool>) {
     let mut detector = ToneDetector::default();
     bencher
         .with_inputs(packets(&coded))
-        .bench_local_refs(|packet| detector.handle_audio(Codec::Pcmu, black_box(packet)));
+        .bench_local_refs(|packet| counted(|| detector.handle_audio(Codec::Pcmu, black_box(packet))));
     assert!(listening.is_none_or(|expected| detector.is_listening() == expected));
 }
 
@@ -67,6 +70,6 @@ fn held_key(bencher: Bencher) {
 fn floor_squares(bencher: Bencher) {
     let greeting = greeting();
     bencher.with_inputs(packets(&greeting)).bench_local_refs(|packet| {
-        black_box(packet).iter().map(|sample| i64::from(i32::from(*sample).pow(2))).sum::<i64>()
+        counted(|| black_box(packet).iter().map(|sample| i64::from(i32::from(*sample).pow(2))).sum::<i64>())
     });
 }

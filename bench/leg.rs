@@ -26,6 +26,9 @@ const PHONE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(192
 /// Longer than any measurement.
 const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 
+mod counted;
+use counted::counted;
+
 fn main() {
     divan::main();
 }
@@ -100,14 +103,16 @@ fn turn(bencher: Bencher, count: usize, start: impl Fn(&mut Leg, Instant)) {
     let (mut next, mut turns) = (0, 0);
     bencher.with_inputs(phones(count)).bench_local_refs(|packet| {
         let leg = &mut legs[next];
-        leg.handle_rtp(now, PHONE, packet);
-        leg.handle_timeout(now);
-        black_box(leg.poll_rtp(now, &mut out));
-        while let Some(output) = leg.poll_output() {
-            let ended = matches!(output, LegOutput::Event(Event::Recorded { .. } | Event::Played { .. }));
-            assert!(!ended, "what is measured goes on: {output:?}");
-            drop(black_box(output));
-        }
+        counted(|| {
+            leg.handle_rtp(now, PHONE, packet);
+            leg.handle_timeout(now);
+            black_box(leg.poll_rtp(now, &mut out));
+            while let Some(output) = leg.poll_output() {
+                let ended = matches!(output, LegOutput::Event(Event::Recorded { .. } | Event::Played { .. }));
+                assert!(!ended, "what is measured goes on: {output:?}");
+                drop(black_box(output));
+            }
+        });
         turns += 1;
         next += 1;
         if next == count {
@@ -138,7 +143,7 @@ fn recording(bencher: Bencher, legs: usize) {
 fn floor_copy(bencher: Bencher) {
     let mut copy = [0; PACKET_BYTES];
     bencher.with_inputs(phones(1)).bench_local_refs(|packet| {
-        copy.copy_from_slice(black_box(packet));
+        counted(|| copy.copy_from_slice(black_box(packet)));
         black_box(&mut copy);
     });
 }

@@ -13,6 +13,9 @@ use voxring::rtp::sequence::SourceState;
 /// Header and 160 samples.
 const PACKET_BYTES: usize = HEADER_BYTES + 160;
 
+mod counted;
+use counted::counted;
+
 fn main() {
     divan::main();
 }
@@ -34,7 +37,7 @@ fn parse_only(bencher: Bencher) {
     bencher
         .counter(ItemsCount::new(1_u32))
         .with_inputs(stream(SeqNo(0)))
-        .bench_local_refs(|packet| parse(black_box(packet)));
+        .bench_local_refs(|packet| counted(|| parse(black_box(packet))));
 }
 
 #[divan::bench]
@@ -42,7 +45,7 @@ fn parse_and_judge(bencher: Bencher) {
     let first = SeqNo(65_000);
     let mut source = SourceState::new(first);
     bencher.counter(ItemsCount::new(1_u32)).with_inputs(stream(first)).bench_local_refs(|packet| {
-        parse(black_box(packet)).map(|packet| source.handle(packet.header.sequence))
+        counted(|| parse(black_box(packet)).map(|packet| source.handle(packet.header.sequence)))
     });
     assert_eq!(source.lost(), 0, "the stream was taken in its order");
 }
@@ -52,7 +55,7 @@ fn judge_only(bencher: Bencher) {
     let mut sequence = SeqNo(0);
     let mut source = SourceState::new(sequence);
     bencher.counter(ItemsCount::new(1_u32)).bench_local(|| {
-        let judged = source.handle(black_box(sequence));
+        let judged = counted(|| source.handle(black_box(sequence)));
         sequence = sequence.plus(1);
         judged
     });
@@ -63,7 +66,7 @@ fn judge_only(bencher: Bencher) {
 fn floor_copy(bencher: Bencher) {
     let mut copy = [0; PACKET_BYTES];
     bencher.counter(ItemsCount::new(1_u32)).with_inputs(stream(SeqNo(0))).bench_local_refs(|packet| {
-        copy.copy_from_slice(black_box(packet));
+        counted(|| copy.copy_from_slice(black_box(packet)));
         black_box(&mut copy);
     });
 }

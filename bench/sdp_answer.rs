@@ -29,6 +29,9 @@ const OFFER: &str = "v=0\r\n\
     a=ptime:20\r\n\
     a=sendrecv\r\n";
 
+mod counted;
+use counted::counted;
+
 fn main() {
     divan::main();
 }
@@ -53,10 +56,11 @@ fn answer(bencher: Bencher) {
     };
     let body = answer(OFFER).expect("the offer has PCMA");
     assert!(body.windows(24).any(|line| line == b"m=audio 16384 RTP/AVP 8 "), "{body:?}");
-    bencher.bench_local(|| drop(black_box(answer(black_box(OFFER)))));
+    bencher.bench_local(|| counted(|| drop(black_box(answer(black_box(OFFER))))));
 }
 
 #[divan::bench(sample_size = 50)]
 fn floor_sdp_types(bencher: Bencher) {
-    bencher.bench_local(|| drop(black_box(sdp_types::Session::parse(black_box(OFFER).as_bytes()))));
+    bencher
+        .bench_local(|| counted(|| drop(black_box(sdp_types::Session::parse(black_box(OFFER).as_bytes())))));
 }

@@ -2,6 +2,7 @@
 //!
 //! [`spawn`] starts a shard; orders go down and events come up through its [`ShardHandle`].
 
+mod by_hand;
 mod counters;
 mod handle;
 mod legs;
@@ -10,6 +11,7 @@ mod ports;
 mod turn;
 mod wheel;
 
+pub use by_hand::ByHand;
 pub use counters::ShardSnapshot;
 #[cfg(test)]
 pub(crate) use handle::FakeShard;

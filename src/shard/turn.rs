@@ -112,18 +112,28 @@ impl<I: MediaIo> Shard<I> {
     pub(super) fn run(&mut self) -> io::Result<()> {
         loop {
             let now = clock::now(); // The turn's only clock read.
-            self.reap(now);
-            self.take_orders(now);
-            self.tick(now);
-            self.close_broken(now);
-            self.outbox.flush();
-            self.publish(now);
+            self.turn(now);
             if self.is_finished(now) {
                 self.store();
                 return Ok(());
             }
             self.sleep(now)?;
         }
+    }
+
+    /// All of a turn but its sleep.
+    pub(super) fn turn(&mut self, now: Instant) {
+        self.reap(now);
+        self.take_orders(now);
+        self.tick(now);
+        self.close_broken(now);
+        self.outbox.flush();
+        self.publish(now);
+    }
+
+    /// What the shard stands on.
+    pub(super) fn io(&mut self) -> &mut I {
+        &mut self.io
     }
 
     fn reap(&mut self, now: Instant) {
@@ -319,7 +329,7 @@ impl<I: MediaIo> Shard<I> {
     }
 
     /// Sleeps to the next tick, or for long if there is nothing at all to do.
-    fn sleep(&mut self, now: Instant) -> io::Result<()> {
+    pub(super) fn sleep(&mut self, now: Instant) -> io::Result<()> {
         if !self.legs.is_empty() || !self.outbox.is_empty() {
             let want = (self.mean >> MEAN_SHIFT).clamp(1, WANT_MAX);
             let want = u32::try_from(want).unwrap_or(1);
