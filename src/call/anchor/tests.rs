@@ -335,10 +335,9 @@ impl Rig {
         let id = self.anchor.callee().unwrap().dialog_id().clone();
         let text = format!(
             "{method} sip:2000@192.0.2.1:5065 SIP/2.0\r\nVia: SIP/2.0/TCP 192.0.2.9;branch=z9hG4bK9{}\r\n\
-             From: <sip:4711@192.0.2.9>;tag={}\r\nTo: <sip:2000@192.0.2.1>;tag={}\r\nCall-ID: {}\r\n\
+             From: <sip:4711@192.0.2.9>;tag=callee\r\nTo: <sip:2000@192.0.2.1>;tag={}\r\nCall-ID: {}\r\n\
              CSeq: {} {method}\r\nContact: <sip:4711@192.0.2.9:5070;transport=tcp>\r\nContent-Length: {}\r\n\r\n{body}",
             self.callee_cseq,
-            id.remote_tag,
             id.local_tag,
             id.call_id,
             self.callee_cseq,
@@ -839,4 +838,84 @@ fn the_callees_session_interval_is_agreed_on_and_kept() {
     assert_eq!(rig.said(), ["> BYE", "> close", "< BYE", "< close"]);
     rig.all_closed();
     assert_eq!(rig.said(), ["< ended callee_session_expired"]);
+}
+
+/// Goal: whatever comes in whatever order, the call ends once, each leg that was opened is closed once, and
+/// nobody who answered is left without BYE. Method: random inputs of caller, callee, shard and clock; then
+/// the caller goes, or has gone, and all is closed.
+#[test]
+fn any_sequence_of_inputs_ends_both_legs_once() {
+    let mut talked = 0;
+    for seed in 0..2_000 {
+        let mut random = crate::base::random::SplitMix64(seed);
+        let mut rig = Rig::with(&["a", "b"], if seed % 5 == 0 { "" } else { OFFER }, false);
+        // Some begin where both legs are open, some where both sides talk.
+        if seed % 3 > 0 {
+            rig.opens_both();
+        }
+        if seed % 3 > 1 {
+            rig.callee_answers(200, ANSWER);
+            rig.acks();
+        }
+        for _ in 0..24 {
+            any_input(&mut rig, random.bits());
+        }
+        let now = rig.now;
+        rig.caller.hang_up(now, EndCause::Shutdown);
+        rig.settle();
+        rig.acks();
+        rig.caller.handle_no_ack(now, ServerId(1));
+        rig.settle();
+        rig.all_closed();
+        let words = rig.said();
+        let count = |wanted: &str| words.iter().filter(|word| word.ends_with(wanted)).count();
+        let ends = words.iter().filter(|word| word.starts_with("< ended")).count();
+        assert_eq!(ends, 1, "seed {seed}: {words:?}");
+        assert!(rig.anchor.is_over(), "seed {seed}: {words:?}");
+        assert!(count("close") <= count("open"), "seed {seed}: {words:?}");
+        let says = |wanted: &str| words.iter().any(|word| word == wanted);
+        assert!(!says("> ACK") || says("> BYE") || says("> 200 BYE"), "seed {seed}: {words:?}");
+        assert!(!says("< started") || says("< BYE") || says("< 200 BYE"), "seed {seed}: {words:?}");
+        talked += u32::from(says("< started"));
+    }
+    assert!(talked > 100, "{talked} calls of 2,000 came to talking");
+}
+
+fn any_input(rig: &mut Rig, random: u64) {
+    let now = rig.now;
+    let body = [OFFER.to_owned(), held(OFFER, "sendonly"), held(OFFER, "inactive"), String::new()];
+    let body = &body[usize::try_from(random >> 8 & 3).unwrap()];
+    let status = [100, 180, 183, 200, 200, 200, 302, 408, 422, 486, 491, 503]
+        [usize::try_from(random >> 16).unwrap() % 12];
+    let has_callee = rig.anchor.callee().is_some();
+    let has_invite = has_callee && !rig.to_callee.is_empty();
+    match random % 16 {
+        0 | 1 => rig.caller.handle_opened(20_000),
+        2 | 3 if has_callee => rig.anchor.callee_mut().unwrap().handle_opened(20_002),
+        4 | 5 | 6 if has_invite => {
+            rig.callee_answers(status, if random & 1 << 20 == 0 { ANSWER } else { "" });
+        }
+        7 | 8 => rig.acks(),
+        9 => {
+            rig.caller_asks(["INVITE", "UPDATE", "OPTIONS"][usize::try_from(random >> 24).unwrap() % 3], body)
+        }
+        10 if has_callee => {
+            rig.callee_asks(
+                ["INVITE", "UPDATE", "INVITE", "BYE"][usize::try_from(random >> 24).unwrap() % 4],
+                body,
+            );
+        }
+        11 if !rig.to_caller.is_empty() => rig.caller_answers(status, body),
+        12 if random >> 32 & 3 == 0 => rig.caller.handle_cancel(now),
+        13 if has_callee && random >> 32 & 3 == 0 => {
+            rig.anchor.callee_mut().unwrap().handle_media_timeout(now)
+        }
+        14 if has_invite => {
+            let client = rig.invite_of_callee().0;
+            rig.anchor.callee_mut().unwrap().handle_client_failed(now, client);
+        }
+        15 if rig.caller.poll_timeout().or(rig.anchor.poll_timeout()).is_some() => rig.wakes(),
+        _ => {}
+    }
+    rig.settle();
 }

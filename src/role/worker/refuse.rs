@@ -4,7 +4,6 @@ use std::time::Instant;
 
 use crate::base::id::LegId;
 use crate::call::admission::Refused;
-use crate::call::leg::CallLeg;
 use crate::role::gate::Seen;
 use crate::role::user_agent;
 use crate::role::worker::calls::Calls;
@@ -49,7 +48,8 @@ impl Calls {
 
     /// Whether the call takes requests of its dialog from there.
     pub(super) fn may_come_over(&self, leg: LegId, flow: &Flow) -> bool {
-        self.calls.get(&leg).is_none_or(|entry| entry.call.may_come_over(flow.transport))
+        let entry = self.calls.get(&self.owner(leg));
+        entry.and_then(|entry| entry.leg(leg)).is_none_or(|call| call.may_come_over(flow.transport))
     }
 
     /// A request over UDP or TCP in the dialog of a call over TLS.

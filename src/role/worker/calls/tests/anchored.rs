@@ -85,15 +85,17 @@ impl Rig {
     }
 
     /// The callee's BYE in the dialog that `invite` began.
-    fn callee_hangs_up(&mut self, invite: &Request) {
+    fn callee_hangs_up(&mut self, invite: &Request, transport: Transport) {
         let (from, to) = (invite.to().unwrap(), invite.from().unwrap());
         let text = format!(
-            "BYE sip:x@192.0.2.1 SIP/2.0\r\nVia: SIP/2.0/TCP 192.0.2.9;branch=z9hG4bKbye\r\n\
+            "BYE sip:x@192.0.2.1 SIP/2.0\r\nVia: SIP/2.0/TCP 192.0.2.9;branch=z9hG4bKbye{}\r\n\
              From: {from};tag=callee\r\nTo: {to}\r\nCall-ID: {}\r\nCSeq: 1 BYE\r\nContent-Length: 0\r\n\r\n",
+            transport.name(),
             invite.call_id().unwrap()
         );
         let message = Message::parse(Bytes::from(text)).unwrap();
-        self.calls.handle_message(self.now, Self::callee_flow(), message);
+        let flow = SipFlow { transport, ..Self::callee_flow() };
+        self.calls.handle_message(self.now, flow, message);
         self.collect();
     }
 
@@ -156,7 +158,7 @@ fn a_call_that_goes_on_has_two_legs_and_counts_once() {
         assert_eq!(rig.calls.calls.len(), 1);
         assert_eq!((rig.calls.of_gateway["pbx"], rig.calls.of_gateway["carrier"]), (1, 1));
         if callee_ends {
-            rig.callee_hangs_up(&invite);
+            rig.callee_hangs_up(&invite, Transport::Tcp);
             assert_eq!(rig.heard("a").last().unwrap(), "BYE");
             rig.answers(200);
         } else {
@@ -205,7 +207,7 @@ fn a_late_answer_of_a_gateway_left_behind_is_turned_away() {
         let bye = rig.to_callee(Method::Bye);
         rig.callee_says(&bye, 200, "");
         if !is_over {
-            rig.callee_hangs_up(&invite);
+            rig.callee_hangs_up(&invite, Transport::Tcp);
             rig.answers(200);
             rig.closes_all();
         }
@@ -359,4 +361,27 @@ fn a_called_gateway_must_show_its_certificate() {
         });
         assert!(invite.unwrap().contains("RTP/SAVP"), "over TLS it is SRTP");
     }
+}
+
+/// Goal: what went to a gateway over TLS is spoken of over TLS only (RFC 4568 §7.1). Method: the callee's BYE
+/// over TCP, then over TLS.
+#[test]
+fn a_callee_over_tls_is_heard_over_tls_only() {
+    let mut rig = rig_with(&["carrier"], |config| {
+        config.gateway[1].call_uri.0 = Some("sip:192.0.2.9;transport=tls".parse().unwrap());
+    });
+    rig.dials("a");
+    rig.opens();
+    rig.opens();
+    let invite = rig.to_callee(Method::Invite);
+    let offer = String::from_utf8(invite.body.to_vec()).unwrap();
+    let crypto = offer.lines().find(|line| line.starts_with("a=crypto:1 ")).expect("a key");
+    let answer = ANSWER.replace("RTP/AVP", "RTP/SAVP") + crypto + "\r\n";
+    rig.callee_says(&invite, 200, &answer);
+    rig.sends_to("4711", "a", "ACK", 1, "");
+    assert_eq!(rig.heard("a").last().unwrap(), "200 INVITE");
+    rig.callee_hangs_up(&invite, Transport::Tcp);
+    assert_eq!(rig.last_response().status, 403);
+    rig.callee_hangs_up(&invite, Transport::Tls);
+    assert_eq!(rig.heard("a").last().unwrap(), "BYE");
 }
