@@ -190,7 +190,7 @@ impl Bed {
         }
         let mut opened = 0;
         while opened < legs {
-            bed.turn();
+            bed.advance();
             while let Some(event) = bed.shard.try_event() {
                 assert!(matches!(event, Event::Opened { .. }), "a pair for each leg: {event:?}");
                 opened += 1;
@@ -205,9 +205,14 @@ impl Bed {
         bed
     }
 
-    fn turn(&mut self) {
+    fn advance(&mut self) {
         self.shard.turn(self.now).expect("nothing to fail");
         self.now += TICK;
+    }
+
+    /// A turn, and what it brought.
+    fn turn(&mut self) {
+        self.advance();
         // Blocks and events are somebody else's work, but freed here.
         while let Some(item) = self.shard.files().pop() {
             drop(black_box(item));
