@@ -121,7 +121,7 @@ pub struct Calls {
     pub failed: u64,
     /// Answered, but ended by the far side before their time.
     pub ended_early: u64,
-    /// Answered, but without any sound where some was due.
+    /// Answered, but without any sound where some was due; of anchored calls, legs.
     pub silent: u64,
     /// Most calls up at once.
     pub peak: u64,

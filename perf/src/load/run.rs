@@ -408,7 +408,7 @@ fn report(
     if !plan.is_signalling() {
         calls.per_s = count(calls.answered) / edges.set_up.as_secs_f64().max(f64::MIN_POSITIVE);
     }
-    calls.silent = measured.silent;
+    calls.silent += measured.silent;
     let packets = if plan.is_signalling() {
         Packets::default()
     } else {

@@ -439,7 +439,10 @@ impl<'a> Signaller<'a> {
         match stream_of(slot, number, answer, self.plan.ports.len()) {
             Ok(Some(stream)) => self.order(Order::Open(2 * number, Box::new(stream))),
             Ok(None) => {}
-            Err(error) => self.note(format!("{error:#}")),
+            Err(error) => {
+                self.totals.calls.silent += 1;
+                self.note(format!("{error:#}"));
+            }
         }
         // It was cancelled, and the answer was faster.
         if self.slots[number as usize].as_ref().is_some_and(|slot| slot.leaving)

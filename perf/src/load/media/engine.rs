@@ -71,7 +71,7 @@ pub struct Measured {
     pub late_frames: u64,
     /// Frames sent in the window that nobody returns, nor reports by RTCP: they were recorded, or not.
     pub unheard: u64,
-    /// Streams that should hear and never did.
+    /// Streams that should hear and never did, or could not be opened.
     pub silent: u64,
     /// The window's length.
     pub length: Duration,
@@ -100,6 +100,8 @@ pub struct Engine {
     lateness: Histogram<u64>,
     late_frames: u64,
     thread_time: Option<ThreadTime>,
+    /// Streams that another thread wanted and could not have: they are silent.
+    unopened: u64,
     result: Option<Measured>,
     stopped: bool,
 }
@@ -148,6 +150,7 @@ impl Engine {
             lateness: histogram(),
             late_frames: 0,
             thread_time: None,
+            unopened: 0,
             result: None,
             stopped: false,
         })
@@ -240,8 +243,7 @@ impl Engine {
     fn take_orders(&mut self) {
         while let Some(order) = self.orders.as_ref().and_then(|orders| orders.try_recv().ok()) {
             match order {
-                // A stream that cannot be opened is silent, and counted as such by its call.
-                Order::Open(id, stream) => drop(self.open(id, *stream)),
+                Order::Open(id, stream) => self.unopened += u64::from(self.open(id, *stream).is_err()),
                 Order::Close(id) => self.close(id),
                 Order::Measure(window) => self.begin(window),
                 Order::Stop => self.stopped = true,
@@ -288,7 +290,7 @@ impl Engine {
             first_audio: tallies.first_audio,
             lateness: std::mem::replace(&mut self.lateness, histogram()),
             late_frames: self.late_frames,
-            silent: tallies.silent,
+            silent: tallies.silent + self.unopened,
             length: window.length(),
             thread_time: time.map_or(Duration::ZERO, |time| time.now.saturating_sub(time.began)),
         }
