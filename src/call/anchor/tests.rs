@@ -892,7 +892,7 @@ fn any_input(rig: &mut Rig, random: u64) {
     match random % 16 {
         0 | 1 => rig.caller.handle_opened(20_000),
         2 | 3 if has_callee => rig.anchor.callee_mut().unwrap().handle_opened(20_002),
-        4 | 5 | 6 if has_invite => {
+        4..=6 if has_invite => {
             rig.callee_answers(status, if random & 1 << 20 == 0 { ANSWER } else { "" });
         }
         7 | 8 => rig.acks(),
