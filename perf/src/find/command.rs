@@ -19,7 +19,7 @@ use crate::script::seconds_of;
 use crate::{clock, figures};
 
 /// Between two runs: ports leave quarantine, connections close, the server comes to rest.
-const PAUSE: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_secs(2);
 
 /// What a run takes besides set-up, window and hang-up.
 const RUN_OVERHEAD: Duration = Duration::from_secs(3);

@@ -90,12 +90,18 @@ impl FindReport {
             return format!("This machine did not carry {calls} within the limits: {}.", self.bound);
         };
         let at_least = if self.kind == Kind::Floor { "at least " } else { "" };
+        let kind = match (self.kind, self.end) {
+            (Kind::Floor, End::OutOfTime) if self.bound != Bound::Time => {
+                "floor, as the time was up; above it"
+            }
+            (Kind::Floor, _) => "floor,",
+            (Kind::Ceiling, _) => "ceiling,",
+        };
         let unsure = if self.confirmed { "" } else { "; measured once, not confirmed" };
         format!(
-            "This machine carries {at_least}{} {calls}{} ({}, {}{unsure}); plan for {}.",
+            "This machine carries {at_least}{} {calls}{} ({kind} {}{unsure}); plan for {}.",
             figures::whole(knee),
             self.cores().map(|cores| format!(" on {cores}")).unwrap_or_default(),
-            self.kind,
             self.bound,
             figures::whole(recommended)
         )
@@ -169,6 +175,11 @@ mod tests {
         let told = found.headline();
         assert!(told.starts_with("This machine carries at least 2,340 anchored calls"), "{told}");
         assert!(told.contains("(floor, the highest load asked for was kept; measured once"), "{told}");
+        (found.end, found.bound) =
+            (End::OutOfTime, Bound::Generator { why: "the generator: sends 9 ms late".to_owned() });
+        let told = found.headline();
+        let why = "(floor, as the time was up; above it bound by the load generator: sends 9 ms late; measured once";
+        assert!(told.contains(why), "{told}");
         (found.knee, found.recommended) = (None, None);
         let told = found.headline();
         assert!(told.starts_with("This machine did not carry anchored calls within the limits"), "{told}");

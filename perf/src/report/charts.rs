@@ -105,7 +105,8 @@ const SETUP: [Figure; 2] =
     [("median", |run| run.setup.at(0.5).map(count)), ("p99", |run| run.setup.at(0.99).map(count))];
 
 const MEMORY: [Figure; 1] = [("resident", |run| {
-    let server = run.server.as_ref()?;
+    // Calls that come and go leave no memory to divide.
+    let server = run.server.as_ref().filter(|_| run.asked.scenario != Scenario::Signalling)?;
     let grown = server.resident_bytes.saturating_sub(server.resident_before_bytes);
     (run.calls.peak > 0 && grown > 0).then(|| count(grown) / count(run.calls.peak))
 })];
