@@ -224,7 +224,7 @@ fn judge(frame: &[i16; FRAME], energy: f32) -> Option<Hit> {
     (strong && pure && balanced).then_some(Hit { key, low, high })
 }
 
-/// One frame at the eight tones, seen from its end: Σ x[n] e^{jω(N-1-n)}, the very value that
+/// One frame at the eight tones, seen from its end: `Σ x[n] e^{jω(N-1-n)}`, the very value that
 /// Goertzel's recurrence comes to. Summed up directly, since a recurrence waits for each sample's
 /// result before the next one, and eight tones side by side cannot hide that.
 struct Spectrum {

@@ -18,7 +18,7 @@ use crate::sip::tls::{TlsClient, TlsOptions};
 /// How calls are placed, whatever their number: what `run`, `find` and `compare` are told alike.
 #[derive(Debug, Clone, Args)]
 pub struct LoadArgs {
-    /// Who to call: sip:[USER@]HOST[:PORT][;transport=tcp|udp|tls]. Without USER it is 9196 for
+    /// Who to call: `sip:[USER@]HOST[:PORT][;transport=tcp|udp|tls]`. Without USER it is 9196 for
     /// echo, 9197 for playout, 9198 for record, 9199 for signalling, 8000 for anchor. Redirects
     /// (3xx) are followed.
     #[arg(long, value_name = "URI")]
@@ -42,6 +42,10 @@ pub struct LoadArgs {
     /// Send RTCP reports, and read those of the server.
     #[arg(long)]
     pub rtcp: bool,
+    /// Record: offer to send only, so that the server sends no silence while it records, and its CPU
+    /// is that of recording alone.
+    #[arg(long)]
+    pub one_way: bool,
     /// Seed of arrivals and phases.
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub seed: u64,
@@ -107,6 +111,7 @@ impl LoadArgs {
             patience: self.patience,
             srtp: self.srtp,
             rtcp: self.rtcp,
+            one_way: self.one_way,
             seed: self.seed,
             connections: self.connections,
             sockets: self.sockets,

@@ -74,6 +74,8 @@ pub struct Plan {
     pub srtp: Option<Suite>,
     /// Send and read RTCP.
     pub rtcp: bool,
+    /// What is recorded is offered one way.
+    pub one_way: bool,
     /// Seed of arrivals and phases.
     pub seed: u64,
     /// Connections to each neighbour.
@@ -294,6 +296,7 @@ impl Threads {
             seed: Rng::new(seed).bits(),
             hold: plan.is_signalling().then_some(plan.hold),
             patience: plan.patience,
+            one_way: plan.one_way,
             connections: plan.connections,
             tls: plan.tls.clone(),
             srtp: Wish { suites: plan.srtp.into_iter().collect(), ..Wish::default() },

@@ -59,6 +59,8 @@ pub struct Plan {
     pub tls: Option<TlsClient>,
     /// SRTP keys to offer.
     pub srtp: sdes::Wish,
+    /// Calls to be recorded offer to send only.
+    pub one_way: bool,
     /// Where media comes to.
     pub media: IpAddr,
     /// RTP ports; call `n` has the `n`-th, counted around.
@@ -272,12 +274,13 @@ impl<'a> Signaller<'a> {
         let index = number as usize;
         let kind = self.kinds.get(index % self.kinds.len().max(1)).context("no kind of call")?;
         let port = self.plan.ports.get(index % self.plan.ports.len().max(1)).context("no media port")?;
+        let one_way = self.plan.one_way && kind.scenario == Scenario::Record;
         let local = sdp::Local {
             address: self.plan.media,
             port: *port,
             codecs: vec![Codec::Pcmu, Codec::Pcma],
             dtmf: true,
-            direction: Direction::SendRecv,
+            direction: if one_way { Direction::SendOnly } else { Direction::SendRecv },
             version: 1,
             null_address: false,
             crypto: self.plan.srtp.offer(1)?,
