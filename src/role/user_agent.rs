@@ -20,6 +20,13 @@ use crate::sip::uri::Uri;
 /// Orders that may wait for a SIP loop; it takes them at every pump.
 const SIGNAL_ORDERS_MAX: usize = 64;
 
+/// Timer L in seconds.
+const ACCEPTED_LIFE_S: usize = 32;
+/// Server transactions whatever `calls.calls_per_s` says.
+const TRANSACTIONS_MAX: usize = 500_000;
+/// What an answered INVITE keeps, with room.
+const TRANSACTION_BYTES: usize = 3 * 1024;
+
 /// The Server field's value (RFC 3261 §20.35).
 pub fn server_name(config: &Config) -> String {
     format!("{}/{}", config.node.name, env!("CARGO_PKG_VERSION"))
@@ -100,12 +107,22 @@ pub fn counters(room: &str, set: &impl Serialize) -> BTreeMap<String, u64> {
 /// # Errors
 /// As [`random`].
 pub fn layer(config: &Config) -> io::Result<Layer> {
-    let layer_config = layer::Config {
+    Ok(Layer::new(layer_config(config), random()?))
+}
+
+/// An answered INVITE's transaction lives on for 64*T1 (timer L, RFC 6026 §8.4), so the calls that
+/// `calls.calls_per_s` allows in that time need room, or the layer refuses them with 503 first.
+fn layer_config(config: &Config) -> layer::Config {
+    let least = layer::Config::default();
+    let calls = config.calls.calls_per_s as usize * ACCEPTED_LIFE_S;
+    let transactions = (calls + calls / 4).clamp(least.server_transactions_max, TRANSACTIONS_MAX);
+    layer::Config {
         server: server_name(config),
         retry_after_s: config.calls.retry_after_s,
-        ..layer::Config::default()
-    };
-    Ok(Layer::new(layer_config, random()?))
+        server_bytes_max: least.server_bytes_max.max(transactions * TRANSACTION_BYTES),
+        server_transactions_max: transactions,
+        ..least
+    }
 }
 
 /// What a node of this name serves.
@@ -147,5 +164,25 @@ pub fn uri_without_password(request: &Request) -> String {
         }
         Ok(uri) => uri.to_string(),
         Err(_) => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: the calls a node is allowed to take are not refused by its own transaction layer.
+    /// Method: by default, at 2000 calls a second (32 s of them and a quarter more) and at the most.
+    #[test]
+    fn the_transaction_layer_has_room_for_the_calls_allowed() {
+        let with = |calls_per_s| {
+            let mut config = Config::default();
+            config.calls.calls_per_s = calls_per_s;
+            layer_config(&config)
+        };
+        assert_eq!(with(500).server_transactions_max, 20_000);
+        assert_eq!(with(2000).server_transactions_max, 80_000);
+        assert_eq!(with(2000).server_bytes_max, 80_000 * 3072);
+        assert_eq!(with(100_000).server_transactions_max, 500_000);
     }
 }
