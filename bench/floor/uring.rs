@@ -21,9 +21,11 @@ const SQ_ENTRIES: u32 = 1024;
 const CQ_ENTRIES: u32 = 16_384;
 const BUFFERS: u16 = 4096;
 const BUFFER_BYTES: usize = 2112;
-const NAME_BYTES: usize = 16;
+/// `struct sockaddr_in`.
+const NAME_BYTES: u32 = 16;
 /// `struct io_uring_recvmsg_out`, then the name.
-const PAYLOAD_AT: usize = 16 + NAME_BYTES;
+const NAME_AT: usize = 16;
+const PAYLOAD_AT: usize = NAME_AT + NAME_BYTES as usize;
 const SEND: u64 = 1 << 32;
 /// Most completions waited for within a tick.
 const WANT_MAX: usize = 256;
@@ -101,7 +103,7 @@ impl Floor {
         unsafe { ring.submitter().register_buf_ring_with_flags(entries as u64, BUFFERS, 0, 0)? };
         // SAFETY: all-zero is a valid msghdr.
         let template = Box::leak(Box::new(unsafe { std::mem::zeroed::<libc::msghdr>() }));
-        template.msg_namelen = 16;
+        template.msg_namelen = NAME_BYTES;
         let name =
             |peer: &Option<SocketAddrV4>| name(peer.unwrap_or(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0)));
         let mut floor = Self {
@@ -129,7 +131,7 @@ impl Floor {
         let entry = opcode::Send::new(Fd(self.fds[index]), packet, u32::try_from(length)?)
             .flags(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
             .dest_addr(name.cast())
-            .dest_addr_len(16)
+            .dest_addr_len(NAME_BYTES)
             .build()
             .flags(squeue::Flags::SKIP_SUCCESS);
         self.push(&entry.user_data(SEND))
@@ -173,7 +175,7 @@ impl Floor {
         let bytes = unsafe { std::slice::from_raw_parts_mut(self.buffers.add(at), BUFFER_BYTES) };
         let length = u32::from_ne_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]) as usize;
         // SAFETY: sixteen bytes of a name follow the header, in an array of the same size.
-        self.names[index] = unsafe { std::ptr::read_unaligned(bytes[16..].as_ptr().cast()) };
+        self.names[index] = unsafe { std::ptr::read_unaligned(bytes[NAME_AT..].as_ptr().cast()) };
         let packet = &mut bytes[PAYLOAD_AT..];
         if self.names[index ^ 1].sin_port == 0 {
             self.give_back(bid);

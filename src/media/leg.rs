@@ -1,7 +1,8 @@
 //! One leg: what a call's media does, packet by packet.
 //!
 //! The shard owns sockets and time. It hands in datagrams and orders, calls `handle_timeout` and
-//! then `poll_rtp` once a period (a packet time, as a rule) at the leg's own phase, and drains `poll_output` after each.
+//! then `poll_rtp` once a period (a packet time, as a rule) at the leg's own phase, and drains
+//! `poll_output` after each.
 //! Nothing here allocates per packet; a leg that records takes one block each 800 ms.
 
 use std::collections::VecDeque;
