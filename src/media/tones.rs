@@ -3,6 +3,9 @@
 //! Each 12.75 ms frame is a key or none: one tone of each group stands out, the two hold nearly all
 //! the energy, and neither outweighs the other. A key needs two such frames in a row (40 ms of tone
 //! always has them) and is complete after two without it (40 ms of pause always has them).
+//!
+//! So of a pair of frames in which nothing is under way only the second is judged; the first can be
+//! the beginning of a key only if the second goes on with it.
 
 use std::f32::consts::TAU;
 
@@ -12,6 +15,12 @@ use crate::media::order::Codec;
 const FRAME: usize = 102;
 /// As a divisor.
 const FRAME_F32: f32 = 102.0;
+/// In multiples of 8.
+const FRAME_ROOM: usize = FRAME.next_multiple_of(8);
+/// As a short number.
+const FRAME_U8: u8 = 102;
+/// As an age.
+const FRAME_U32: u32 = 102;
 /// How far before the end of its first frame a tone may have begun.
 const FRAMES_EARLY: u32 = 204;
 /// Low and high group, Hz (Q.23).
@@ -58,12 +67,21 @@ const fn tone_power(relative: f32) -> f32 {
 /// Watches one leg's audio for keys.
 #[derive(Debug)]
 pub struct ToneDetector {
-    frame: [i16; FRAME],
+    /// The frame being filled and the one before it, as they came: few are ever decoded.
+    frames: [[u8; FRAME]; 2],
+    /// Which of the two is being filled.
+    filling: usize,
     filled: usize,
+    codec: Codec,
+    /// The frame before is yet to be judged.
+    waits: bool,
     /// Samples taken since the tone under way began, one frame early.
     age: u32,
     state: State,
 }
+
+/// A frame's samples, and nought behind them: whole vectors are quicker to work on.
+type Frame = [i16; FRAME_ROOM];
 
 /// What the last frames were.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -108,7 +126,15 @@ pub struct Tone {
 
 impl Default for ToneDetector {
     fn default() -> Self {
-        Self { frame: [0; FRAME], filled: 0, age: 0, state: State::Quiet }
+        Self {
+            frames: [[0; FRAME]; 2],
+            filling: 0,
+            filled: 0,
+            codec: Codec::Pcmu,
+            waits: false,
+            age: 0,
+            state: State::Quiet,
+        }
     }
 }
 
@@ -116,26 +142,25 @@ impl ToneDetector {
     /// Takes a packet's audio; a key that became complete in it. (40 ms and more lie between two
     /// keys; a packet longer than that may hold a second one, which is then reported instead.)
     pub fn handle_audio(&mut self, codec: Codec, bytes: &[u8]) -> Option<Tone> {
+        if codec != self.codec {
+            self.codec = codec;
+            (self.filled, self.waits) = (0, false);
+        }
         let mut tone = None;
         let mut rest = bytes;
         while !rest.is_empty() {
             let (part, after) = rest.split_at(rest.len().min(FRAME - self.filled));
-            codec.decode_into(part, &mut self.frame[self.filled..]);
+            self.frames[self.filling][self.filled..][..part.len()].copy_from_slice(part);
             self.filled += part.len();
             self.age = self.age.saturating_add(u32::try_from(part.len()).unwrap_or(0));
             rest = after;
             if self.filled == FRAME {
                 self.filled = 0;
-                let energy = self.frame.iter().map(|sample| f32::from(*sample) * f32::from(*sample)).sum();
-                let hit = judge(&self.frame, energy);
-                if let Some(key) = self.step(energy, hit) {
+                if let Some(key) = self.handle_frame() {
                     let after = u32::try_from(rest.len()).unwrap_or(0);
                     tone = Some(Tone { key, age: self.age.saturating_add(after) });
                 }
-                if matches!(self.state, State::Begun(_)) {
-                    // The tone may fill three quarters of the frame before.
-                    self.age = FRAMES_EARLY;
-                }
+                self.filling ^= 1;
             }
         }
         tone
@@ -143,12 +168,42 @@ impl ToneDetector {
 
     /// Nothing comes any more: a key under way is complete.
     pub fn handle_pause(&mut self) -> Option<Tone> {
-        self.filled = 0;
+        (self.filled, self.waits) = (0, false);
         let state = std::mem::replace(&mut self.state, State::Quiet);
         match state {
             State::Pressed { key, .. } => Some(Tone { key, age: self.age }),
             State::Quiet | State::Begun(_) => None,
         }
+    }
+
+    /// A frame is full. Gives a key that is complete.
+    fn handle_frame(&mut self) -> Option<char> {
+        if self.state == State::Quiet && !self.waits {
+            self.waits = true;
+            return None;
+        }
+        let waited = std::mem::take(&mut self.waits);
+        let (energy, hit) = self.judge(self.filling);
+        if waited && hit.is_some() {
+            let (energy, hit) = self.judge(self.filling ^ 1);
+            self.step(energy, hit);
+            if hit.is_some() {
+                // The tone may fill three quarters of the frame before its first one.
+                self.age = FRAMES_EARLY + FRAME_U32;
+            }
+        }
+        let key = self.step(energy, hit);
+        if matches!(self.state, State::Begun(_)) {
+            self.age = FRAMES_EARLY;
+        }
+        key
+    }
+
+    /// One frame's energy, and what it is.
+    fn judge(&self, frame: usize) -> (f32, Option<Hit>) {
+        let mut samples = [0; FRAME_ROOM];
+        self.codec.decode_into(&self.frames[frame], &mut samples);
+        judge(&samples)
     }
 
     /// True while a key's tone may be under way.
@@ -209,12 +264,22 @@ impl Peak {
     }
 }
 
-/// What one frame is.
-fn judge(frame: &[i16; FRAME], energy: f32) -> Option<Hit> {
-    // Most frames end here: two tones at the least power are louder than this.
-    if energy * FRAME_F32 / 2.0 < 2.0 * TONE_POWER_MIN {
-        return None;
+/// A frame's energy, and what it is.
+fn judge(frame: &Frame) -> (f32, Option<Hit>) {
+    let mut energies = [0_f32; 8];
+    for part in frame.chunks(energies.len()) {
+        for (energy, sample) in energies.iter_mut().zip(part) {
+            *energy += f32::from(*sample) * f32::from(*sample);
+        }
     }
+    let energy = energies.iter().sum();
+    // Two tones at the least power are louder than this.
+    let loud = energy * FRAME_F32 / 2.0 >= 2.0 * TONE_POWER_MIN;
+    (energy, loud.then(|| recognise(frame, energy)).flatten())
+}
+
+/// The key that one frame of this energy is.
+fn recognise(frame: &Frame, energy: f32) -> Option<Hit> {
     let spectrum = Spectrum::of(frame);
     let (low, high) = (spectrum.peak(0)?, spectrum.peak(4)?);
     let key = *KEYS.get(low.tone)?.get(high.tone - 4)?;
@@ -233,18 +298,25 @@ struct Spectrum {
     power: [f32; 8],
 }
 
-/// Cosines of the eight tones, then their sines, for each sample of a frame.
-type Waves = [[f32; 16]; FRAME];
+/// Cosines of the eight tones, then their sines, over a frame; in units of 1 / [`WAVE_PEAK`].
+type Waves = [Frame; 16];
+/// G.711 has 14 bits, and a frame's sum of products with 11 more fits 32. Rounding them so is 70 dB below
+/// what is looked for.
+const WAVE_PEAK: f32 = 2047.0;
+/// Linear samples are left-aligned by two bits (A-law's by three).
+const SAMPLE_UNIT: i16 = 4;
+const _: () = assert!(32_767 / SAMPLE_UNIT as i64 * 2047 * (FRAME as i64) < i32::MAX as i64);
 
 impl Spectrum {
-    fn of(frame: &[i16; FRAME]) -> Self {
-        let mut sums = [0_f32; 16];
-        for (sample, waves) in frame.iter().zip(waves()) {
-            let sample = f32::from(*sample);
-            for (sum, wave) in sums.iter_mut().zip(waves) {
-                *sum += sample * wave;
-            }
-        }
+    fn of(frame: &Frame) -> Self {
+        let frame = frame.map(|sample| sample / SAMPLE_UNIT);
+        let scale = f32::from(SAMPLE_UNIT) / WAVE_PEAK;
+        let sums = waves().each_ref().map(|wave| {
+            let products = frame.iter().zip(wave).map(|(a, b)| i32::from(*a) * i32::from(*b));
+            #[expect(clippy::cast_precision_loss, reason = "24 bits are far more than the samples have")]
+            let sum = products.sum::<i32>() as f32;
+            sum * scale
+        });
         let (real, imaginary): ([f32; 8], [f32; 8]) =
             (std::array::from_fn(|tone| sums[tone]), std::array::from_fn(|tone| sums[tone + 8]));
         let power = std::array::from_fn(|tone| real[tone] * real[tone] + imaginary[tone] * imaginary[tone]);
@@ -263,11 +335,13 @@ impl Spectrum {
 
 fn waves() -> &'static Waves {
     static WAVES: std::sync::LazyLock<Box<Waves>> = std::sync::LazyLock::new(|| {
-        let mut waves = Box::new([[0.0; 16]; FRAME]);
-        for (before_end, wave) in (0_u16..).zip(waves.iter_mut().rev()) {
-            for (tone, hz) in TONES_HZ.iter().enumerate() {
+        let mut waves = Box::new([[0; FRAME_ROOM]; 16]);
+        #[expect(clippy::cast_possible_truncation, reason = "at most the peak")]
+        let coded = |value: f32| (value * WAVE_PEAK).round() as i16;
+        for (tone, hz) in TONES_HZ.iter().enumerate() {
+            for (sample, before_end) in (0..FRAME).zip((0..FRAME_U8).rev()) {
                 let (sine, cosine) = (TAU * hz / 8000.0 * f32::from(before_end)).sin_cos();
-                (wave[tone], wave[tone + 8]) = (cosine, sine);
+                (waves[tone][sample], waves[tone + 8][sample]) = (coded(cosine), coded(sine));
             }
         }
         waves
