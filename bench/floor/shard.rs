@@ -1,7 +1,7 @@
 //! The media shard itself behind the same interface, without SIP: what the bare loops are compared
 //! with when a profile is wanted.
 
-use std::net::{IpAddr, SocketAddrV4};
+use std::net::SocketAddrV4;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
@@ -37,7 +37,7 @@ pub(super) fn run(args: &Args, backend: Backend, over: &Arc<AtomicBool>) -> Resu
     })?;
     let mut ports = Vec::with_capacity(count);
     for leg in 0..count as u64 {
-        ports.push(open(&shard, LegId(leg), args.listen.into())?);
+        ports.push(open(&shard, LegId(leg), args)?);
     }
     args.tell(&ports);
     match args.mode {
@@ -57,10 +57,10 @@ pub(super) fn run(args: &Args, backend: Backend, over: &Arc<AtomicBool>) -> Resu
     Ok(())
 }
 
-fn open(shard: &ShardHandle, leg: LegId, address: IpAddr) -> Result<u16> {
+fn open(shard: &ShardHandle, leg: LegId, args: &Args) -> Result<u16> {
     let plan = LegPlan {
-        media: Some(media(address, None)),
-        address,
+        media: Some(media(args, None)),
+        address: args.listen.into(),
         cname: "floor@voxring".to_owned(),
         media_timeout: LONG,
     };
@@ -76,8 +76,9 @@ fn open(shard: &ShardHandle, leg: LegId, address: IpAddr) -> Result<u16> {
     bail!("the shard opens no leg")
 }
 
-/// Whoever sends first from this machine is the peer, unless it is known.
-fn media(address: IpAddr, peer: Option<SocketAddrV4>) -> MediaPlan {
+/// Whoever sends first from this machine is the peer, unless it is known. What is only received is not
+/// answered with silence: the bare loop does not either.
+fn media(args: &Args, peer: Option<SocketAddrV4>) -> MediaPlan {
     MediaPlan {
         remote_rtp: peer.map(Into::into),
         remote_rtcp: None,
@@ -85,9 +86,9 @@ fn media(address: IpAddr, peer: Option<SocketAddrV4>) -> MediaPlan {
         payload_type: 0,
         dtmf_payload_type: None,
         ptime_ms: 20,
-        send: true,
+        send: args.mode != Mode::Receive,
         receive: true,
-        nat: Some(address),
+        nat: Some(args.listen.into()),
         srtp: None,
     }
 }
@@ -97,7 +98,7 @@ fn play(shard: &ShardHandle, args: &Args, peers: &[Option<SocketAddrV4>]) {
     let samples: Vec<i16> = (0..240_000_i32).map(|n| i16::try_from(n * 31 % 16_000).unwrap_or(0)).collect();
     let audio = Audio::from_pcm(&samples);
     for (leg, peer) in (0..).map(LegId).zip(peers) {
-        order(shard, Order::Update(leg, Box::new(media(args.listen.into(), *peer))));
+        order(shard, Order::Update(leg, Box::new(media(args, *peer))));
         let list = Playlist { items: vec![audio.clone()], repeat: true };
         order(shard, Order::Play(leg, PlayId(0), list));
     }
