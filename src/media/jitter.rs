@@ -12,8 +12,9 @@ pub const WINDOW_SAMPLES: usize = 4096;
 const SPAN: u64 = WINDOW_SAMPLES as u64;
 
 /// A stretch of the recording that is not yet written.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct ReorderWindow {
+    /// Both empty until something has to wait: most streams come in order.
     samples: Box<[i16]>,
     present: Box<[bool]>,
     /// Position of the first sample not yet taken out.
@@ -29,17 +30,6 @@ pub enum Content<'a> {
     Coded(Codec, &'a [u8]),
     /// Known silence for so many samples; what is there is silenced.
     Silence(u64),
-}
-
-impl Default for ReorderWindow {
-    fn default() -> Self {
-        Self {
-            samples: vec![0; WINDOW_SAMPLES].into_boxed_slice(),
-            present: vec![false; WINDOW_SAMPLES].into_boxed_slice(),
-            start: 0,
-            end: 0,
-        }
-    }
 }
 
 impl ReorderWindow {
@@ -74,6 +64,10 @@ impl ReorderWindow {
         let from = position.max(self.start);
         let to = position.saturating_add(len).min(self.reach());
         let mut new = 0;
+        if self.present.is_empty() && from < to {
+            self.samples = vec![0; WINDOW_SAMPLES].into();
+            self.present = vec![false; WINDOW_SAMPLES].into();
+        }
         for at in from..to {
             let slot = slot(at);
             let known = self.present[slot];
@@ -105,6 +99,9 @@ impl ReorderWindow {
     /// The samples that are next and there, as far as they lie in one piece; may be empty. Take
     /// them out with [`Self::advance`].
     pub fn ready(&mut self) -> &mut [i16] {
+        if self.start == self.end {
+            return &mut [];
+        }
         let from = slot(self.start);
         let most = usize::try_from(self.end - self.start).unwrap_or(WINDOW_SAMPLES);
         let to = WINDOW_SAMPLES.min(from + most);

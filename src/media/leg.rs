@@ -17,6 +17,7 @@ use crate::media::playout::Player;
 use crate::media::record::Recorder;
 use crate::rtp::packet::{HEADER_BYTES, RtpHeader, RtpTimestamp, SeqNo, write_header};
 use crate::rtp::srtp::SrtpSession;
+use crate::uring::prefetch;
 
 mod digits;
 mod protect;
@@ -33,7 +34,7 @@ use report::Reporter;
 /// RTP units in a millisecond at 8000 Hz.
 const UNITS_PER_MS: u32 = 8;
 /// How often a leg is served that has nothing to send by itself, ms.
-const RELAY_PERIOD_MS: u8 = 60;
+const SELDOM_MS: u8 = 60;
 
 /// Random beginnings of what we send (RFC 3550 §5.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -276,10 +277,20 @@ impl Leg {
     }
 
     /// How often the leg wants [`Self::handle_timeout`] and [`Self::poll_rtp`], ms: once a packet time,
-    /// or seldom while all it sends is what it relays.
+    /// or seldom while it sends nothing but what it relays.
     pub fn period_ms(&self) -> u8 {
-        let relays = matches!(self.mode, LegMode::Echo | LegMode::Bridged);
-        if relays && self.recorder.is_none() { RELAY_PERIOD_MS } else { self.ptime_ms() }
+        if self.makes_packets() { self.ptime_ms() } else { SELDOM_MS }
+    }
+
+    /// Brings near what the next packet needs of the leg besides the leg itself, `depth` pointers away:
+    /// to be called with 1, then, when that has arrived, with 2.
+    pub fn prefetch(&mut self, depth: usize) {
+        match (&mut self.recorder, &self.srtp) {
+            (Some(recorder), _) if depth > 1 => recorder.prefetch_block(),
+            (Some(recorder), _) => prefetch(&**recorder),
+            (None, Some(session)) if depth == 1 => prefetch(&**session),
+            (None, _) => {}
+        }
     }
 
     /// The source that RTP comes from and goes to, once its first packet arrived.
@@ -295,11 +306,17 @@ impl Leg {
     /// Where our packet goes and how it is coded, if one may go.
     fn destination(&self) -> Option<(SocketAddr, Codec, u8)> {
         let media = self.media.as_ref()?;
-        if !media.send || self.closing || matches!(self.mode, LegMode::Echo | LegMode::Bridged) {
+        if !self.makes_packets() || self.closing {
             return None;
         }
         let to = self.receiver.latched().or(media.remote_rtp)?;
         Some((to, media.codec, media.payload_type))
+    }
+
+    /// Whether what it sends is its own: prompts and silence.
+    fn makes_packets(&self) -> bool {
+        let relays = matches!(self.mode, LegMode::Echo | LegMode::Bridged);
+        !relays && self.media.as_ref().is_some_and(|media| media.send)
     }
 
     fn emit(&mut self, event: Event) {

@@ -18,11 +18,13 @@ const STEP: usize = 80;
 const FADED: usize = 6 * STEP;
 const _: () = assert!(PITCH_MAX + WINDOW <= HISTORY);
 
-/// What was heard last, and the loss under way.
+/// The loss under way, and what its beginning is made of.
 #[derive(Debug)]
 pub struct Plc {
-    history: [i16; HISTORY],
-    loss: Option<Loss>,
+    /// The end of what was handed on; what came after it is with the recording. Apart, as the loss is:
+    /// most packets need neither.
+    kept: Box<[i16; HISTORY]>,
+    loss: Option<Box<Loss>>,
 }
 
 /// A stretch of missing audio.
@@ -37,48 +39,52 @@ struct Loss {
 
 impl Default for Plc {
     fn default() -> Self {
-        Self { history: [0; HISTORY], loss: None }
+        Self { kept: Box::new([0; HISTORY]), loss: None }
     }
 }
 
 impl Plc {
-    /// Fills `samples`, the continuation of what came before.
-    pub fn conceal(&mut self, samples: &mut [i16]) {
-        let history = &self.history;
-        let loss =
-            self.loss.get_or_insert_with(|| Loss { before: *history, pitch: pitch(history), filled: 0 });
+    /// Fills `samples`, the continuation of `recent`: all that was written since the last
+    /// [`Self::keep`], concealed stretches and silence among it.
+    pub fn conceal(&mut self, recent: &[i16], samples: &mut [i16]) {
+        let loss = self.loss.get_or_insert_with(|| {
+            let before = last(&self.kept, recent);
+            Box::new(Loss { pitch: pitch(&before), before, filled: 0 })
+        });
         for sample in samples.iter_mut() {
             *sample = loss.next();
         }
-        self.remember(samples);
     }
 
     /// Takes received samples; the first after a loss are blended with its continuation.
     pub fn heard(&mut self, samples: &mut [i16]) {
-        if let Some(mut loss) = self.loss.take() {
-            // The appendix: a quarter period, and 4 ms more for each 10 ms lost, at most 10 ms.
-            let blend = (loss.pitch / 4 + loss.filled / STEP * 32).clamp(1, STEP);
-            for (index, sample) in samples.iter_mut().take(blend).enumerate() {
-                *sample = mix(loss.next(), *sample, index + 1, blend + 1);
-            }
+        let Some(mut loss) = self.loss.take() else { return };
+        // The appendix: a quarter period, and 4 ms more for each 10 ms lost, at most 10 ms.
+        let blend = (loss.pitch / 4 + loss.filled / STEP * 32).clamp(1, STEP);
+        for (index, sample) in samples.iter_mut().take(blend).enumerate() {
+            *sample = mix(loss.next(), *sample, index + 1, blend + 1);
         }
-        self.remember(samples);
     }
 
-    /// Silence that is no loss: nothing was sent.
-    pub fn silent(&mut self, samples: usize) {
+    /// Silence that is no loss follows: nothing was sent.
+    pub fn silent(&mut self) {
         self.loss = None;
-        let keep = HISTORY.saturating_sub(samples);
-        self.history.copy_within(HISTORY - keep.., 0);
-        self.history[keep..].fill(0);
     }
 
-    fn remember(&mut self, samples: &[i16]) {
-        let tail = &samples[samples.len().saturating_sub(HISTORY)..];
-        let keep = HISTORY - tail.len();
-        self.history.copy_within(HISTORY - keep.., 0);
-        self.history[keep..].copy_from_slice(tail);
+    /// `written` is handed on and no longer at hand when the next loss begins.
+    pub fn keep(&mut self, written: &[i16]) {
+        *self.kept = last(&self.kept, written);
     }
+}
+
+/// The end of `kept` and `recent` after it.
+fn last(kept: &[i16; HISTORY], recent: &[i16]) -> [i16; HISTORY] {
+    let mut history = [0; HISTORY];
+    let recent = &recent[recent.len().saturating_sub(HISTORY)..];
+    let (before, after) = history.split_at_mut(HISTORY - recent.len());
+    before.copy_from_slice(&kept[recent.len()..]);
+    after.copy_from_slice(recent);
+    history
 }
 
 impl Loss {
@@ -150,9 +156,9 @@ mod tests {
     fn a_periodic_signal_goes_on_through_a_loss() {
         let tone = periodic(800);
         let mut plc = Plc::default();
-        plc.heard(&mut tone[..640].to_vec());
+        plc.keep(&tone[..400]);
         let mut filled = vec![0; 80];
-        plc.conceal(&mut filled);
+        plc.conceal(&tone[400..640], &mut filled);
         assert_eq!(filled, tone[640..720]);
     }
 
@@ -160,9 +166,8 @@ mod tests {
     #[test]
     fn a_long_loss_fades_to_silence_within_60_ms() {
         let mut plc = Plc::default();
-        plc.heard(&mut periodic(640));
         let mut filled = vec![1; 800];
-        plc.conceal(&mut filled);
+        plc.conceal(&periodic(640), &mut filled);
         let peak = |part: &[i16]| part.iter().map(|s| s.unsigned_abs()).max().unwrap();
         assert!(peak(&filled[400..480]) < peak(&filled[80..160]) / 3);
         assert!(filled[480..].iter().all(|sample| *sample == 0));
@@ -184,8 +189,7 @@ mod tests {
     #[test]
     fn audio_after_a_loss_is_blended_for_at_most_10_ms() {
         let mut plc = Plc::default();
-        plc.heard(&mut periodic(640));
-        plc.conceal(&mut vec![0; 320]);
+        plc.conceal(&periodic(640), &mut vec![0; 320]);
         let mut after = vec![1000; 160];
         plc.heard(&mut after);
         assert_ne!(after[0], 1000);

@@ -15,6 +15,7 @@ use crate::media::order::{Codec, FileItem, PcmBlock, RecordEnd, RecordPlan};
 use crate::media::plc::Plc;
 use crate::media::silence::EnergyGate;
 use crate::rtp::packet::RtpTimestamp;
+use crate::uring::prefetch;
 
 /// A gap with later packets behind it is given up after this.
 pub const REORDER_WAIT: Duration = Duration::from_millis(100);
@@ -88,6 +89,12 @@ impl Recorder {
     /// Why it ended by itself, once it has.
     pub fn ended(&self) -> Option<RecordEnd> {
         self.end
+    }
+
+    /// Brings near where the next packet will be written.
+    pub fn prefetch_block(&mut self) {
+        let room = self.block.spare_capacity_mut();
+        prefetch(&room[..room.len().min(160)]);
     }
 
     /// The stream was interrupted on purpose (hold): its timestamps may go anywhere.
@@ -273,7 +280,7 @@ impl Recorder {
             missing -= part;
             self.window.advance(part);
             let part = usize::try_from(part).unwrap_or(zeros.len());
-            self.plc.silent(part);
+            self.plc.silent();
             self.write(&zeros[..part], files);
         }
     }
@@ -320,7 +327,7 @@ impl Recorder {
             gap -= part;
             self.window.advance(part);
             let part = &mut samples[..usize::try_from(part).unwrap_or(0)];
-            self.plc.conceal(part);
+            self.plc.conceal(&self.block, part);
             self.write(part, files);
         }
     }
@@ -354,6 +361,7 @@ impl Recorder {
     fn flush(&mut self, files: &mut VecDeque<FileItem>) {
         if !self.block.is_empty() {
             let block = std::mem::take(&mut self.block);
+            self.plc.keep(&block);
             self.block_start += block.len() as u64;
             files.push_back(FileItem::Block(self.id.clone(), block));
         }

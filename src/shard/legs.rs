@@ -11,7 +11,7 @@ use crate::media::leg::{Leg, LegOutput, Verdict};
 use crate::media::order::{Event, FileItem, LegMode, LegStats, RecordEnd};
 use crate::shard::outbox::Outbox;
 use crate::shard::wheel::Phase;
-use crate::uring::{Forward, Receive};
+use crate::uring::{Forward, Receive, prefetch};
 
 /// Sockets of a leg: RTP is stream `2 * slot`, RTCP the one after it.
 pub(super) const HALVES: u32 = 2;
@@ -237,6 +237,18 @@ pub(super) struct Reaper<'a> {
 }
 
 impl Receive for Reaper<'_> {
+    fn expect(&mut self, stream: u32, depth: usize) {
+        let Some(slot) = self.legs.slot_mut(stream / HALVES) else { return };
+        let Some(deeper) = depth.checked_sub(1) else { return prefetch(slot) };
+        slot.leg.prefetch(depth);
+        if let Some(peer) = slot.peer.and_then(|peer| self.legs.slot_mut(peer)) {
+            match deeper {
+                0 => prefetch(peer),
+                deeper => peer.leg.prefetch(deeper),
+            }
+        }
+    }
+
     fn datagram(
         &mut self,
         stream: u32,

@@ -25,6 +25,9 @@ pub const FORWARD_ROOM_BYTES: usize = 64;
 
 /// What the media loop does with what the kernel brings.
 pub trait Receive {
+    /// A datagram of this stream is handed on in a moment, after some others: time to bring near what it
+    /// will need. Said several times; `depth` counts them from nought.
+    fn expect(&mut self, _stream: u32, _depth: usize) {}
     /// A datagram arrived: `bytes[..length]`, with [`FORWARD_ROOM_BYTES`] of room behind it. One
     /// longer than `RTP_DATAGRAM_BYTES_MAX` comes as nothing at all. With `Some` it goes on from the
     /// same buffer.

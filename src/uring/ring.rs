@@ -15,6 +15,7 @@
 //! * **I5 one thread**: the type is neither `Send` nor `Sync`, which `SINGLE_ISSUER` requires.
 #![expect(unsafe_code, reason = "submissions carry raw pointers; see the invariants")]
 
+use std::collections::VecDeque;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::net::SocketAddr;
@@ -89,6 +90,14 @@ pub(super) struct Completion {
     pub(super) more: bool,
     /// The buffer the datagram is in.
     pub(super) buffer: Option<Buffer>,
+}
+
+impl Completion {
+    /// The stream whose datagram it brings.
+    pub(super) fn datagram_of(&self) -> Option<u32> {
+        self.buffer.as_ref()?;
+        self.token.map(|token| token.slot)
+    }
 }
 
 /// A datagram's source and place, as its header tells.
@@ -331,7 +340,7 @@ impl Ring {
     }
 
     /// Moves all completions to `into`.
-    pub(super) fn completions(&mut self, into: &mut Vec<Completion>) {
+    pub(super) fn completions(&mut self, into: &mut VecDeque<Completion>) {
         for entry in self.uring.completion() {
             let token = Token::decode(entry.user_data());
             let more = cqueue::more(entry.flags());
@@ -340,7 +349,7 @@ impl Ring {
             }
             let buffer = cqueue::buffer_select(entry.flags());
             let buffer = buffer.and_then(|index| self.buffers.completed(index));
-            into.push(Completion { token, result: entry.result(), more, buffer });
+            into.push_back(Completion { token, result: entry.result(), more, buffer });
         }
     }
 
@@ -474,7 +483,7 @@ impl Ring {
     /// Cancels all receives and reaps until none is left. True if the kernel let go of everything.
     fn quiesce(&mut self) -> bool {
         let _ = self.submit();
-        let mut reaped = Vec::new();
+        let mut reaped = VecDeque::new();
         for _ in 0..50 {
             self.completions(&mut reaped);
             if self.in_flight == 0 {
