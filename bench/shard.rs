@@ -1,7 +1,7 @@
 //! What a shard itself costs: its turns over legs that play, echo or record, on a kernel that costs
 //! nothing.
 //!
-//! Unit: one packet time, 20 turns of a millisecond, in which each leg has its packets: one out
+//! Unit: one packet time, ten turns of two milliseconds, in which each leg has its packets: one out
 //! (playing), one in and out again (echoing), one in and one out (recording). `Items` are legs, so a
 //! million items a second are a microsecond for a leg's 20 ms. Floor: the same kernel, which copies
 //! each packet, without a shard on it.
@@ -29,11 +29,11 @@ use voxring::uring::{Backend, FORWARD_ROOM_BYTES, Forward, IoCounters, MediaIo, 
 mod counted;
 use counted::counted;
 
-/// Legs, one after the other in 20 phases.
+/// Legs, one after the other in ten phases.
 const LEGS: [u32; 3] = [200, 1000, 4000];
-const TICK: Duration = Duration::from_millis(1);
+const TICK: Duration = Duration::from_millis(2);
 /// Ticks of a packet time.
-const PTIME_TICKS: u32 = 20;
+const PTIME_TICKS: u32 = 10;
 const PACKET_BYTES: usize = HEADER_BYTES + 160;
 const PHONE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)), 4000);
 /// Longer than any measurement.

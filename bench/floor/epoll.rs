@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
 
-use super::{Mode, PACKET_BYTES, Streams, TICK, stamp};
+use super::{FRAME_TICKS, Mode, PACKET_BYTES, Streams, TICK, stamp};
 use voxring::base::clock;
 
 const EVENTS: usize = 1024;
@@ -26,7 +26,7 @@ pub(super) fn run(mut streams: Streams, over: &AtomicBool) -> Result<()> {
         std::thread::sleep((start + TICK * tick).saturating_duration_since(clock::now()));
         if streams.mode == Mode::Send {
             for index in streams.due(tick as usize) {
-                stamp(&mut packet, u16::try_from((tick / 20) & 0xFFFF)?);
+                stamp(&mut packet, u16::try_from((tick as usize / FRAME_TICKS) & 0xFFFF)?);
                 if let Some(to) = streams.peers[index] {
                     // A refused packet is the floor's loss, seen by who counts them.
                     let _ = streams.sockets[index].send_to(&packet[..PACKET_BYTES], to);

@@ -30,9 +30,9 @@ mod shard;
 mod uring;
 
 /// One loop turns as often.
-const TICK: Duration = Duration::from_millis(1);
+const TICK: Duration = Duration::from_millis(2);
 /// Ticks between two packets of a stream.
-const FRAME_TICKS: usize = 20;
+const FRAME_TICKS: usize = 10;
 /// Bytes of a packet of 20 ms G.711.
 const PACKET_BYTES: usize = 172;
 /// Receive queue of a socket, as the node's media sockets have it.

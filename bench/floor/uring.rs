@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use io_uring::types::{BufRingEntry, Fd};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 
-use super::{Mode, PACKET_BYTES, Streams, stamp};
+use super::{FRAME_TICKS, Mode, PACKET_BYTES, Streams, TICK, stamp};
 
 const SQ_ENTRIES: u32 = 1024;
 const CQ_ENTRIES: u32 = 16_384;
@@ -61,7 +61,7 @@ struct Floor {
 /// Works until `over`.
 pub(super) fn run(streams: Streams, over: &AtomicBool) -> Result<()> {
     let mut floor = Floor::new(&streams).context("no ring")?;
-    let mut packets = vec![[0x80_u8; PACKET_BYTES]; streams.sockets.len().div_ceil(20) + 1];
+    let mut packets = vec![[0x80_u8; PACKET_BYTES]; streams.sockets.len().div_ceil(FRAME_TICKS) + 1];
     if streams.mode != Mode::Send {
         for index in 0..floor.fds.len() {
             floor.arm(index)?;
@@ -69,7 +69,7 @@ pub(super) fn run(streams: Streams, over: &AtomicBool) -> Result<()> {
     }
     let (mut deadline, mut mean) = (monotonic(), 0);
     for tick in 0_usize.. {
-        deadline += Duration::from_millis(1);
+        deadline += TICK;
         // Late: no burst of turns, the grid goes on from here.
         deadline = deadline.max(monotonic());
         let mut taken = 0;
@@ -83,7 +83,7 @@ pub(super) fn run(streams: Streams, over: &AtomicBool) -> Result<()> {
         mean = (mean * 7 + taken * 256) / 8;
         if streams.mode == Mode::Send {
             for (index, packet) in streams.due(tick).zip(&mut packets) {
-                stamp(packet, u16::try_from((tick / 20) & 0xFFFF)?);
+                stamp(packet, u16::try_from((tick / FRAME_TICKS) & 0xFFFF)?);
                 floor.send(index, packet.as_ptr(), PACKET_BYTES)?;
             }
         }

@@ -97,6 +97,13 @@ impl Legs {
         self.slots.get_mut(index as usize)?.as_mut()
     }
 
+    /// Brings a slot near without a look at it, which would wait for it.
+    fn prefetch(&self, index: u32) {
+        if let Some(slot) = self.slots.get(index as usize) {
+            prefetch(slot);
+        }
+    }
+
     /// Whether the slot still holds this leg.
     pub(super) fn holds(&self, index: u32, id: LegId) -> bool {
         matches!(self.slots.get(index as usize), Some(Some(slot)) if slot.id == id)
@@ -238,14 +245,15 @@ pub(super) struct Reaper<'a> {
 
 impl Receive for Reaper<'_> {
     fn expect(&mut self, stream: u32, depth: usize) {
-        let Some(slot) = self.legs.slot_mut(stream / HALVES) else { return };
-        let Some(deeper) = depth.checked_sub(1) else { return prefetch(slot) };
+        let index = stream / HALVES;
+        let Some(deeper) = depth.checked_sub(1) else { return self.legs.prefetch(index) };
+        let Some(slot) = self.legs.slot_mut(index) else { return };
         slot.leg.prefetch(depth);
-        if let Some(peer) = slot.peer.and_then(|peer| self.legs.slot_mut(peer)) {
-            match deeper {
-                0 => prefetch(peer),
-                deeper => peer.leg.prefetch(deeper),
-            }
+        let Some(peer) = slot.peer else { return };
+        if deeper == 0 {
+            self.legs.prefetch(peer);
+        } else if let Some(peer) = self.legs.slot_mut(peer) {
+            peer.leg.prefetch(deeper);
         }
     }
 

@@ -15,7 +15,7 @@ use crate::role::worker::entry::Entry;
 use crate::role::worker::shards::Shards;
 use crate::um::flow::{Flow, Input};
 
-/// A shard answers a report within a few of its 1 ms turns.
+/// A shard answers a report within a few of its turns, 2 ms each.
 const REPORT_WAIT: Duration = Duration::from_millis(20);
 
 impl Calls {
