@@ -13,6 +13,7 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -21,7 +22,7 @@ use super::flow::{Destination, Flow, FlowId, Transmit};
 use super::message::{Message, Name, Request, Response};
 use super::transaction::Timers;
 use client::Client;
-use key::{AckKey, ClientKey, MergeKey, ServerKey};
+use key::Key;
 use server::Server;
 use token::Tokens;
 
@@ -152,18 +153,19 @@ enum Id {
 #[derive(Debug)]
 pub struct Layer {
     config: Config,
+    timer_values: Arc<Timers>,
     tokens: Tokens,
     next_id: u64,
-    servers: HashMap<ServerId, Server>,
-    clients: HashMap<ClientId, Client>,
+    servers: HashMap<ServerId, Box<Server>>,
+    clients: HashMap<ClientId, Box<Client>>,
     /// What all `servers` keep together.
     server_bytes: usize,
-    server_keys: HashMap<ServerKey, ServerId>,
-    client_keys: HashMap<ClientKey, ClientId>,
+    server_keys: HashMap<Key, ServerId>,
+    client_keys: HashMap<Key, ClientId>,
     /// INVITEs answered with a 2xx, by what their ACK will say.
-    ack_keys: HashMap<AckKey, ServerId>,
+    ack_keys: HashMap<Key, ServerId>,
     /// Requests outside dialogs that are unanswered or accepted.
-    merge_keys: HashMap<MergeKey, ServerId>,
+    merge_keys: HashMap<Key, ServerId>,
     /// One entry for each transaction: when its next timer is due.
     timers: BTreeSet<(Instant, Id)>,
     /// Which transactions a connection carries. Datagram sockets do not close.
@@ -177,6 +179,7 @@ impl Layer {
     /// An empty layer. Branches and tags come from `seed`, which must be random in operation.
     pub fn new(config: Config, seed: u64) -> Self {
         Self {
+            timer_values: Arc::new(config.timers),
             config,
             tokens: Tokens::new(seed),
             next_id: 0,
@@ -224,7 +227,7 @@ impl Layer {
     /// The To tag that [`Self::respond`] gives to responses of this transaction, for a dialog made
     /// from them. `None`: the transaction is gone.
     pub fn local_tag(&self, id: ServerId) -> Option<&str> {
-        self.servers.get(&id).map(|server| server.local_tag.as_str())
+        self.servers.get(&id).map(|server| &*server.local_tag)
     }
 
     /// A new tag, for From of a request outside a dialog.
@@ -290,7 +293,7 @@ impl Layer {
             Ok(Message::Request(request)) => self.request_failed(&request),
             Ok(Message::Response(response)) => {
                 if let (Destination::Flow(flow), Ok(via)) = (&transmit.destination, response.top_via()) {
-                    self.transmit(server::fallback(flow, &via), transmit.bytes.clone());
+                    self.transmit(server::fallback(flow, server::via_port(&via)), transmit.bytes.clone());
                 }
             }
             Err(_) => {} // Not from this layer.

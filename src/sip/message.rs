@@ -107,8 +107,14 @@ impl Message {
             Self::Request(request) => (&request.headers, &request.body),
             Self::Response(response) => (&response.headers, &response.body),
         };
+        let start = match self {
+            Self::Request(request) => request.method.as_str().len() + request.uri.len() + 11,
+            Self::Response(response) => response.reason.len() + 14,
+        };
         let fields: usize = headers.iter().map(|h| h.name.as_str().len() + h.value.len() + 4).sum();
-        let mut out = BytesMut::with_capacity(fields + body.len() + 256);
+        let end = format!("Content-Length: {}\r\n\r\n", body.len());
+        // To the byte, since transactions keep what they sent.
+        let mut out = BytesMut::with_capacity(start + fields + end.len() + body.len());
         match self {
             Self::Request(request) => {
                 out.put_slice(request.method.as_str().as_bytes());
@@ -128,7 +134,7 @@ impl Message {
             out.put_slice(value);
             out.put_slice(b"\r\n");
         }
-        out.put_slice(format!("Content-Length: {}\r\n\r\n", body.len()).as_bytes());
+        out.put_slice(end.as_bytes());
         out.put_slice(body);
         out.freeze()
     }

@@ -1,11 +1,12 @@
 //! Client transactions of the layer: requests out, responses in.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::key::ClientKey;
+use super::key::Key;
 use super::{ClientId, Id, Layer, TuEvent, destination_transport, stream_flow};
 use crate::sip::flow::{Destination, Flow};
 use crate::sip::header::CSeq;
@@ -19,10 +20,12 @@ const FORKS_MAX: usize = 8;
 #[derive(Debug)]
 pub(super) struct Client {
     machine: Machine,
-    key: ClientKey,
+    key: Key,
     destination: Destination,
-    /// The request as sent, without its body: what ACK and CANCEL are made from.
-    request: Request,
+    method: Method,
+    /// An INVITE as sent, without its body, until its final response: what the ACK of a refusal and
+    /// CANCEL are made from.
+    invite: Option<Box<Request>>,
     sent_by: SocketAddr,
     /// A CANCEL is the layer's own; nobody waits for its response.
     is_silent: bool,
@@ -78,7 +81,7 @@ impl Layer {
         assert!(request.method != Method::Ack, "an ACK is no transaction: use ack() or send_stateless()");
         let branch = self.tokens.branch();
         self.prepare(&mut request, &destination, sent_by, &branch);
-        let key = ClientKey { branch, is_cancel: false };
+        let key = Key::of_client(&branch, false);
         self.add_client(now, destination, request, sent_by, key)
     }
 
@@ -89,35 +92,37 @@ impl Layer {
         destination: Destination,
         mut request: Request,
         sent_by: SocketAddr,
-        key: ClientKey,
+        key: Key,
     ) -> ClientId {
         let id = ClientId(self.new_id());
         let reliable = destination_transport(&destination).is_reliable();
         let bytes = Message::Request(request.clone()).to_bytes();
         self.transmit(destination, bytes.clone());
         request.body = Bytes::new();
-        let timers = self.config.timers;
-        let machine = if request.method == Method::Invite {
-            Machine::Invite(ClientInvite::new(now, timers, reliable, bytes))
+        let method = request.method.clone();
+        let timers = Arc::clone(&self.timer_values);
+        let (machine, invite) = if method == Method::Invite {
+            (Machine::Invite(ClientInvite::new(now, timers, reliable, bytes)), Some(Box::new(request)))
         } else {
-            Machine::Request(ClientRequest::new(now, timers, reliable, bytes))
+            (Machine::Request(ClientRequest::new(now, timers, reliable, bytes)), None)
         };
         if let Some(flow) = stream_flow(&destination) {
             self.flows.insert((flow, Id::Client(id)));
         }
         self.client_keys.insert(key.clone(), id);
-        let is_silent = key.is_cancel;
+        let is_silent = method == Method::Cancel;
         let client = Client {
             machine,
             key,
             destination,
-            request,
+            method,
+            invite,
             sent_by,
             is_silent,
             acks: Vec::new(),
             scheduled: None,
         };
-        self.clients.insert(id, client);
+        self.clients.insert(id, Box::new(client));
         self.settle_client(id);
         id
     }
@@ -137,13 +142,17 @@ impl Layer {
             self.counters.retransmissions_received += 1;
             return self.transmit(destination, ack);
         }
-        let request = &client.request;
-        let step = match &mut client.machine {
-            Machine::Invite(machine) => {
-                machine.handle_response(now, response.status, || ack_of_refusal(request, &response))
+        let step = match (&mut client.machine, &client.invite) {
+            (Machine::Invite(machine), Some(invite)) => {
+                machine.handle_response(now, response.status, || ack_of_refusal(invite, &response))
             }
-            Machine::Request(machine) => machine.handle_response(now, response.status),
+            // Its final response is here: no other one gets an ACK of its own.
+            (Machine::Invite(machine), None) => machine.handle_response(now, response.status, Bytes::new),
+            (Machine::Request(machine), _) => machine.handle_response(now, response.status),
         };
+        if response.status >= 200 {
+            client.invite = None;
+        }
         self.take_client_step(now, id, step, Some(response));
     }
 
@@ -151,11 +160,11 @@ impl Layer {
     fn match_response(&self, response: &Response) -> Option<ClientId> {
         let via = response.top_via().ok()?;
         let method = response.cseq().ok()?.method;
-        let key = ClientKey { branch: via.branch()?.to_owned(), is_cancel: method == Method::Cancel };
+        let key = Key::of_client(via.branch()?, method == Method::Cancel);
         let id = *self.client_keys.get(&key)?;
         let client = self.clients.get(&id)?;
         let ours = via.host.address() == Some(client.sent_by.ip()) && via.port == Some(client.sent_by.port());
-        (ours && client.request.method == method).then_some(id)
+        (ours && client.method == method).then_some(id)
     }
 
     pub(super) fn send_ack(
@@ -172,6 +181,7 @@ impl Layer {
         if let Some(client) = self.clients.get_mut(&id)
             && client.acks.len() < FORKS_MAX
         {
+            client.acks.reserve_exact(1);
             client.acks.push((to_tag, destination, bytes.clone()));
         }
         self.transmit(destination, bytes);
@@ -195,8 +205,8 @@ impl Layer {
     /// A request of ours could not be sent. An ACK has no transaction; the peer will resend.
     pub(super) fn request_failed(&mut self, request: &Request) {
         let Ok(via) = request.top_via() else { return };
-        let branch = via.branch().unwrap_or_default().to_owned();
-        let key = ClientKey { branch, is_cancel: request.method == Method::Cancel };
+        let branch = via.branch().unwrap_or_default();
+        let key = Key::of_client(branch, request.method == Method::Cancel);
         if let Some(id) = self.client_keys.get(&key).copied() {
             self.client_transport_error(id);
         }
@@ -218,7 +228,9 @@ impl Layer {
             self.transmit(client.destination, bytes);
         }
         let cancel = match step.notify {
-            Notify::Cancel | Notify::DeliverAndCancel => self.clients.get(&id).and_then(cancel_of),
+            Notify::Cancel | Notify::DeliverAndCancel => {
+                self.clients.get(&id).and_then(|client| cancel_of(client))
+            }
             Notify::Nothing | Notify::Deliver | Notify::Trying | Notify::Abandoned | Notify::Timeout => None,
         };
         if let Some((destination, request, sent_by, key)) = cancel {
@@ -282,10 +294,8 @@ fn ack_of_refusal(request: &Request, response: &Response) -> Bytes {
 }
 
 /// The CANCEL of an INVITE (RFC 3261 §9.1), and all its transaction needs.
-fn cancel_of(client: &Client) -> Option<(Destination, Request, SocketAddr, ClientKey)> {
-    if client.request.method != Method::Invite {
-        return None;
-    }
-    let key = ClientKey { branch: client.key.branch.clone(), is_cancel: true };
-    Some((client.destination, sibling(&client.request, Method::Cancel, None), client.sent_by, key))
+fn cancel_of(client: &Client) -> Option<(Destination, Request, SocketAddr, Key)> {
+    let invite = client.invite.as_deref()?;
+    let key = Key::of_client(invite.top_via().ok()?.branch()?, true);
+    Some((client.destination, sibling(invite, Method::Cancel, None), client.sent_by, key))
 }

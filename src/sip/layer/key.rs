@@ -1,5 +1,7 @@
 //! What tells transactions apart (RFC 3261 §17.1.3, §17.2.3).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::token::MAGIC_COOKIE;
@@ -19,50 +21,25 @@ pub(super) struct Identity {
     pub(super) cseq: u32,
 }
 
-/// Matches a request to its server transaction.
+/// The fields that name something, one a line. No field has a line end in it, so that two keys never
+/// differ only in where one ends. A transaction shares its keys with the maps that find it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum ServerKey {
-    /// RFC 3261: a branch with the magic cookie, sent-by, and method.
-    Branch { branch: String, sent_by: String, method: Method },
-    /// RFC 2543 has no such branches; everything else decides.
-    Legacy {
-        via: Bytes,
-        uri: Bytes,
-        call_id: String,
-        from_tag: String,
-        to_tag: String,
-        cseq: u32,
-        method: Method,
-    },
-}
+pub(super) struct Key(Arc<[u8]>);
 
-/// Matches a response to its client transaction. A CANCEL shares the branch of its INVITE.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct ClientKey {
-    pub(super) branch: String,
-    pub(super) is_cancel: bool,
-}
+impl Key {
+    fn of<const FIELDS: usize>(fields: [&[u8]; FIELDS]) -> Self {
+        Self(fields.join(&b'\n').into())
+    }
 
-/// Matches the ACK of a 2xx, a transaction of its own, to the INVITE (RFC 3261 §13.3.1.4).
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct AckKey {
-    pub(super) call_id: String,
-    pub(super) from_tag: String,
-    pub(super) to_tag: String,
-    pub(super) cseq: u32,
-}
+    /// Matches a response to its client transaction. A CANCEL shares the branch of its INVITE.
+    pub(super) fn of_client(branch: &str, is_cancel: bool) -> Self {
+        Self::of([branch.as_bytes(), if is_cancel { b"CANCEL" } else { b"" }])
+    }
 
-/// Tells that a request came twice by different paths (RFC 3261 §8.2.2.2).
-///
-/// The listener belongs to it: one layer may serve several roles, between which a call rightly
-/// travels with the same identifiers.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct MergeKey {
-    listener: u16,
-    call_id: String,
-    from_tag: String,
-    cseq: u32,
-    method: Method,
+    /// Matches the ACK of a 2xx, a transaction of its own, to the INVITE (RFC 3261 §13.3.1.4).
+    pub(super) fn of_ack(call_id: &str, from_tag: &str, to_tag: &str, cseq: u32) -> Self {
+        Self::of([call_id, from_tag, to_tag, &cseq.to_string()].map(str::as_bytes))
+    }
 }
 
 impl Identity {
@@ -81,58 +58,51 @@ impl Identity {
 
     /// The key of the transaction this request belongs to if its method were `method`: INVITE
     /// for an ACK (§17.2.3) and for what a CANCEL is to end (§9.2).
-    pub(super) fn server_key(&self, method: Method) -> ServerKey {
+    ///
+    /// RFC 3261: a branch with the magic cookie, sent-by, and method.
+    pub(super) fn server_key(&self, method: &Method) -> Key {
         match self.via.branch() {
             Some(branch) if is_rfc_3261(branch) => {
-                let mut sent_by = self.via.host.to_string();
-                sent_by.make_ascii_lowercase();
-                let port = self.via.port.unwrap_or_else(|| default_port(&self.via));
-                ServerKey::Branch { branch: branch.to_owned(), sent_by: format!("{sent_by}:{port}"), method }
+                let mut host = self.via.host.to_string();
+                host.make_ascii_lowercase();
+                let port = self.via.port.unwrap_or_else(|| default_port(&self.via)).to_string();
+                Key::of(["branch", branch, &host, &port, method.as_str()].map(str::as_bytes))
             }
-            Some(_) | None => self.legacy_key(method, self.to_tag.clone()),
+            Some(_) | None => self.legacy_key(method, &self.to_tag),
         }
     }
 
     /// The INVITE an ACK of RFC 2543 may belong to: one without To tag, for the ACK has the tag
     /// of our response (§17.2.3). `None` when the branch decides.
-    pub(super) fn legacy_ack_key(&self) -> Option<ServerKey> {
+    pub(super) fn legacy_ack_key(&self) -> Option<Key> {
         match self.via.branch() {
             Some(branch) if is_rfc_3261(branch) => None,
-            Some(_) | None => Some(self.legacy_key(Method::Invite, String::new())),
+            Some(_) | None => Some(self.legacy_key(&Method::Invite, "")),
         }
     }
 
-    fn legacy_key(&self, method: Method, to_tag: String) -> ServerKey {
-        ServerKey::Legacy {
-            // Copies: a slice would keep the whole message alive.
-            via: Bytes::copy_from_slice(&self.via_field),
-            uri: Bytes::copy_from_slice(&self.uri),
-            call_id: self.call_id.clone(),
-            from_tag: self.from_tag.clone(),
-            to_tag,
-            cseq: self.cseq,
-            method,
-        }
+    /// RFC 2543 has no such branches; everything else decides.
+    fn legacy_key(&self, method: &Method, to_tag: &str) -> Key {
+        let cseq = self.cseq.to_string();
+        let [call_id, from_tag, to_tag, cseq, method] =
+            [&self.call_id, &self.from_tag, to_tag, &cseq, method.as_str()].map(str::as_bytes);
+        Key::of([b"legacy", &self.via_field, &self.uri, call_id, from_tag, to_tag, cseq, method])
     }
 
     /// Of an ACK: the 2xx it acknowledges.
-    pub(super) fn ack_key(&self) -> AckKey {
-        AckKey {
-            call_id: self.call_id.clone(),
-            from_tag: self.from_tag.clone(),
-            to_tag: self.to_tag.clone(),
-            cseq: self.cseq,
-        }
+    pub(super) fn ack_key(&self) -> Key {
+        Key::of_ack(&self.call_id, &self.from_tag, &self.to_tag, self.cseq)
     }
 
-    /// `None` inside a dialog, where requests cannot be merged.
-    pub(super) fn merge_key(&self, listener: u16, method: &Method) -> Option<MergeKey> {
-        self.to_tag.is_empty().then(|| MergeKey {
-            listener,
-            call_id: self.call_id.clone(),
-            from_tag: self.from_tag.clone(),
-            cseq: self.cseq,
-            method: method.clone(),
+    /// Tells that a request came twice by different paths (RFC 3261 §8.2.2.2). `None` inside a
+    /// dialog, where requests cannot be merged.
+    ///
+    /// The listener belongs to it: one layer may serve several roles, between which a call rightly
+    /// travels with the same identifiers.
+    pub(super) fn merge_key(&self, listener: u16, method: &Method) -> Option<Key> {
+        self.to_tag.is_empty().then(|| {
+            let (listener, cseq) = (listener.to_string(), self.cseq.to_string());
+            Key::of([&listener, &self.call_id, &self.from_tag, &cseq, method.as_str()].map(str::as_bytes))
         })
     }
 }

@@ -1,11 +1,12 @@
 //! Server transactions of the layer: requests in, responses out.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::key::{AckKey, Identity, MergeKey, ServerKey, default_port};
+use super::key::{Identity, Key, default_port};
 use super::{Id, Layer, ServerId, TuEvent, stream_flow};
 use crate::sip::flow::{Destination, Flow};
 use crate::sip::header::Via;
@@ -16,19 +17,19 @@ use crate::sip::transaction::{Notify, ServerInvite, ServerRequest, Step};
 #[derive(Debug)]
 pub(super) struct Server {
     machine: Machine,
-    key: ServerKey,
-    merge_key: Option<MergeKey>,
-    ack_key: Option<AckKey>,
+    key: Key,
+    merge_key: Option<Key>,
+    ack_key: Option<Key>,
     /// Where responses go.
     destination: Destination,
-    /// Where they go when the connection is gone (RFC 3261 §18.2.2): the source's address, the
-    /// port its Via names.
-    fallback: Destination,
-    /// A 100 for the request: what every response of the layer's own starts from.
-    template: Response,
+    /// The port at the source's address where they go when the connection is gone (RFC 3261 §18.2.2).
+    via_port: u16,
+    /// A 100 for the request: what every response of the layer's own starts from. `None` once there
+    /// is a final response.
+    template: Option<Box<Response>>,
     /// About how much memory all this keeps, in bytes.
     pub(super) bytes: usize,
-    pub(super) local_tag: String,
+    pub(super) local_tag: Box<str>,
     /// The user was told of a CANCEL; a second one tells it nothing new.
     cancelled: bool,
     /// The layer answered in place of a user that never did, and told it so.
@@ -89,7 +90,7 @@ impl Layer {
         if request.method == Method::Ack {
             return self.handle_ack(now, flow, request, &identity);
         }
-        let key = identity.server_key(request.method.clone());
+        let key = identity.server_key(&request.method);
         if let Some(id) = self.server_keys.get(&key).copied() {
             self.counters.retransmissions_received += 1;
             return self.step_server(now, id, Machine::copy_arrived);
@@ -127,17 +128,17 @@ impl Layer {
         flow: &Flow,
         request: &Request,
         identity: &Identity,
-        key: ServerKey,
-        merge_key: Option<MergeKey>,
+        key: Key,
+        merge_key: Option<Key>,
     ) -> ServerId {
         let id = ServerId(self.new_id());
         let reliable = flow.transport.is_reliable();
         let machine = if request.method == Method::Invite {
-            Machine::Invite(ServerInvite::new(now, self.config.timers, reliable))
+            Machine::Invite(ServerInvite::new(now, Arc::clone(&self.timer_values), reliable))
         } else {
-            Machine::Request(ServerRequest::new(now, self.config.timers, reliable))
+            Machine::Request(ServerRequest::new(now, Arc::clone(&self.timer_values), reliable))
         };
-        let (destination, fallback) = response_destinations(flow, &identity.via);
+        let destination = response_destination(flow, &identity.via);
         if let Some(flow) = stream_flow(&destination) {
             self.flows.insert((flow, Id::Server(id)));
         }
@@ -153,22 +154,22 @@ impl Layer {
             merge_key,
             ack_key: None,
             destination,
-            fallback,
-            template,
+            via_port: via_port(&identity.via),
+            template: Some(Box::new(template)),
             bytes,
-            local_tag: self.tokens.tag(),
+            local_tag: self.tokens.tag().into(),
             cancelled: false,
             abandoned: false,
             scheduled: None,
         };
-        self.servers.insert(id, server);
+        self.servers.insert(id, Box::new(server));
         self.settle_server(id);
         id
     }
 
     /// RFC 3261 §17.2.3: an ACK belongs to a refusal by the INVITE's branch, to a 2xx by dialog.
     fn handle_ack(&mut self, now: Instant, flow: Flow, request: Request, identity: &Identity) {
-        let by_branch = self.server_keys.get(&identity.server_key(Method::Invite)).copied();
+        let by_branch = self.server_keys.get(&identity.server_key(&Method::Invite)).copied();
         let by_legacy = || {
             let id = *self.server_keys.get(&identity.legacy_ack_key()?)?;
             (self.local_tag(id) == Some(&identity.to_tag)).then_some(id)
@@ -192,15 +193,8 @@ impl Layer {
     }
 
     /// RFC 3261 §9.2.
-    fn handle_cancel(
-        &mut self,
-        now: Instant,
-        flow: &Flow,
-        request: &Request,
-        identity: &Identity,
-        key: ServerKey,
-    ) {
-        let invite = self.server_keys.get(&identity.server_key(Method::Invite)).copied();
+    fn handle_cancel(&mut self, now: Instant, flow: &Flow, request: &Request, identity: &Identity, key: Key) {
+        let invite = self.server_keys.get(&identity.server_key(&Method::Invite)).copied();
         let Some((invite_id, invite)) = invite.and_then(|id| Some((id, self.servers.get_mut(&id)?))) else {
             let response = Response::for_request(request, 481, "Call/Transaction Does Not Exist");
             if self.is_full(true) {
@@ -240,7 +234,10 @@ impl Layer {
     fn answer(&mut self, now: Instant, id: ServerId, response: Response, as_uas: bool) -> bool {
         let Some(server) = self.servers.get_mut(&id) else { return false };
         let status = response.status;
-        let to_tag = response.to().ok().and_then(|to| to.tag().map(str::to_owned));
+        // A proxy waits for no ACK. Were it to, it would take that of a UAS in the same layer away.
+        let awaits_ack =
+            as_uas && (200..300).contains(&status) && matches!(server.machine, Machine::Invite(_));
+        let ack_key = if awaits_ack { ack_key(&response) } else { None };
         let bytes = Message::Response(response).to_bytes();
         let step = match &mut server.machine {
             Machine::Invite(machine) if as_uas => machine.respond(now, status, bytes),
@@ -248,40 +245,34 @@ impl Layer {
             Machine::Request(machine) => machine.respond(now, status, bytes),
         };
         let sent = step.transmit.is_some();
-        // A proxy waits for no ACK. Were it to, it would take that of a UAS in the same layer away.
-        if sent && as_uas && (200..300).contains(&status) {
-            self.expect_ack(id, to_tag);
-        }
-        if sent && status >= 300 {
-            // A copy by another path would be refused like this one: nothing to guard any more.
-            if let Some(key) = self.servers.get_mut(&id).and_then(|server| server.merge_key.take()) {
-                self.merge_keys.remove(&key);
+        if sent && let Some(key) = ack_key {
+            // After a 2xx to an INVITE: its ACK will come with another branch.
+            if let Some(old) = server.ack_key.replace(key.clone()) {
+                self.ack_keys.remove(&old);
             }
+            self.ack_keys.insert(key, id);
+        }
+        if sent && status >= 200 {
+            self.finalise(id, status);
         }
         self.take_step(now, id, step);
         sent
     }
 
-    /// After a 2xx to an INVITE: its ACK will come with another branch.
-    fn expect_ack(&mut self, id: ServerId, to_tag: Option<String>) {
+    /// Lets go of what is of no use after the final response.
+    fn finalise(&mut self, id: ServerId, status: u16) {
         let Some(server) = self.servers.get_mut(&id) else { return };
-        if matches!(server.machine, Machine::Request(_)) {
-            return;
+        if let Some(template) = server.template.take() {
+            let freed = value_bytes(&template);
+            server.bytes -= freed;
+            self.server_bytes -= freed;
         }
-        let headers = &server.template.headers;
-        let (Ok(call_id), Ok(from), Ok(cseq)) = (headers.call_id(), headers.from(), headers.cseq()) else {
-            return;
-        };
-        let key = AckKey {
-            call_id: call_id.to_owned(),
-            from_tag: from.tag().unwrap_or_default().to_owned(),
-            to_tag: to_tag.unwrap_or_default(),
-            cseq: cseq.number,
-        };
-        if let Some(old) = server.ack_key.replace(key.clone()) {
-            self.ack_keys.remove(&old);
+        // A copy by another path would be refused like this one: nothing to guard any more.
+        if status >= 300
+            && let Some(key) = server.merge_key.take()
+        {
+            self.merge_keys.remove(&key);
         }
-        self.ack_keys.insert(key, id);
     }
 
     /// A response without transaction: to what we will not keep state for (RFC 3261 §8.2.7).
@@ -291,7 +282,7 @@ impl Layer {
         if !self.config.server.is_empty() {
             response.headers.push(Name::Server, self.config.server.clone());
         }
-        let (destination, _) = response_destinations(flow, &identity.via);
+        let destination = response_destination(flow, &identity.via);
         self.transmit(destination, Message::Response(response).to_bytes());
     }
 
@@ -303,7 +294,9 @@ impl Layer {
 
     pub(super) fn server_flow_closed(&mut self, id: ServerId) {
         let Some(server) = self.servers.get_mut(&id) else { return };
-        server.destination = server.fallback;
+        if let Destination::Flow(flow) = &server.destination {
+            server.destination = fallback(flow, server.via_port);
+        }
         if server.machine.is_unanswered() {
             self.events.push_back(TuEvent::ServerTransportError { id });
         }
@@ -342,8 +335,8 @@ impl Layer {
     }
 
     fn respond_from_template(&mut self, now: Instant, id: ServerId, status: u16, reason: &str) {
-        let Some(server) = self.servers.get(&id) else { return };
-        let mut response = server.template.clone();
+        let template = self.servers.get(&id).and_then(|server| server.template.as_deref());
+        let Some(mut response) = template.cloned() else { return };
         response.status = status;
         reason.clone_into(&mut response.reason);
         self.respond_as_uas(now, id, response);
@@ -379,12 +372,22 @@ impl Layer {
 fn template(request: &Request) -> (Response, usize) {
     let slices = Response::for_request(request, 100, "Trying");
     let mut template = Response::new(100, "Trying");
-    let mut bytes = 0;
     for header in slices.headers.iter() {
-        bytes += header.value.len();
         template.headers.push(header.name.clone(), Bytes::copy_from_slice(&header.value));
     }
+    let bytes = value_bytes(&template);
     (template, 3 * bytes + size_of::<Server>())
+}
+
+fn value_bytes(response: &Response) -> usize {
+    response.headers.iter().map(|header| header.value.len()).sum()
+}
+
+/// Names the ACK of this 2xx.
+fn ack_key(response: &Response) -> Option<Key> {
+    let (from, to) = (response.from().ok()?, response.to().ok()?);
+    let (from_tag, to_tag) = (from.tag().unwrap_or_default(), to.tag().unwrap_or_default());
+    Some(Key::of_ack(response.call_id().ok()?, from_tag, to_tag, response.cseq().ok()?.number))
 }
 
 /// Notes in the top Via where the request really came from (RFC 3261 §18.2.1, RFC 3581 §4).
@@ -403,26 +406,25 @@ fn note_source(request: &mut Request, via: &Via, flow: &Flow) {
     request.headers.push_front(Name::Via, via.to_string());
 }
 
-/// Where responses go, and where when that connection is gone (RFC 3261 §18.2.2, RFC 3581 §4).
-fn response_destinations(flow: &Flow, via: &Via) -> (Destination, Destination) {
-    if flow.transport.is_reliable() {
-        return (Destination::Flow(*flow), fallback(flow, via));
+/// Where responses go (RFC 3261 §18.2.2, RFC 3581 §4).
+fn response_destination(flow: &Flow, via: &Via) -> Destination {
+    if flow.transport.is_reliable() || via.has_rport() {
+        return Destination::Flow(*flow);
     }
-    let remote = if via.has_rport() { flow.remote } else { via_address(flow, via) };
-    let there = Destination::Flow(Flow { remote, ..*flow });
-    (there, there)
+    let remote = SocketAddr::new(flow.remote.ip(), via_port(via));
+    Destination::Flow(Flow { remote, ..*flow })
 }
 
-/// Where a response goes whose connection is gone (RFC 3261 §18.2.2).
-pub(super) fn fallback(flow: &Flow, via: &Via) -> Destination {
-    let remote = via_address(flow, via);
+/// Where a response goes whose connection is gone (RFC 3261 §18.2.2): to the address the request came
+/// from, at the port its Via names.
+pub(super) fn fallback(flow: &Flow, via_port: u16) -> Destination {
+    let remote = SocketAddr::new(flow.remote.ip(), via_port);
     Destination::Address { transport: flow.transport, remote, listener: flow.listener }
 }
 
-/// The address a request came from, the port its Via names.
-fn via_address(flow: &Flow, via: &Via) -> SocketAddr {
-    let port = via.port.filter(|port| *port != 0).unwrap_or_else(|| default_port(via));
-    SocketAddr::new(flow.remote.ip(), port)
+/// The port a Via names.
+pub(super) fn via_port(via: &Via) -> u16 {
+    via.port.filter(|port| *port != 0).unwrap_or_else(|| default_port(via))
 }
 
 /// RFC 3261 §8.2.6.2: every response but 100 has a To tag.

@@ -1,5 +1,6 @@
 //! INVITE client transaction, RFC 3261 §17.1.1 amended by RFC 6026 §7.2.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -9,16 +10,15 @@ use super::timers::{Notify, Step, Timers};
 /// One INVITE we sent. Its creator sends the first copy.
 #[derive(Debug)]
 pub struct ClientInvite {
-    timers: Timers,
+    timers: Arc<Timers>,
     reliable: bool,
-    request: Bytes,
     state: State,
 }
 
 #[derive(Debug)]
 enum State {
     /// Nothing heard. Timer A resends (unreliable transports only), Timer B gives up.
-    Calling { timer_a: Option<Instant>, interval: Duration, timer_b: Instant, cancel_wanted: bool },
+    Calling { timer_a: Option<Resend>, timer_b: Instant, cancel_wanted: bool },
     /// A 1xx arrived. Timer C bounds the waiting time.
     Proceeding { timer_c: Instant },
     /// A CANCEL went out; the final response has 64*T1 to come (RFC 3261 §9.1).
@@ -31,16 +31,25 @@ enum State {
     Terminated,
 }
 
+/// When to resend, the interval that led there, and what.
+#[derive(Debug)]
+struct Resend {
+    at: Instant,
+    interval: Duration,
+    request: Bytes,
+}
+
 impl ClientInvite {
     /// Starts in Calling. `request` is the INVITE as sent, for resending.
-    pub fn new(now: Instant, timers: Timers, reliable: bool, request: Bytes) -> Self {
+    pub fn new(now: Instant, timers: impl Into<Arc<Timers>>, reliable: bool, request: Bytes) -> Self {
+        let timers = timers.into();
+        let resend = Resend { at: now + timers.t1, interval: timers.t1, request };
         let state = State::Calling {
-            timer_a: (!reliable).then(|| now + timers.t1), // RFC 3261 §17.1.1.2
-            interval: timers.t1,
+            timer_a: (!reliable).then_some(resend), // RFC 3261 §17.1.1.2
             timer_b: now + timers.give_up(),
             cancel_wanted: false,
         };
-        Self { timers, reliable, request, state }
+        Self { timers, reliable, state }
     }
 
     /// Takes a response with this status code; `ack` builds the ACK of a 3xx-6xx (§17.1.1.3).
@@ -102,10 +111,11 @@ impl ClientInvite {
                 self.state = State::Terminated;
                 Step::notify(Notify::Timeout)
             }
-            State::Calling { timer_a: Some(timer_a), interval, .. } if now >= *timer_a => {
+            State::Calling { timer_a: Some(resend), .. } if now >= resend.at => {
+                let Resend { at, interval, request } = resend;
                 *interval *= 2; // RFC 3261 §17.1.1.2: unlike Timer E, not capped by T2.
-                *timer_a = now + *interval;
-                Step::send(self.request.clone())
+                *at = now + *interval;
+                Step::send(request.clone())
             }
             State::Proceeding { timer_c } if now >= *timer_c => {
                 self.state = State::Cancelling { give_up: now + self.timers.give_up() };
@@ -142,7 +152,9 @@ impl ClientInvite {
     /// When `handle_timeout` is due; `None` when terminated.
     pub fn poll_timeout(&self) -> Option<Instant> {
         match &self.state {
-            State::Calling { timer_a, timer_b, .. } => Some(timer_a.map_or(*timer_b, |a| a.min(*timer_b))),
+            State::Calling { timer_a, timer_b, .. } => {
+                Some(timer_a.as_ref().map_or(*timer_b, |resend| resend.at.min(*timer_b)))
+            }
             State::Proceeding { timer_c: at }
             | State::Cancelling { give_up: at }
             | State::Accepted { timer_m: at }

@@ -1,5 +1,6 @@
 //! Non-INVITE client transaction, RFC 3261 §17.1.2.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -9,9 +10,8 @@ use super::timers::{Notify, Step, Timers};
 /// One request other than INVITE and ACK that we sent. Its creator sends the first copy.
 #[derive(Debug)]
 pub struct ClientRequest {
-    timers: Timers,
+    timers: Arc<Timers>,
     reliable: bool,
-    request: Bytes,
     state: State,
 }
 
@@ -19,23 +19,32 @@ pub struct ClientRequest {
 enum State {
     /// No final response yet. Timer E resends (unreliable transports only), Timer F gives up.
     /// Trying and Proceeding differ only in how Timer E grows.
-    Pending { provisional: bool, timer_e: Option<Instant>, interval: Duration, timer_f: Instant },
+    Pending { provisional: bool, timer_e: Option<Resend>, timer_f: Instant },
     /// The final response arrived; copies are absorbed until Timer K.
     Completed { timer_k: Instant },
     /// To be forgotten.
     Terminated,
 }
 
+/// When to resend, the interval that led there, and what.
+#[derive(Debug)]
+struct Resend {
+    at: Instant,
+    interval: Duration,
+    request: Bytes,
+}
+
 impl ClientRequest {
     /// Starts in Trying. `request` is the request as sent, for resending.
-    pub fn new(now: Instant, timers: Timers, reliable: bool, request: Bytes) -> Self {
+    pub fn new(now: Instant, timers: impl Into<Arc<Timers>>, reliable: bool, request: Bytes) -> Self {
+        let timers = timers.into();
+        let resend = Resend { at: now + timers.t1, interval: timers.t1, request };
         let state = State::Pending {
             provisional: false,
-            timer_e: (!reliable).then(|| now + timers.t1),
-            interval: timers.t1,
+            timer_e: (!reliable).then_some(resend),
             timer_f: now + timers.give_up(),
         };
-        Self { timers, reliable, request, state }
+        Self { timers, reliable, state }
     }
 
     /// Takes a response with this status code.
@@ -66,11 +75,12 @@ impl ClientRequest {
                 self.state = State::Terminated;
                 Step::notify(Notify::Timeout)
             }
-            State::Pending { provisional, timer_e: Some(timer_e), interval, .. } if now >= *timer_e => {
+            State::Pending { provisional, timer_e: Some(resend), .. } if now >= resend.at => {
+                let Resend { at, interval, request } = resend;
                 // RFC 3261 §17.1.2.2: MIN(2*interval, T2) in Trying, T2 in Proceeding.
                 *interval = if *provisional { self.timers.t2 } else { self.timers.backoff(*interval) };
-                *timer_e = now + *interval;
-                Step::send(self.request.clone())
+                *at = now + *interval;
+                Step::send(request.clone())
             }
             State::Completed { timer_k } if now >= *timer_k => {
                 self.state = State::Terminated;
@@ -93,7 +103,9 @@ impl ClientRequest {
     /// When `handle_timeout` is due; `None` when terminated.
     pub fn poll_timeout(&self) -> Option<Instant> {
         match &self.state {
-            State::Pending { timer_e, timer_f, .. } => Some(timer_e.map_or(*timer_f, |e| e.min(*timer_f))),
+            State::Pending { timer_e, timer_f, .. } => {
+                Some(timer_e.as_ref().map_or(*timer_f, |resend| resend.at.min(*timer_f)))
+            }
             State::Completed { timer_k } => Some(*timer_k),
             State::Terminated => None,
         }

@@ -3,6 +3,7 @@
 //! Resending a 2xx until its ACK, which RFC 3261 §13.3.1.4 gives to the UAS core, lives here too:
 //! it needs the same timers, and every user wants it.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use super::timers::{Notify, Step, Timers};
 /// One INVITE we received.
 #[derive(Debug)]
 pub struct ServerInvite {
-    timers: Timers,
+    timers: Arc<Timers>,
     reliable: bool,
     state: State,
 }
@@ -22,9 +23,9 @@ enum State {
     /// The user decides. `trying` is when a 100 goes out by itself, `give_up` when the user has
     /// been silent for Timer C.
     Proceeding { trying: Option<Instant>, last: Option<Bytes>, give_up: Instant },
-    /// The user sent a 2xx. It is resent (`resend`, over every transport) until its ACK; INVITE
-    /// copies are absorbed until Timer L.
-    Accepted { response: Bytes, resend: Option<Resend>, timer_l: Instant },
+    /// The user sent a 2xx. It is resent (over every transport) until its ACK, after which nobody
+    /// needs it any more; INVITE copies are absorbed until Timer L.
+    Accepted { resend: Option<(Resend, Bytes)>, timer_l: Instant },
     /// The user sent a 3xx-6xx. Timer G resends (unreliable transports only), Timer H gives up.
     Completed { response: Bytes, timer_g: Option<Resend>, timer_h: Instant },
     /// The ACK of the 3xx-6xx arrived; its copies are absorbed until Timer I.
@@ -50,7 +51,8 @@ impl Resend {
 
 impl ServerInvite {
     /// Starts in Proceeding; the user is told by the creator.
-    pub fn new(now: Instant, timers: Timers, reliable: bool) -> Self {
+    pub fn new(now: Instant, timers: impl Into<Arc<Timers>>, reliable: bool) -> Self {
+        let timers = timers.into();
         let state = State::Proceeding {
             trying: Some(now + timers.trying),
             last: None,
@@ -113,8 +115,7 @@ impl ServerInvite {
             }
             (State::Proceeding { .. }, 200..=299) => {
                 self.state = State::Accepted {
-                    response: response.clone(),
-                    resend: resend_2xx.then_some(resend), // RFC 3261 §13.3.1.4
+                    resend: resend_2xx.then(|| (resend, response.clone())), // RFC 3261 §13.3.1.4
                     timer_l: now + self.timers.give_up(),
                 };
             }
@@ -149,7 +150,7 @@ impl ServerInvite {
                 self.state = State::Terminated;
                 Step::notify(if acknowledged { Notify::Nothing } else { Notify::Timeout })
             }
-            State::Accepted { response, resend: Some(resend), .. } if now >= resend.at => {
+            State::Accepted { resend: Some((resend, response)), .. } if now >= resend.at => {
                 *resend = resend.next(now, &self.timers);
                 Step::send(response.clone())
             }
@@ -178,9 +179,11 @@ impl ServerInvite {
     pub fn poll_timeout(&self) -> Option<Instant> {
         match &self.state {
             State::Proceeding { trying, give_up, .. } => Some(trying.map_or(*give_up, |at| at.min(*give_up))),
-            State::Accepted { resend: timer, timer_l: end, .. }
-            | State::Completed { timer_g: timer, timer_h: end, .. } => {
-                Some(timer.map_or(*end, |resend| resend.at.min(*end)))
+            State::Accepted { resend, timer_l } => {
+                Some(resend.as_ref().map_or(*timer_l, |(resend, _)| resend.at.min(*timer_l)))
+            }
+            State::Completed { timer_g, timer_h, .. } => {
+                Some(timer_g.map_or(*timer_h, |resend| resend.at.min(*timer_h)))
             }
             State::Confirmed { timer_i } => Some(*timer_i),
             State::Terminated => None,

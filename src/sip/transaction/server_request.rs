@@ -1,5 +1,6 @@
 //! Non-INVITE server transaction, RFC 3261 §17.2.2.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use super::timers::{Notify, Step, Timers};
 /// One request other than INVITE and ACK that we received.
 #[derive(Debug)]
 pub struct ServerRequest {
-    timers: Timers,
+    timers: Arc<Timers>,
     reliable: bool,
     state: State,
 }
@@ -27,8 +28,10 @@ enum State {
 
 impl ServerRequest {
     /// Starts in Trying; the user is told by the creator.
-    pub fn new(now: Instant, timers: Timers, reliable: bool) -> Self {
-        Self { timers, reliable, state: State::Pending { last: None, give_up: now + timers.give_up() } }
+    pub fn new(now: Instant, timers: impl Into<Arc<Timers>>, reliable: bool) -> Self {
+        let timers = timers.into();
+        let state = State::Pending { last: None, give_up: now + timers.give_up() };
+        Self { timers, reliable, state }
     }
 
     /// A copy of the request arrived.
