@@ -5,4 +5,5 @@ pub mod clock;
 pub mod config;
 pub mod id;
 pub mod limits;
+pub mod outputs;
 pub mod random;

@@ -11,6 +11,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use crate::base::outputs::Outputs;
 use crate::call::inbound::{CallRules, InboundCall};
 use crate::call::leg::CallLeg;
 use crate::call::outbound::{Failure, OutboundCall, Progress};
@@ -63,7 +64,7 @@ pub struct Anchor {
     is_bridged: bool,
     last: Option<Failure>,
     report: Report,
-    outputs: VecDeque<AnchorOutput>,
+    outputs: Outputs<AnchorOutput>,
 }
 
 impl Anchor {
@@ -77,7 +78,7 @@ impl Anchor {
             is_bridged: false,
             last: None,
             report: Report::default(),
-            outputs: VecDeque::new(),
+            outputs: Outputs::default(),
         }
     }
 
@@ -144,7 +145,7 @@ impl Anchor {
 
     /// The next thing to do, once both legs want nothing more.
     pub fn poll_output(&mut self) -> Option<AnchorOutput> {
-        self.outputs.pop_front()
+        self.outputs.pop()
     }
 
     /// When [`Self::handle_timeout`] is due.
@@ -217,7 +218,7 @@ impl Anchor {
         }
         if !std::mem::replace(&mut self.is_bridged, true) {
             let bridge = Order::Bridge(caller.id(), callee.id());
-            self.outputs.push_back(AnchorOutput::Order(bridge));
+            self.outputs.push(AnchorOutput::Order(bridge));
         }
         caller.leg().described.most = callee.leg().peer_direction();
     }
@@ -239,7 +240,7 @@ impl Anchor {
         match self.left.pop_front() {
             Some((gateway, plain)) => {
                 self.asked = true;
-                self.outputs.push_back(AnchorOutput::Call { gateway, plain });
+                self.outputs.push(AnchorOutput::Call { gateway, plain });
             }
             None => self.refuse(caller),
         }
@@ -284,7 +285,9 @@ impl Anchor {
     }
 
     fn leave(&mut self) {
-        self.outputs.extend(self.callee.take().map(AnchorOutput::Leave));
+        if let Some(callee) = self.callee.take() {
+            self.outputs.push(AnchorOutput::Leave(callee));
+        }
     }
 
     /// All gateways failed, or the callee said no: the caller hears the last answer.
@@ -296,13 +299,14 @@ impl Anchor {
             Some(Failure::NoAnswer) => (480, "Temporarily Unavailable", EndCause::NoAnswer),
             Some(Failure::BadAnswer) => (502, "Bad Gateway", EndCause::CalleeBadAnswer),
             Some(Failure::NoMedia) => {
-                return self.outputs.push_back(AnchorOutput::Unavailable("no media leg for the callee"));
+                return self.outputs.push(AnchorOutput::Unavailable("no media leg for the callee"));
             }
             Some(Failure::Refused(_) | Failure::Silent | Failure::Unreachable) | None => {
-                return self.outputs.push_back(AnchorOutput::Unavailable("no gateway can be reached"));
+                return self.outputs.push(AnchorOutput::Unavailable("no gateway can be reached"));
             }
         };
-        let mut response = Response::for_request(caller.invite(), status, reason);
+        let Some(invite) = caller.invite() else { return };
+        let mut response = Response::for_request(invite, status, reason);
         response.headers.push(Name::Reason, format!("Q.850;cause={};text=\"{cause}\"", cause.q850()));
         caller.refuse_because(response, cause);
     }
@@ -337,7 +341,8 @@ fn is_not_acceptable(failure: &Failure) -> bool {
 
 /// The callee's refusal as the caller hears it: status, reason phrase, and what explains them.
 fn pass_back(caller: &mut InboundCall, refusal: &Response) {
-    let mut response = Response::for_request(caller.invite(), refusal.status, refusal.reason.clone());
+    let Some(invite) = caller.invite() else { return };
+    let mut response = Response::for_request(invite, refusal.status, refusal.reason.clone());
     for name in [Name::Reason, Name::RetryAfter, Name::Warning] {
         for value in refusal.headers.all(&name) {
             response.headers.push(name.clone(), value.clone());

@@ -5,6 +5,7 @@
 //! counters.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -66,7 +67,7 @@ pub struct CallSecurity {
 /// log and counters, and the final response.
 pub type Refusal = (&'static str, Box<Response>);
 
-/// How far the INVITE is; what follows its 200 is in the leg's life.
+/// How far an INVITE without final response is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// What the call is for is looked up.
@@ -75,15 +76,11 @@ enum State {
     Opening,
     /// The media leg is open; the worker says when to answer.
     Opened,
-    /// 200 is sent, or a refusal.
-    Done,
 }
 
-/// An inbound call. `Debug` shows little of it: descriptions have keys.
-pub struct InboundCall {
-    leg: Leg,
+/// The INVITE and what is to be answered: nobody needs it once its final response was sent.
+struct Opening {
     state: State,
-    server: ServerId,
     invite: Request,
     /// The INVITE's offer, if it had one.
     offer: Option<Negotiated>,
@@ -94,11 +91,23 @@ pub struct InboundCall {
     has_rung: bool,
 }
 
+/// An inbound call. `Debug` shows little of it: descriptions have keys.
+pub struct InboundCall {
+    leg: Leg,
+    /// The INVITE's transaction.
+    server: ServerId,
+    /// Its CSeq number, and its ACK's.
+    cseq: Option<u32>,
+    /// The INVITE had an offer, so that its ACK has no answer.
+    was_offered: bool,
+    opening: Option<Box<Opening>>,
+}
+
 impl std::fmt::Debug for InboundCall {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("InboundCall")
             .field("leg", &self.leg.id)
-            .field("state", &self.state)
+            .field("state", &self.state())
             .field("life", &self.leg.life)
             .finish_non_exhaustive()
     }
@@ -155,14 +164,30 @@ impl InboundCall {
         if let Some(plan) = &leg.plan {
             leg.described.peer = plan.direction().reversed();
         }
-        leg.outputs.push_back(Output::Respond(server, Response::for_request(&invite, 100, "Trying")));
+        leg.put(Output::Respond(server, Response::for_request(&invite, 100, "Trying")));
+        let (cseq, was_offered) = (cseq_number(&invite), offer.is_some());
         let state = State::Routing;
-        Ok(Self { leg, state, server, invite, offer, answer: None, interval, has_rung: false })
+        let opening = Opening { state, invite, offer, answer: None, interval, has_rung: false };
+        Ok(Self { leg, server, cseq, was_offered, opening: Some(Box::new(opening)) })
     }
 
-    /// The INVITE that opened the call.
-    pub fn invite(&self) -> &Request {
-        &self.invite
+    /// The INVITE that opened the call; `None` once it has its final response.
+    pub fn invite(&self) -> Option<&Request> {
+        self.opening.as_ref().map(|opening| &opening.invite)
+    }
+
+    /// The dialog with the caller.
+    pub fn dialog(&self) -> &Dialog {
+        &self.leg.dialog
+    }
+
+    fn state(&self) -> Option<State> {
+        self.opening.as_ref().map(|opening| opening.state)
+    }
+
+    /// The state of an INVITE that awaits its answer, to be changed.
+    fn opening_in(&mut self, state: State) -> Option<&mut Opening> {
+        self.opening.as_deref_mut().filter(|opening| opening.state == state)
     }
 
     /// True until the dialog begins to end.
@@ -177,12 +202,12 @@ impl InboundCall {
 
     /// The media leg is open, and the INVITE awaits its answer.
     pub fn is_ready(&self) -> bool {
-        self.awaits_answer() && self.state == State::Opened
+        self.state() == Some(State::Opened)
     }
 
     /// True until the INVITE has its final response.
     pub fn awaits_answer(&self) -> bool {
-        matches!(self.leg.life, Life::Early)
+        self.opening.is_some()
     }
 
     /// Where our requests to the caller go.
@@ -192,9 +217,9 @@ impl InboundCall {
 
     /// There is a mailbox: ask for a media leg and ring.
     pub fn accept(&mut self, rules: &CallRules) {
-        if self.awaits_answer() && self.state == State::Routing {
+        if let Some(opening) = self.opening_in(State::Routing) {
+            opening.state = State::Opening;
             self.leg.open(self.leg.plan.clone(), rules);
-            self.state = State::Opening;
             self.ring(rules);
         }
     }
@@ -202,74 +227,62 @@ impl InboundCall {
     /// The call goes on to somebody else: ask for a media leg, which learns what was agreed on once that
     /// one has answered.
     pub fn anchor(&mut self, rules: &CallRules) {
-        if self.awaits_answer() && self.state == State::Routing {
+        if let Some(opening) = self.opening_in(State::Routing) {
+            opening.state = State::Opening;
             self.leg.open(None, rules);
             self.leg.plan = None;
-            self.state = State::Opening;
         }
     }
 
-    /// What the INVITE's offer comes to, if it had one.
+    /// What the INVITE's offer comes to, if it had one and awaits our answer.
     pub fn offer(&self) -> Option<&MediaPlan> {
-        self.offer.as_ref().map(Negotiated::plan)
+        self.opening.as_ref()?.offer.as_ref().map(Negotiated::plan)
     }
 
     /// Tells the caller that it rings, once.
     pub fn ring(&mut self, rules: &CallRules) {
-        if self.awaits_answer() && !self.has_rung {
-            self.has_rung = true;
-            let ringing = self.leg.response(&self.invite, 180, "Ringing", rules);
-            self.leg.outputs.push_back(Output::Respond(self.server, ringing));
+        if let Some(opening) = &mut self.opening
+            && !std::mem::replace(&mut opening.has_rung, true)
+        {
+            let ringing = self.leg.response(&opening.invite, 180, "Ringing", rules);
+            self.leg.put(Output::Respond(self.server, ringing));
         }
     }
 
     /// Lets the caller hear what comes before the answer: 183 with our answer to its offer, once. Without
     /// an offer it only rings: ours has to wait for the 200, which is sure to arrive.
     pub fn progress(&mut self, rules: &CallRules) {
-        if self.offer.is_none() {
+        if !self.was_offered {
             return self.ring(rules);
         }
-        if self.awaits_answer() && self.state == State::Opened && self.answer.is_none() {
-            let sdp = self.describe_answer();
-            let mut response = self.leg.response(&self.invite, 183, "Session Progress", rules);
+        if let Some(opening) = self.opening.as_deref_mut()
+            && opening.state == State::Opened
+            && opening.answer.is_none()
+        {
+            let sdp = opening.describe_answer(&mut self.leg);
+            let mut response = self.leg.response(&opening.invite, 183, "Session Progress", rules);
             if let Some(sdp) = sdp {
                 describe(&mut response.headers, &mut response.body, sdp);
             }
-            self.leg.outputs.push_back(Output::Respond(self.server, response));
+            self.leg.put(Output::Respond(self.server, response));
         }
     }
 
     /// What the callee has agreed on: our answer takes the same codec where the caller has it, and key
     /// presses only where both sides have them. Without effect once our answer was sent.
     pub fn match_with(&mut self, callee: &MediaPlan, rules: &CallRules) {
-        if self.offer.is_none() || self.answer.is_some() || !self.awaits_answer() {
+        let Some(opening) = self.opening.as_deref_mut() else { return };
+        if opening.offer.is_none() || opening.answer.is_some() {
             return;
         }
-        let all = std::mem::replace(&mut self.leg.local.codecs, vec![callee.codec]);
-        self.leg.local.dtmf &= callee.dtmf_payload_type.is_some();
-        let same = self.read_own_offer(rules);
-        self.leg.local.codecs = all;
-        if let Some(offer) = same.or_else(|| self.read_own_offer(rules)) {
-            self.offer = Some(offer);
+        let local = &mut self.leg.local;
+        let all = std::mem::replace(&mut local.codecs, vec![callee.codec]);
+        local.dtmf &= callee.dtmf_payload_type.is_some();
+        let same = opening.read_offer(local, rules);
+        local.codecs = all;
+        if let Some(offer) = same.or_else(|| opening.read_offer(local, rules)) {
+            opening.offer = Some(offer);
         }
-    }
-
-    fn read_own_offer(&self, rules: &CallRules) -> Option<Negotiated> {
-        let keys = OwnKeys { in_use: None, source: rules.key_source };
-        read_offer(&self.invite, &self.leg.local, keys, rules).ok().flatten()
-    }
-
-    /// Our answer to the INVITE's offer, made once; `None` without an offer.
-    fn describe_answer(&mut self) -> Option<Bytes> {
-        if self.answer.is_none() {
-            let offer = self.offer.as_mut()?;
-            self.answer = Some(self.leg.describe_answer(offer));
-            let plan = offer.plan().clone();
-            if self.leg.plan.as_ref() != Some(&plan) {
-                self.leg.adopt(plan);
-            }
-        }
-        self.answer.clone()
     }
 
     /// Refuses the INVITE; without effect once it is answered.
@@ -280,38 +293,37 @@ impl InboundCall {
 
     /// The same for another cause than a refusal of ours.
     pub fn refuse_because(&mut self, response: Response, cause: EndCause) {
-        if self.awaits_answer() {
-            self.leg.outputs.push_back(Output::Respond(self.server, response));
-            self.state = State::Done;
+        if self.opening.take().is_some() {
+            self.leg.put(Output::Respond(self.server, response));
             self.leg.close(cause, None);
         }
     }
 
-    /// The shard could not open the media leg.
-    pub fn handle_open_failed(&mut self, response: Response) {
-        if self.state == State::Opening {
-            self.leg.has_media = false;
-            self.refuse(response);
-        } else {
+    /// The shard could not open the media leg: `response` is for an INVITE that still awaits one.
+    pub fn handle_open_failed(&mut self, response: Option<Response>) {
+        match response {
+            Some(response) if self.state() == Some(State::Opening) => {
+                self.leg.has_media = false;
+                self.refuse(response);
+            }
             // Refused or cancelled meanwhile: there is no leg to wait for.
-            self.leg.end(None);
+            Some(_) | None => self.leg.end(None),
         }
     }
 
     /// Answers the INVITE with 200.
     pub fn answer(&mut self, now: Instant, rules: &CallRules) {
-        if !self.awaits_answer() || self.state != State::Opened {
+        let Some(mut opening) = self.opening.take_if(|opening| opening.state == State::Opened) else {
             return;
-        }
-        let sdp = self.describe_answer().unwrap_or_else(|| {
+        };
+        let sdp = opening.describe_answer(&mut self.leg).unwrap_or_else(|| {
             self.leg.described.awaits_answer = true;
             self.leg.describe_offer(self.leg.offered.clone())
         });
-        let mut response = self.leg.response(&self.invite, 200, "OK", rules);
+        let mut response = self.leg.response(&opening.invite, 200, "OK", rules);
         describe(&mut response.headers, &mut response.body, sdp);
-        self.leg.agree_on_interval(now, self.interval, &mut response);
-        self.leg.outputs.push_back(Output::Respond(self.server, response));
-        self.state = State::Done;
+        self.leg.agree_on_interval(now, opening.interval, &mut response);
+        self.leg.put(Output::Respond(self.server, response));
         self.leg.life = Life::Answered { at: now, ending: None };
         self.leg.ends_at = Some(now + rules.duration_max);
     }
@@ -330,15 +342,35 @@ impl InboundCall {
 
     /// Tells the caller that it is over, and closes.
     fn part(&mut self, now: Instant, cause: EndCause) {
-        if !self.awaits_answer() {
+        let Some(opening) = &self.opening else {
             return self.leg.part(now, cause);
-        }
+        };
         let (status, reason) = match cause {
             EndCause::Cancelled | EndCause::CallerHungUp => (487, "Request Terminated"),
             _ => (500, "Server Internal Error"),
         };
-        let response = Response::for_request(&self.invite, status, reason);
+        let response = Response::for_request(&opening.invite, status, reason);
         self.refuse_because(response, cause);
+    }
+}
+
+impl Opening {
+    fn read_offer(&self, local: &LocalMedia, rules: &CallRules) -> Option<Negotiated> {
+        let keys = OwnKeys { in_use: None, source: rules.key_source };
+        read_offer(&self.invite, local, keys, rules).ok().flatten()
+    }
+
+    /// Our answer to the INVITE's offer, made once; `None` without an offer.
+    fn describe_answer(&mut self, leg: &mut Leg) -> Option<Bytes> {
+        if self.answer.is_none() {
+            let offer = self.offer.as_mut()?;
+            self.answer = Some(leg.describe_answer(offer));
+            let plan = offer.plan().clone();
+            if leg.plan.as_ref() != Some(&plan) {
+                leg.adopt(plan);
+            }
+        }
+        self.answer.clone()
     }
 }
 
@@ -347,8 +379,8 @@ impl CallLeg for InboundCall {
         self.leg.id
     }
 
-    fn dialog_id(&self) -> &DialogId {
-        self.leg.dialog.id()
+    fn dialog_id(&self) -> &Arc<DialogId> {
+        self.leg.dialog.shared_id()
     }
 
     fn plan(&self) -> Option<&MediaPlan> {
@@ -356,9 +388,9 @@ impl CallLeg for InboundCall {
     }
 
     fn handle_opened(&mut self, rtp_port: u16) {
-        if self.state == State::Opening && self.awaits_answer() {
+        if let Some(opening) = self.opening_in(State::Opening) {
+            opening.state = State::Opened;
             self.leg.rtp_port = rtp_port;
-            self.state = State::Opened;
         }
     }
 
@@ -399,19 +431,19 @@ impl CallLeg for InboundCall {
             Method::Update => self.leg.handle_update(now, request, rules)?,
             _ => self.leg.options_response(request, rules),
         };
-        self.leg.outputs.push_back(Output::Respond(server, response));
+        self.leg.put(Output::Respond(server, response));
         Ok(())
     }
 
     fn handle_ack(&mut self, now: Instant, ack: &Request) {
         match self.leg.life {
             // RFC 3261 §13.2.2.4: an ACK has its INVITE's CSeq number.
-            Life::Answered { at, ending } if cseq_number(ack) == cseq_number(&self.invite) => {
+            Life::Answered { at, ending } if cseq_number(ack) == self.cseq => {
                 self.leg.life = Life::Established { at };
                 if let Some(cause) = ending {
                     self.hang_up(now, cause);
-                } else if self.offer.is_some() || self.leg.take_answer(now, &ack.body) {
-                    self.leg.outputs.push_back(Output::Started);
+                } else if self.was_offered || self.leg.take_answer(now, &ack.body) {
+                    self.leg.put(Output::Started);
                 }
             }
             Life::Established { .. } => self.leg.handle_reinvite_ack(now, ack),
@@ -459,7 +491,7 @@ impl CallLeg for InboundCall {
     }
 
     fn poll_output(&mut self) -> Option<Output> {
-        self.leg.outputs.pop_front()
+        self.leg.poll_output()
     }
 
     fn poll_timeout(&self) -> Option<Instant> {

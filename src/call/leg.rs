@@ -2,11 +2,12 @@
 //!
 //! [`super::inbound`] is a leg that somebody opened with us, [`super::outbound`] one that we opened.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::base::id::LegId;
+use crate::base::outputs::Outputs;
 use crate::call::inbound::{CallRules, Refusal};
 use crate::call::outcome::{End, EndCause, Hop, Output};
 use crate::media::order::{LegPlan, LegStats, MediaPlan, Order};
@@ -30,7 +31,7 @@ pub trait CallLeg {
     fn id(&self) -> LegId;
 
     /// Whom the dialog is with.
-    fn dialog_id(&self) -> &DialogId;
+    fn dialog_id(&self) -> &Arc<DialogId>;
 
     /// What was agreed on last.
     fn plan(&self) -> Option<&MediaPlan>;
@@ -145,9 +146,9 @@ pub(super) struct Leg {
     pub(super) session: Option<SessionTimer>,
     reinvite: Option<Reinvite>,
     /// Our INVITE or UPDATE that has no final response.
-    pending: Option<Pending>,
+    pending: Option<Box<Pending>>,
     pub(super) ends_at: Option<Instant>,
-    pub(super) outputs: VecDeque<Output>,
+    outputs: Outputs<Output>,
 }
 
 impl Leg {
@@ -169,8 +170,18 @@ impl Leg {
             reinvite: None,
             pending: None,
             ends_at: None,
-            outputs: VecDeque::new(),
+            outputs: Outputs::default(),
         }
+    }
+
+    /// Wants something done.
+    pub(super) fn put(&mut self, output: Output) {
+        self.outputs.push(output);
+    }
+
+    /// The next thing to do.
+    pub(super) fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop()
     }
 
     /// Asks for the media leg.
@@ -181,7 +192,7 @@ impl Leg {
             cname: rules.cname.clone(),
             media_timeout: rules.media_timeout,
         };
-        self.outputs.push_back(Output::Order(Order::Open(self.id, Box::new(plan))));
+        self.put(Output::Order(Order::Open(self.id, Box::new(plan))));
         self.has_media = true;
     }
 
@@ -224,7 +235,7 @@ impl Leg {
             Life::Answered { at, .. } | Life::Established { at } => {
                 let mut bye = self.dialog.request(Method::Bye);
                 bye.headers.push(Name::Reason, cause.reason());
-                self.outputs.push_back(Output::Request(self.hop(), bye));
+                self.put(Output::Request(self.hop(), bye));
                 self.close(cause, Some(now - at));
             }
             Life::Closing { .. } | Life::Ended { .. } => {}
@@ -235,7 +246,7 @@ impl Leg {
     pub(super) fn close(&mut self, cause: EndCause, talked: Option<Duration>) {
         self.life = Life::Closing { cause, talked };
         if self.has_media {
-            self.outputs.push_back(Output::Order(Order::Close(self.id)));
+            self.put(Output::Order(Order::Close(self.id)));
         } else {
             self.end(None);
         }
@@ -243,7 +254,7 @@ impl Leg {
 
     pub(super) fn end(&mut self, stats: Option<Box<LegStats>>) {
         if let Life::Closing { cause, talked } = self.life {
-            self.outputs.push_back(Output::Ended(End { cause, stats, talked }));
+            self.put(Output::Ended(End { cause, stats, talked }));
             self.life = Life::Ended { cause };
         }
     }
@@ -313,11 +324,10 @@ impl Leg {
     /// along the route set or to the peer's Contact (RFC 3261 §12.2.1.1). What came or went over TLS is
     /// never spoken of in the clear, whatever Contact or Record-Route say: our offers have keys in them.
     pub(super) fn destination(&self) -> Destination {
-        let next_hop = self.dialog.next_hop();
         let (listener, otherwise) = match self.path {
             Path::From { flow, closed } => {
                 let back = Destination::Flow(flow);
-                if next_hop == self.dialog.remote_target() && !closed {
+                if self.dialog.is_direct() && !closed {
                     return back;
                 }
                 (flow.listener, back)
@@ -330,9 +340,10 @@ impl Leg {
                 (listener, first)
             }
         };
+        let next_hop = self.dialog.next_hop();
         let found = match self.transport() {
-            Transport::Tls => target::resolve_secure(next_hop).map(|remote| (Transport::Tls, remote)),
-            Transport::Udp | Transport::Tcp => target::resolve(next_hop),
+            Transport::Tls => target::resolve_secure(&next_hop).map(|remote| (Transport::Tls, remote)),
+            Transport::Udp | Transport::Tcp => target::resolve(&next_hop),
         };
         found.map_or(otherwise, |(transport, remote)| Destination::Address { transport, remote, listener })
     }

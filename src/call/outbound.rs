@@ -7,6 +7,7 @@
 //! 100rel (RFC 3262) is not offered, so that no provisional response wants a PRACK.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -124,8 +125,9 @@ pub struct OutboundCall {
     try_timeout: Duration,
     ring_timeout: Duration,
     session_rules: SessionRules,
-    /// Transaction and text, once it was sent.
-    invite: Option<(ClientId, Request)>,
+    /// Transaction and text, once it was sent; of the text only what another answer needs, once it was
+    /// answered.
+    invite: Option<(ClientId, Box<Request>)>,
     failure: Option<Failure>,
     called_at: Option<Instant>,
     answered_at: Option<Instant>,
@@ -256,7 +258,7 @@ impl OutboundCall {
         invite.headers.push(Name::Supported, rules.uas.supported());
         invite.headers.push(Name::Allow, rules.uas.allow());
         describe(&mut invite.headers, &mut invite.body, sdp);
-        self.leg.outputs.push_back(Output::Request(self.leg.hop(), invite));
+        self.leg.put(Output::Request(self.leg.hop(), invite));
         self.state = State::Calling { give_up: now + self.try_timeout };
     }
 
@@ -357,12 +359,14 @@ impl OutboundCall {
         let cseq = cseq_number(invite).unwrap_or(0);
         let session = session_timer::read_answer(invite, response);
         self.leg.session = session.map(|interval| SessionTimer::uac(now, interval));
+        self.headers = Vec::new();
+        self.invite = Some((client, Box::new(remains(invite))));
         self.leg.dialog = dialog;
         self.leg.life = Life::Established { at: now };
         self.answered_at = Some(now);
         self.state = State::Done;
         let ack = self.leg.dialog.ack(cseq);
-        self.leg.outputs.push_back(Output::Ack(client, self.leg.hop(), ack));
+        self.leg.put(Output::Ack(client, self.leg.hop(), ack));
         // Some send the answer in the 183 only.
         if response.body.is_empty() && self.leg.plan.is_some() {
             return;
@@ -386,10 +390,10 @@ impl OutboundCall {
         }
         let hop = self.leg.hop();
         let ack = dialog.ack(cseq_number(invite).unwrap_or(0));
-        self.leg.outputs.push_back(Output::Ack(*client, hop, ack));
+        self.leg.put(Output::Ack(*client, hop, ack));
         let mut bye = dialog.request(Method::Bye);
         bye.headers.push(Name::Reason, EndCause::Cancelled.reason());
-        self.leg.outputs.push_back(Output::Request(hop, bye));
+        self.leg.put(Output::Request(hop, bye));
     }
 }
 
@@ -398,8 +402,8 @@ impl CallLeg for OutboundCall {
         self.leg.id
     }
 
-    fn dialog_id(&self) -> &DialogId {
-        self.leg.dialog.id()
+    fn dialog_id(&self) -> &Arc<DialogId> {
+        self.leg.dialog.shared_id()
     }
 
     fn plan(&self) -> Option<&MediaPlan> {
@@ -453,7 +457,7 @@ impl CallLeg for OutboundCall {
             Method::Update => self.leg.handle_update(now, request, rules)?,
             _ => self.leg.options_response(request, rules),
         };
-        self.leg.outputs.push_back(Output::Respond(server, response));
+        self.leg.put(Output::Respond(server, response));
         Ok(())
     }
 
@@ -469,7 +473,7 @@ impl CallLeg for OutboundCall {
 
     fn sent(&mut self, client: ClientId, request: Request) {
         match self.state {
-            State::Calling { .. } => self.invite = Some((client, request)),
+            State::Calling { .. } => self.invite = Some((client, Box::new(request))),
             State::Opening { .. }
             | State::Opened
             | State::Proceeding { .. }
@@ -509,7 +513,7 @@ impl CallLeg for OutboundCall {
         if let State::Calling { .. } | State::Proceeding { .. } = self.state {
             self.state = match &self.invite {
                 Some((client, _)) => {
-                    self.leg.outputs.push_back(Output::Cancel(*client));
+                    self.leg.put(Output::Cancel(*client));
                     State::Cancelling
                 }
                 None => State::Done,
@@ -539,7 +543,7 @@ impl CallLeg for OutboundCall {
     }
 
     fn poll_output(&mut self) -> Option<Output> {
-        self.leg.outputs.pop_front()
+        self.leg.poll_output()
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
@@ -558,4 +562,15 @@ impl CallLeg for OutboundCall {
     fn may_come_over(&self, transport: Transport) -> bool {
         self.leg.may_come_over(transport)
     }
+}
+
+/// What of an answered INVITE makes the dialog of another answer to it, see [`Dialog::uac`].
+fn remains(invite: &Request) -> Request {
+    let mut remains = Request::new(Method::Invite, Bytes::copy_from_slice(&invite.uri));
+    for name in [Name::Contact, Name::CSeq] {
+        if let Some(value) = invite.headers.first(&name) {
+            remains.headers.push(name, Bytes::copy_from_slice(value));
+        }
+    }
+    remains
 }

@@ -1,12 +1,13 @@
 //! Which calls go on to another gateway.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::config::{self, Config, RoutePattern};
 
 /// All routes, in the order that decides.
 #[derive(Debug, Clone, Default)]
-pub struct Routes(Vec<Route>);
+pub struct Routes(Vec<Arc<Route>>);
 
 /// One route.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,11 +28,11 @@ pub struct Route {
 impl Routes {
     /// Those of the configuration.
     pub fn new(config: &Config) -> Self {
-        Self(config.route.iter().map(Route::new).collect())
+        Self(config.route.iter().map(|route| Arc::new(Route::new(route))).collect())
     }
 
     /// The first route for a number as it was dialled.
-    pub fn find(&self, number: &str) -> Option<&Route> {
+    pub fn find(&self, number: &str) -> Option<&Arc<Route>> {
         self.0.iter().find(|route| route.pattern.matches(number))
     }
 }

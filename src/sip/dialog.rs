@@ -1,5 +1,7 @@
 //! Dialogs (RFC 3261 §12): what two user agents remember of each other between requests.
 
+use std::sync::Arc;
+
 use super::header::{CSeq, Name, NameAddr, Params, SyntaxError};
 use super::headers::Headers;
 use super::message::{Method, Request, Response};
@@ -20,6 +22,10 @@ pub struct DialogId {
 }
 
 impl DialogId {
+    fn shared(call_id: &str, local_tag: String, remote_tag: String) -> Arc<Self> {
+        Arc::new(Self { call_id: call_id.to_owned(), local_tag, remote_tag })
+    }
+
     /// The dialog a received request names. `None` outside of dialogs: no To tag.
     pub fn of_request(request: &Request) -> Option<Self> {
         let local_tag = request.to().ok()?.tag()?.to_owned();
@@ -53,18 +59,19 @@ pub enum DialogError {
 /// One dialog.
 #[derive(Debug, Clone)]
 pub struct Dialog {
-    id: DialogId,
+    id: Arc<DialogId>,
     /// Our From in requests, tag included.
-    local: String,
+    local: Box<str>,
     /// Our To in requests, tag included.
-    remote: String,
+    remote: Box<str>,
     local_cseq: u32,
     remote_cseq: Option<u32>,
     /// Route entries as they go out, nearest first.
     route_set: Vec<NameAddr>,
-    remote_target: Uri,
+    /// A URI as text: a dialog lives long and is seldom asked.
+    remote_target: Box<str>,
     /// Our Contact value.
-    contact: String,
+    contact: Box<str>,
 }
 
 impl Dialog {
@@ -78,18 +85,14 @@ impl Dialog {
         let (remote, mut local) = (request.from()?, request.to()?);
         local.params.set("tag", Some(local_tag));
         Ok(Self {
-            id: DialogId {
-                call_id: request.call_id()?.to_owned(),
-                local_tag: local_tag.to_owned(),
-                remote_tag: tag_of(&remote),
-            },
-            local: local.to_string(),
-            remote: remote.to_string(),
+            id: DialogId::shared(request.call_id()?, local_tag.to_owned(), tag_of(&remote)),
+            local: local.to_string().into(),
+            remote: remote.to_string().into(),
             local_cseq: 0,
             remote_cseq: Some(request.cseq()?.number),
             route_set,
-            remote_target: only_contact(&request.headers)?.ok_or(DialogError::Contact)?,
-            contact: contact.to_owned(),
+            remote_target: only_contact(&request.headers)?.ok_or(DialogError::Contact)?.to_string().into(),
+            contact: contact.into(),
         })
     }
 
@@ -97,14 +100,14 @@ impl Dialog {
     /// has a tag of ours. Once the answer is here [`Self::uac`] takes this one's place.
     pub fn begin(target: Uri, local: &NameAddr, remote: &NameAddr, call_id: &str, contact: &str) -> Self {
         Self {
-            id: DialogId { call_id: call_id.to_owned(), local_tag: tag_of(local), remote_tag: String::new() },
-            local: local.to_string(),
-            remote: remote.to_string(),
+            id: DialogId::shared(call_id, tag_of(local), String::new()),
+            local: local.to_string().into(),
+            remote: remote.to_string().into(),
             local_cseq: 0,
             remote_cseq: None,
             route_set: Vec::new(),
-            remote_target: target,
-            contact: contact.to_owned(),
+            remote_target: target.to_string().into(),
+            contact: contact.into(),
         }
     }
 
@@ -119,21 +122,17 @@ impl Dialog {
         let (local, remote) = (response.from()?, response.to()?);
         let contact = request.headers.first(&Name::Contact).map(|value| String::from_utf8_lossy(value));
         Ok(Self {
-            id: DialogId {
-                call_id: response.call_id()?.to_owned(),
-                local_tag: tag_of(&local),
-                remote_tag: tag_of(&remote),
-            },
-            local: local.to_string(),
-            remote: remote.to_string(),
+            id: DialogId::shared(response.call_id()?, tag_of(&local), tag_of(&remote)),
+            local: local.to_string().into(),
+            remote: remote.to_string().into(),
             local_cseq: request.cseq()?.number,
             remote_cseq: None,
             route_set,
             remote_target: match only_contact(&response.headers)? {
-                Some(target) => target,
-                None => request.uri()?,
+                Some(target) => target.to_string().into(),
+                None => request.uri()?.to_string().into(),
             },
-            contact: contact.unwrap_or_default().into_owned(),
+            contact: contact.unwrap_or_default().into(),
         })
     }
 
@@ -142,14 +141,34 @@ impl Dialog {
         &self.id
     }
 
-    /// Where the next request is to be sent: the first route, else the remote target (RFC 3261
-    /// §12.2.1.1). [`super::target::resolve`] makes an address of it.
-    pub fn next_hop(&self) -> &Uri {
-        self.route_set.first().map_or(&self.remote_target, |route| &route.uri)
+    /// The same for a map of dialogs, without a copy.
+    pub fn shared_id(&self) -> &Arc<DialogId> {
+        &self.id
     }
 
-    /// The peer's Contact.
-    pub fn remote_target(&self) -> &Uri {
+    /// Our own URI in it; empty if it cannot be read.
+    pub fn local_uri(&self) -> String {
+        uri_of(&self.local)
+    }
+
+    /// The peer's URI; empty if it cannot be read.
+    pub fn remote_uri(&self) -> String {
+        uri_of(&self.remote)
+    }
+
+    /// Where the next request is to be sent: the first route, else the remote target (RFC 3261
+    /// §12.2.1.1). [`super::target::resolve`] makes an address of it.
+    pub fn next_hop(&self) -> Uri {
+        self.route_set.first().map_or_else(|| read_again(&self.remote_target), |route| route.uri.clone())
+    }
+
+    /// True without a route set: requests go to the remote target itself.
+    pub fn is_direct(&self) -> bool {
+        self.route_set.is_empty()
+    }
+
+    /// The peer's Contact, a URI.
+    pub fn remote_target(&self) -> &str {
         &self.remote_target
     }
 
@@ -182,7 +201,7 @@ impl Dialog {
         );
         let mut request = self.build(method, self.local_cseq);
         if refreshes {
-            request.headers.push(Name::Contact, self.contact.clone());
+            request.headers.push(Name::Contact, self.contact.to_string());
         }
         request
     }
@@ -211,7 +230,7 @@ impl Dialog {
             for value in request.headers.all(&Name::RecordRoute) {
                 response.headers.push(Name::RecordRoute, value.clone());
             }
-            response.headers.push(Name::Contact, self.contact.clone());
+            response.headers.push(Name::Contact, self.contact.to_string());
         }
         if refreshes && (200..300).contains(&status) {
             self.refresh_target(&request.headers);
@@ -232,7 +251,7 @@ impl Dialog {
     /// An unfit Contact leaves the target as it is.
     fn refresh_target(&mut self, headers: &Headers) {
         if let Ok(Some(target)) = only_contact(headers) {
-            self.remote_target = target;
+            self.remote_target = target.to_string().into();
         }
     }
 
@@ -243,7 +262,7 @@ impl Dialog {
             self.remote_target.to_string()
         } else {
             // RFC 3261 §12.2.1.1: a strict router wants itself in the Request-URI.
-            let target = NameAddr::new(self.remote_target.clone()).to_string();
+            let target = NameAddr::new(read_again(&self.remote_target)).to_string();
             routes.remove(0);
             routes.push(target);
             self.route_set.first().map(|route| route.uri.to_string()).unwrap_or_default()
@@ -252,12 +271,23 @@ impl Dialog {
         for route in routes {
             request.headers.push(Name::Route, route);
         }
-        request.headers.push(Name::From, self.local.clone());
-        request.headers.push(Name::To, self.remote.clone());
+        request.headers.push(Name::From, self.local.to_string());
+        request.headers.push(Name::To, self.remote.to_string());
         request.headers.push(Name::CallId, self.id.call_id.clone());
         request.headers.push(Name::CSeq, CSeq { number: cseq, method }.to_string());
         request
     }
+}
+
+/// Reads what a URI was written to: writing and reading again yields the same.
+fn read_again(text: &str) -> Uri {
+    Uri::parse(text.as_bytes())
+        .unwrap_or_else(|_| Uri::Other { scheme: String::new(), rest: text.to_owned() })
+}
+
+fn uri_of(address: &str) -> String {
+    NameAddr::parse_kindly(address.as_bytes())
+        .map_or_else(|_| String::new(), |address| address.uri.to_string())
 }
 
 fn tag_of(address: &NameAddr) -> String {

@@ -3,10 +3,11 @@
 //! A recording that holds sound is kept unless the caller says otherwise: hanging up, silence, the
 //! limit, and a caller who never decides all keep it. One without sound is a missed call.
 
-use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::base::id::{MessageId, PlayId};
+use crate::base::outputs::Outputs;
 use crate::media::order::{Audio, Order, RecordEnd};
 use crate::um::flow::{Input, Need, Output, Party};
 
@@ -16,7 +17,7 @@ pub const MENU_WAIT: Duration = Duration::from_secs(7);
 /// What the caller can hear, ready for the wire.
 #[derive(Debug, Clone)]
 pub struct Prompts {
-    /// The mailbox's own or the built-in greeting.
+    /// The greeting of who has none of their own.
     pub greeting: Audio,
     /// The tone after which to speak.
     pub beep: Audio,
@@ -69,28 +70,31 @@ enum State {
 #[derive(Debug)]
 pub struct CallAnswering {
     party: Party,
-    prompts: Prompts,
+    greeting: Audio,
+    prompts: Arc<Prompts>,
     limits: Limits,
     state: State,
     plays: u32,
     input_failures: u8,
     /// A message was kept on this call: an empty second take is no missed call.
     left_message: bool,
-    outputs: VecDeque<Output>,
+    outputs: Outputs<Output>,
 }
 
 impl CallAnswering {
-    /// A flow that waits for `Input::Started`.
-    pub fn new(party: Party, prompts: Prompts, limits: Limits) -> Self {
+    /// A flow that waits for `Input::Started` and then greets with `greeting`, the mailbox's own or the
+    /// built-in one.
+    pub fn new(party: Party, greeting: Audio, prompts: Arc<Prompts>, limits: Limits) -> Self {
         Self {
             party,
+            greeting,
             prompts,
             limits,
             state: State::Waiting,
             plays: 0,
             input_failures: 0,
             left_message: false,
-            outputs: VecDeque::new(),
+            outputs: Outputs::default(),
         }
     }
 
@@ -118,7 +122,7 @@ impl CallAnswering {
 
     /// The next thing to do.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        self.outputs.pop()
     }
 
     /// When [`CallAnswering::handle_timeout`] is due.
@@ -159,7 +163,7 @@ impl CallAnswering {
     }
 
     fn greet(&mut self) {
-        self.play(vec![self.prompts.greeting.clone(), self.prompts.beep.clone()]);
+        self.play(vec![self.greeting.clone(), self.prompts.beep.clone()]);
         self.state = State::Greeting { beep_only: false };
     }
 
@@ -168,7 +172,7 @@ impl CallAnswering {
             (State::Greeting { beep_only: false, .. }, '#') => self.beep(),
             (State::Recording { id }, '#') => {
                 let id = id.clone();
-                self.outputs.push_back(Output::Order(Order::StopRecord(self.party.leg)));
+                self.outputs.push(Output::Order(Order::StopRecord(self.party.leg)));
                 self.state = State::Stopping { id };
             }
             (State::Menu { id, .. }, '1') => {
@@ -177,13 +181,13 @@ impl CallAnswering {
             }
             (State::Menu { id, .. }, '2') => {
                 let id = id.clone();
-                self.outputs.push_back(Output::Order(Order::StopPlay(self.party.leg)));
-                self.outputs.push_back(Output::Need(Need::Review(id.clone())));
+                self.outputs.push(Output::Order(Order::StopPlay(self.party.leg)));
+                self.outputs.push(Output::Need(Need::Review(id.clone())));
                 self.state = State::Fetching { id };
             }
             (State::Menu { id, .. }, '3') => {
                 let id = id.clone();
-                self.outputs.push_back(Output::Need(Need::Discard(id)));
+                self.outputs.push(Output::Need(Need::Discard(id)));
                 self.beep();
             }
             // The `#` that ended the recording, held long or sent twice, is no wrong choice.
@@ -276,7 +280,7 @@ impl CallAnswering {
         let meta = self.party.next_recording(wall);
         let id = meta.id.clone();
         let output = self.party.record(meta, self.limits.duration_max, self.limits.silence_max);
-        self.outputs.push_back(output);
+        self.outputs.push(output);
         self.state = State::Recording { id };
     }
 
@@ -304,7 +308,7 @@ impl CallAnswering {
             self.drop_empty(wall, id);
             self.leave(self.prompts.goodbye.clone());
         } else {
-            self.outputs.push_back(Output::Need(Need::Discard(id)));
+            self.outputs.push(Output::Need(Need::Discard(id)));
             self.play(vec![self.prompts.nothing_recorded.clone(), self.prompts.beep.clone()]);
             self.state = State::Greeting { beep_only: true };
         }
@@ -317,18 +321,18 @@ impl CallAnswering {
 
     fn keep(&mut self, id: MessageId) {
         self.left_message = true;
-        self.outputs.push_back(Output::Need(Need::Keep(id)));
+        self.outputs.push(Output::Need(Need::Keep(id)));
     }
 
     fn drop_empty(&mut self, wall: SystemTime, id: MessageId) {
-        self.outputs.push_back(Output::Need(Need::Discard(id)));
+        self.outputs.push(Output::Need(Need::Discard(id)));
         self.note_missed(wall);
     }
 
     fn note_missed(&mut self, wall: SystemTime) {
         if !self.left_message {
             let meta = self.party.next_recording(wall);
-            self.outputs.push_back(Output::Need(Need::Missed(Box::new(meta))));
+            self.outputs.push(Output::Need(Need::Missed(Box::new(meta))));
         }
     }
 
@@ -339,12 +343,12 @@ impl CallAnswering {
 
     fn hang_up(&mut self) {
         self.state = State::Over;
-        self.outputs.push_back(Output::HangUp);
+        self.outputs.push(Output::HangUp);
     }
 
     fn play(&mut self, items: Vec<Audio>) {
         self.plays += 1;
-        self.outputs.push_back(self.party.play(PlayId(self.plays), items));
+        self.outputs.push(self.party.play(PlayId(self.plays), items));
     }
 }
 
@@ -404,7 +408,10 @@ mod tests {
                 input_failures_max: 3,
             };
             let party = Party { leg: LegId(1), meta, random: SplitMix64(1) };
-            Self { now: clock::now(), flow: CallAnswering::new(party, prompts, limits) }
+            Self {
+                now: clock::now(),
+                flow: CallAnswering::new(party, prompts.greeting.clone(), Arc::new(prompts), limits),
+            }
         }
 
         /// Gives one input and tells the outputs as words.

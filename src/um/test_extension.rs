@@ -1,10 +1,10 @@
 //! Extensions 9196-9199, for load and interoperability tests: echo, prompt loop, record and throw
 //! away, sink.
 
-use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
 
 use crate::base::id::PlayId;
+use crate::base::outputs::Outputs;
 use crate::media::order::{Audio, LegMode, Order, Playlist};
 use crate::um::flow::{Input, Output, Party};
 
@@ -41,13 +41,13 @@ pub struct TestExtension {
     party: Party,
     prompt: Audio,
     duration_max: Duration,
-    outputs: VecDeque<Output>,
+    outputs: Outputs<Output>,
 }
 
 impl TestExtension {
     /// `prompt` is what 9197 plays, `duration_max` how long 9198 records.
     pub fn new(kind: Kind, party: Party, prompt: Audio, duration_max: Duration) -> Self {
-        Self { kind, party, prompt, duration_max, outputs: VecDeque::new() }
+        Self { kind, party, prompt, duration_max, outputs: Outputs::default() }
     }
 
     /// Takes one input.
@@ -55,17 +55,17 @@ impl TestExtension {
         match input {
             Input::Started => {
                 let order = self.first_order(wall);
-                self.outputs.push_back(order);
+                self.outputs.push(order);
             }
             // 9198 ends by its limit only; the caller hears that it is over.
-            Input::Recorded { .. } => self.outputs.push_back(Output::HangUp),
+            Input::Recorded { .. } => self.outputs.push(Output::HangUp),
             Input::Digit(_) | Input::Played(_) | Input::Review(_) | Input::HungUp => {}
         }
     }
 
     /// The next thing to do.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        self.outputs.pop()
     }
 
     /// A word for `voxring calls`.

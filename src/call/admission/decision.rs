@@ -1,6 +1,7 @@
 //! What is judged, and what comes of it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -57,7 +58,7 @@ pub struct Admitted {
     /// Whose mailbox.
     pub target: Target,
     /// The route that takes the call in place of a mailbox; test extensions still come first.
-    pub route: Option<Route>,
+    pub route: Option<Arc<Route>>,
 }
 
 /// What a call is for.

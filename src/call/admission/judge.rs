@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use super::decision::{Admitted, Decision, Origin, Purpose, Refused, Step};
 use super::gateways::{Found, Gateways};
@@ -240,7 +241,11 @@ fn security(plan: &DialPlan, origin: &Origin<'_>, invite: &Request) -> Found<()>
 }
 
 /// Step 6: what the call is for, and whose mailbox.
-fn purpose(reached: &Reached<'_>, route: Option<&Route>, target: Option<Target>) -> Found<(Purpose, Target)> {
+fn purpose(
+    reached: &Reached<'_>,
+    route: Option<&Arc<Route>>,
+    target: Option<Target>,
+) -> Found<(Purpose, Target)> {
     let Some(mut target) = target else {
         let why = "neither Diversion, History-Info, Request-URI nor To names a mailbox";
         return Err(Refused::new("no_number", 404, why));

@@ -217,7 +217,8 @@ impl Rig {
                     local: "192.0.2.1:5065".parse().unwrap(),
                     fqdn: None,
                 };
-                let callee = way.callee("+4711", self.caller.invite(), "us", format!("c{}", id.0)).unwrap();
+                let callee =
+                    way.callee("+4711", self.caller.invite().unwrap(), "us", format!("c{}", id.0)).unwrap();
                 let mut local = self.rules.local.clone();
                 local.srtp.allowed = self.srtp;
                 local.srtp.required = self.srtp && !plain;
@@ -236,7 +237,8 @@ impl Rig {
             AnchorOutput::Order(other) => panic!("no business of an anchor: {other:?}"),
             AnchorOutput::Leave(call) => self.left.push(*call),
             AnchorOutput::Unavailable(_) => {
-                let response = Response::for_request(self.caller.invite(), 503, "Service Unavailable");
+                let response =
+                    Response::for_request(self.caller.invite().unwrap(), 503, "Service Unavailable");
                 self.caller.refuse(response);
             }
         }

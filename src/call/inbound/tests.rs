@@ -93,6 +93,11 @@ struct Script {
     words: Vec<String>,
 }
 
+/// The worker's refusal of the INVITE.
+fn refusal_of(status: u16) -> Response {
+    Response::for_request(&request("INVITE", 1, "", "", OFFER), status, "No")
+}
+
 impl Script {
     fn with(extra: &str, body: &str) -> Self {
         let rules = rules();
@@ -363,7 +368,7 @@ fn cancel_ends_an_unanswered_call_only() {
     failing.call.accept(&failing.rules.clone());
     failing.call.handle_cancel(failing.now);
     failing.said();
-    failing.call.handle_open_failed(Response::new(503, "x"));
+    failing.call.handle_open_failed(None);
     assert_eq!(failing.said(), ["ended Cancelled"], "a leg that never was closes nothing");
 
     let mut answered = Script::answered("", OFFER);
@@ -647,7 +652,7 @@ fn a_leg_that_fails_ends_the_call() {
     let mut failed = Script::new();
     failed.call.accept(&failed.rules.clone());
     failed.said();
-    failed.call.handle_open_failed(Response::for_request(failed.call.invite(), 503, "No Ports"));
+    failed.call.handle_open_failed(Some(refusal_of(503)));
     assert_eq!(failed.said(), ["503 INVITE", "ended Refused(503)"]);
 
     let mut ringing = Script::new();
@@ -671,8 +676,7 @@ fn a_leg_that_fails_ends_the_call() {
 #[test]
 fn the_worker_can_refuse_until_the_answer() {
     let refuse = |script: &mut Script, status| {
-        let response = Response::for_request(script.call.invite(), status, "No");
-        script.call.refuse(response);
+        script.call.refuse(refusal_of(status));
         script.said()
     };
     let mut routing = Script::new();
@@ -732,13 +736,12 @@ fn random_step(script: &mut Script, random: &mut impl FnMut(u64) -> u64) {
         14 if random(4) == 0 => script.call.handle_client_failed(script.now, ClientId(random(3) + 1)),
         15 if random(4) == 0 => script.call.handle_no_ack(script.now, ServerId(random(4) + 1)),
         16 if random(8) == 0 => script.call.hang_up(script.now, EndCause::WeHungUp),
-        17 if random(8) == 0 => script.call.refuse(Response::for_request(script.call.invite(), 503, "No")),
+        17 if random(8) == 0 => script.call.refuse(refusal_of(503)),
         18 if random(8) == 0 && script.trail.iter().any(|word| word == "open") => {
             script.call.handle_closed(script.now, None);
         }
         19 if random(8) == 0 => {
-            let response = Response::for_request(script.call.invite(), 503, "No");
-            script.call.handle_open_failed(response);
+            script.call.handle_open_failed(Some(refusal_of(503)));
         }
         _ => script.now += Duration::from_millis(random(400_000)),
     }

@@ -65,7 +65,7 @@ impl Leg {
     /// Remembers a request that will be answered.
     pub(in crate::call) fn sent(&mut self, client: ClientId, request: Request) {
         if request.method != Method::Bye {
-            self.pending = Some(Pending { client, request, direction: self.described.most });
+            self.pending = Some(Box::new(Pending { client, request, direction: self.described.most }));
         }
     }
 
@@ -113,7 +113,7 @@ impl Leg {
                 }
                 if is_invite {
                     let ack = self.dialog.ack(cseq_number(&pending.request).unwrap_or(0));
-                    self.outputs.push_back(Output::Ack(client, self.hop(), ack));
+                    self.put(Output::Ack(client, self.hop(), ack));
                     self.take_changed_answer(pending.direction, response);
                 }
             }
@@ -295,7 +295,7 @@ impl Leg {
 
     pub(in crate::call) fn adopt(&mut self, plan: MediaPlan) {
         self.plan = Some(plan.clone());
-        self.outputs.push_back(Output::Order(Order::Update(self.id, Box::new(plan))));
+        self.put(Output::Order(Order::Update(self.id, Box::new(plan))));
     }
 
     /// Media is not to be missed yet: the shard waits for it once more.
@@ -380,7 +380,7 @@ impl Leg {
             self.described.told = told;
             describe(&mut request.headers, &mut request.body, sdp);
         }
-        self.outputs.push_back(Output::Request(self.hop(), request));
+        self.put(Output::Request(self.hop(), request));
     }
 
     /// RFC 3261 §14.2: a second INVITE before the first is done.

@@ -30,7 +30,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Far {
     pub(super) anchor: Anchor,
-    pub(super) route: Route,
+    pub(super) route: Arc<Route>,
     /// What the gateway is asked for.
     pub(super) number: String,
     /// The one that is called.
@@ -56,11 +56,11 @@ pub(super) struct Left {
 }
 
 impl Far {
-    pub(super) fn new(route: &Route, dialled: &str) -> Self {
+    pub(super) fn new(route: &Arc<Route>, dialled: &str) -> Self {
         Self {
             anchor: Anchor::new(route.gateways.iter().cloned()),
             number: route.number(dialled),
-            route: route.clone(),
+            route: Arc::clone(route),
             gateway: String::new(),
             transport: None,
             call_id: String::new(),
@@ -99,11 +99,11 @@ impl Far {
         let far = report.stats.as_deref().cloned().unwrap_or_default();
         tracing::info!(
             leg = leg.0,
-            call_id = entry.call.invite().call_id().unwrap_or_default(),
+            call_id = entry.call.dialog_id().call_id,
             peer = %entry.seen.remote,
-            gateway = entry.gateway,
+            gateway = &*entry.gateway,
             route = self.route.name,
-            dialled = entry.target.called,
+            dialled = &*entry.target.called,
             number = self.number,
             gateway_out = report.gateway,
             call_id_out = self.call_id,
@@ -182,7 +182,7 @@ impl Calls {
     }
 
     /// Takes a call on by a route: its media leg first, the callee once that is open.
-    pub(super) fn anchor(&mut self, now: Instant, leg: LegId, route: &Route) {
+    pub(super) fn anchor(&mut self, now: Instant, leg: LegId, route: &Arc<Route>) {
         self.with(now, leg, |entry| {
             entry.far = Some(Box::new(Far::new(route, &entry.target.called)));
             entry.call.anchor(&entry.rules);
@@ -244,8 +244,9 @@ impl Calls {
             AnchorOutput::Order(order) => self.send_order(entry, order),
             AnchorOutput::Leave(call) => self.leave(now, entry, far, *call),
             AnchorOutput::Unavailable(why) => {
-                let mut response = self.unavailable(entry.call.invite(), why);
-                self.note_refusal(now, "no_gateway", &entry.seen, entry.call.invite(), &mut response);
+                let Some(invite) = entry.call.invite() else { return };
+                let mut response = self.unavailable(invite, why);
+                self.note_refusal(now, "no_gateway", &entry.seen, invite, &mut response);
                 entry.call.refuse(response);
             }
         }
@@ -269,7 +270,8 @@ impl Calls {
         let way = Way { listener, local, ..wanted };
         let tag = self.layer.new_tag();
         let call_id = format!("{}@{}", self.layer.new_tag(), local.ip());
-        let callee = way.callee(&far.number, entry.call.invite(), &tag, call_id.clone());
+        let invite = entry.call.invite().ok_or("the caller waits no more")?;
+        let callee = way.callee(&far.number, invite, &tag, call_id.clone());
         let callee = callee.map_err(|_| "the caller's Max-Forwards is used up")?;
         let proposal = Proposal {
             local: self.local_media(entry, &way, plain),

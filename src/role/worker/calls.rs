@@ -55,8 +55,8 @@ pub struct Calls {
     pub(super) slot: Slot,
     pub(super) rules: Arc<CallRules>,
     pub(super) layer: Layer,
-    pub(super) calls: HashMap<LegId, Entry>,
-    pub(super) by_dialog: HashMap<DialogId, LegId>,
+    pub(super) calls: HashMap<LegId, Box<Entry>>,
+    pub(super) by_dialog: HashMap<Arc<DialogId>, LegId>,
     pub(super) by_invite: HashMap<ServerId, LegId>,
     pub(super) by_client: HashMap<ClientId, LegId>,
     /// Which call a callee's leg belongs to, by the caller's leg.
@@ -72,7 +72,7 @@ pub struct Calls {
     /// through.
     pub(super) waiting: VecDeque<MailboxRequest>,
     pub(super) link: Arc<WorkerLink>,
-    pub(super) prompts: Prompts,
+    pub(super) prompts: Arc<Prompts>,
     pub(super) demo_loop: Audio,
     pub(super) greetings: Greetings,
     pub(super) next_leg: u64,
@@ -144,7 +144,7 @@ impl Calls {
             mailbox: Some(parts.mailbox),
             waiting: VecDeque::new(),
             link: parts.link,
-            prompts: parts.prompts,
+            prompts: Arc::new(parts.prompts),
             demo_loop: parts.demo_loop,
             greetings: Greetings::default(),
             next_leg: 0,
@@ -246,9 +246,11 @@ impl Calls {
         let owner = self.owner(leg);
         let Some(entry) = self.calls.get_mut(&owner) else { return };
         if entry.leg(leg).is_some_and(|call| call.pending_reinvite() == Some(id)) {
-            if let Some(earlier) = entry.reinvites.insert(leg, id) {
+            if let Some(at) = entry.reinvites.iter().position(|(of, _)| *of == leg) {
+                let (_, earlier) = entry.reinvites.swap_remove(at);
                 self.by_invite.remove(&earlier);
             }
+            entry.reinvites.push((leg, id));
             self.by_invite.insert(id, leg);
         }
     }
@@ -273,7 +275,7 @@ impl Calls {
         match entry.patience {
             Patience::ForAnswer(at) if at <= now && entry.ready.lacks_only_greeting() => {
                 tracing::error!(
-                    mailbox = entry.target.number,
+                    mailbox = &*entry.target.number,
                     "no greeting in time; the built-in one serves"
                 );
                 self.handle_greeting(now, leg, Ok(None));
@@ -284,7 +286,8 @@ impl Calls {
                 } else {
                     "the mailbox does not answer"
                 };
-                let mut response = self.unavailable(entry.call.invite(), why);
+                let Some(invite) = entry.call.invite() else { return };
+                let mut response = self.unavailable(invite, why);
                 self.note_refused_call(now, leg, "not_ready", &mut response);
                 self.with(now, leg, |entry| entry.call.refuse(response));
             }
@@ -311,9 +314,12 @@ impl Calls {
         let legs: Vec<_> = self.calls.keys().copied().collect();
         for leg in legs {
             let Some(entry) = self.calls.get(&leg) else { continue };
-            let response = self.unavailable(entry.call.invite(), "the worker is stopping");
+            let unavailable = |invite| self.unavailable(invite, "the worker is stopping");
+            let response = entry.call.invite().map(unavailable);
             self.with(now, leg, |entry| {
-                entry.call.refuse(response);
+                if let Some(response) = response {
+                    entry.call.refuse(response);
+                }
                 entry.call.hang_up(now, EndCause::Shutdown);
             });
         }
@@ -367,8 +373,8 @@ impl Role for Calls {
 
     fn tls_name(&self, remote: SocketAddr) -> Option<String> {
         // A call whose caller's connection is gone, and who is to be called back there.
-        let calls_back = |entry: &&Entry| matches!(entry.call.destination(), Destination::Address { remote: at, .. } if at == remote);
-        let gateway = self.calls.values().find(calls_back).map(|entry| entry.gateway.as_str());
+        let calls_back = |entry: &Entry| matches!(entry.call.destination(), Destination::Address { remote: at, .. } if at == remote);
+        let gateway = self.calls.values().find(|entry| calls_back(entry)).map(|entry| &*entry.gateway);
         match self.calls.values().find_map(|entry| entry.far.as_ref()?.gateway_at(remote)) {
             Some(called) => self.gate.callee_tls_name(remote, called),
             None => self.gate.tls_name(remote, gateway),

@@ -1,6 +1,5 @@
 //! From an INVITE to an answered call: whose mailbox, is there one, its greeting, a leg.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -83,11 +82,11 @@ impl Calls {
             far: None,
             end: None,
             caller: target::caller(invite),
-            target,
+            target: target.into(),
             seen: seen.flow,
-            gateway,
+            gateway: gateway.as_str().into(),
             server: id,
-            reinvites: HashMap::new(),
+            reinvites: Vec::new(),
             ready: Readiness::default(),
             started: now,
             latched: None,
@@ -95,8 +94,8 @@ impl Calls {
             timer: None,
             patience: Patience::for_answer(now),
         };
-        *self.of_gateway.entry(entry.gateway.clone()).or_default() += 1;
-        self.calls.insert(leg, entry);
+        *self.of_gateway.entry(gateway).or_default() += 1;
+        self.calls.insert(leg, Box::new(entry));
         self.by_invite.insert(id, leg);
         match (kind, route) {
             (Some(kind), _) => self.accept_test(now, leg, kind),
@@ -141,10 +140,8 @@ impl Calls {
         leg: LegId,
         mailbox: Result<Option<MailboxInfo>, String>,
     ) {
-        let Some(entry) = self.calls.get(&leg) else {
-            return;
-        };
-        let invite = entry.call.invite();
+        let Some(entry) = self.calls.get(&leg) else { return };
+        let Some(invite) = entry.call.invite() else { return };
         let can_store = self.mailbox.as_ref().is_some_and(MailboxHandle::can_store);
         let (rule, mut response) = match mailbox {
             Ok(Some(_)) if !can_store => {
@@ -182,7 +179,7 @@ impl Calls {
         leg: LegId,
         samples: Result<Option<Arc<[i16]>>, String>,
     ) {
-        let Some(number) = self.calls.get(&leg).map(|entry| entry.target.number.clone()) else {
+        let Some(number) = self.calls.get(&leg).map(|entry| entry.target.number.to_string()) else {
             return;
         };
         let greeting = match samples {
@@ -197,8 +194,8 @@ impl Calls {
     /// Answers once leg and greeting are there.
     pub(super) fn answer_when_ready(&mut self, now: Instant, leg: LegId) {
         let is_ready =
-            |entry: &&Entry| entry.far.is_none() && entry.ready.is_complete() && entry.call.awaits_answer();
-        let Some(entry) = self.calls.get(&leg).filter(is_ready) else {
+            |entry: &Entry| entry.far.is_none() && entry.ready.is_complete() && entry.call.awaits_answer();
+        let Some(entry) = self.calls.get(&leg).filter(|entry| is_ready(entry)) else {
             return;
         };
         if entry.flow.is_none() {
@@ -212,8 +209,7 @@ impl Calls {
 
     fn answering_flow(&mut self, leg: LegId) -> Option<Flow> {
         let party = self.party(leg, true)?;
-        let mut prompts = self.prompts.clone();
-        prompts.greeting = self.calls.get(&leg)?.ready.greeting.clone()?;
+        let greeting = self.calls.get(&leg)?.ready.greeting.clone()?;
         let recording = &self.config.recording;
         let limits = Limits {
             duration_max: self.recording_duration_max(),
@@ -221,7 +217,12 @@ impl Calls {
             voiced_min: Duration::from_millis(u64::from(recording.voiced_min_ms)),
             input_failures_max: self.config.calls.input_failures_max,
         };
-        Some(Flow::Answering(Box::new(CallAnswering::new(party, prompts, limits))))
+        Some(Flow::Answering(Box::new(CallAnswering::new(
+            party,
+            greeting,
+            Arc::clone(&self.prompts),
+            limits,
+        ))))
     }
 
     fn recording_duration_max(&self) -> Duration {
@@ -234,12 +235,12 @@ impl Calls {
         let meta = RecordingMeta {
             // Each recording gets its own; this one is never used.
             id: MessageId::new(std::time::SystemTime::UNIX_EPOCH, 0),
-            mailbox: if keep { entry.target.number.clone() } else { String::new() },
+            mailbox: if keep { entry.target.number.to_string() } else { String::new() },
             caller: entry.caller.number.clone(),
             caller_name: entry.caller.name.clone(),
-            called: entry.target.called.clone(),
-            diversion_reason: entry.target.diversion_reason.clone(),
-            call_id: entry.call.invite().call_id().unwrap_or_default().to_owned(),
+            called: entry.target.called.to_string(),
+            diversion_reason: entry.target.diversion_reason.to_string(),
+            call_id: entry.call.dialog_id().call_id.clone(),
             started_ms: 0,
             keep,
         };

@@ -9,6 +9,7 @@ use crate::call::outcome::EndCause;
 use crate::mailbox::service::{MailboxHandle, MailboxReply};
 use crate::media::order::{Audio, Event, Order};
 use crate::role::link::{FromWorker, ToWorker};
+use crate::role::user_agent;
 use crate::role::worker::anchor::Far;
 use crate::role::worker::calls::Calls;
 use crate::role::worker::entry::Entry;
@@ -85,11 +86,13 @@ impl Calls {
                 }
             });
         }
-        let Some(entry) = self.calls.get(&leg) else {
-            return;
-        };
-        let mut response = self.unavailable(entry.call.invite(), why);
-        self.note_refused_call(now, leg, "media_ports", &mut response);
+        let Some(entry) = self.calls.get(&leg) else { return };
+        let response = entry.call.invite().map(|invite| {
+            let retry_after_s = self.config.calls.retry_after_s;
+            let mut response = user_agent::unavailable(invite, &self.rules.uas, retry_after_s, why);
+            self.refusals.note(now, "worker", "media_ports", &entry.seen, invite, &mut response);
+            response
+        });
         self.with(now, leg, |entry| entry.call.handle_open_failed(response));
     }
 

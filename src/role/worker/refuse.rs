@@ -93,8 +93,10 @@ impl Calls {
         rule: &str,
         response: &mut Response,
     ) {
-        if let Some(entry) = self.calls.get(&leg) {
-            self.refusals.note(now, "worker", rule, &entry.seen, entry.call.invite(), response);
+        if let Some(entry) = self.calls.get(&leg)
+            && let Some(invite) = entry.call.invite()
+        {
+            self.refusals.note(now, "worker", rule, &entry.seen, invite, response);
         }
     }
 

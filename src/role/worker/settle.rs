@@ -131,8 +131,11 @@ impl Calls {
             entry.ready.shard = Some(shard);
             return;
         }
-        let mut response = self.unavailable(entry.call.invite(), "the media shards take no more orders");
-        self.note_refusal(now, "media_busy", &entry.seen, entry.call.invite(), &mut response);
+        let response = entry.call.invite().map(|invite| {
+            let mut response = self.unavailable(invite, "the media shards take no more orders");
+            self.note_refusal(now, "media_busy", &entry.seen, invite, &mut response);
+            response
+        });
         entry.call.handle_open_failed(response);
     }
 
@@ -144,7 +147,7 @@ impl Calls {
 
     fn forget(&mut self, now: Instant, leg: LegId, entry: &Entry) {
         self.by_dialog.remove(entry.call.dialog_id());
-        let reinvites = entry.reinvites.values().copied();
+        let reinvites = entry.reinvites.iter().map(|(_, id)| *id);
         for id in reinvites.chain([entry.server]) {
             self.by_invite.remove(&id);
         }
@@ -175,10 +178,10 @@ impl Calls {
 fn log_end(now: Instant, leg: LegId, entry: &Entry, talked_ms: u128, stats: &LegStats) {
     tracing::info!(
         leg = leg.0,
-        call_id = entry.call.invite().call_id().unwrap_or_default(),
+        call_id = entry.call.dialog_id().call_id,
         peer = %entry.seen.remote,
-        gateway = entry.gateway,
-        number = entry.target.number,
+        gateway = &*entry.gateway,
+        number = &*entry.target.number,
         cause = entry.end.as_ref().map(|end| end.cause.to_string()),
         lasted_ms = entry.age(now).as_millis(),
         talked_ms,
