@@ -25,8 +25,6 @@ use super::stream;
 use super::tls::{Failure, TlsSession, TlsSetup};
 use crate::sip::flow::{Destination, Flow, FlowId, Transmit, Transport};
 
-/// What a connection may have waiting to be written, in bytes of memory; more means nobody reads.
-const QUEUE_BYTES_MAX: usize = 512 * 1024;
 /// How long a connection that is being given up may take to read our last message.
 const LINGER: Duration = Duration::from_secs(1);
 /// How long a peer that sends nothing more is kept for what the role may still have for it: the
@@ -288,8 +286,8 @@ impl<R: Role + 'static> Core<R> {
         if is_final_response(&transmit.bytes) {
             connection.owed = connection.owed.saturating_sub(1);
         }
-        connection.push(transmit);
-        if connection.queue_bytes > QUEUE_BYTES_MAX {
+        connection.push(now, transmit);
+        if connection.is_unread(now) {
             return self.close(now, id, Cause::Unread);
         }
         if let Stage::HalfClosed { until } = &mut connection.stage {

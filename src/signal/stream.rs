@@ -125,13 +125,13 @@ async fn read<R: Role + 'static>(shared: Shared<R>, flow: Flow, mut reader: TcpO
 /// Writes until there is nothing to write, then hands the writer back or shuts our side down.
 pub(super) async fn write<R: Role + 'static>(shared: Shared<R>, id: FlowId, mut writer: TcpOwnedWriteHalf) {
     loop {
-        let (bytes, transmit, cancel) = {
+        let (bytes, transmits, cancel) = {
             let core = &mut *shared.borrow_mut();
             let Some(connection) = core.connections.get_mut(&id) else { return };
-            let Some((bytes, transmit)) = connection.next_output() else {
+            let Some((bytes, transmits)) = connection.next_output() else {
                 return core.written(clock::now(), id, writer);
             };
-            (bytes, transmit, connection.canceller.handle())
+            (bytes, transmits, connection.canceller.handle())
         };
         let len = bytes.len();
         let result = write_all(&mut writer, bytes, &cancel).await;
@@ -140,11 +140,15 @@ pub(super) async fn write<R: Role + 'static>(shared: Shared<R>, id: FlowId, mut 
         match result {
             Ok(()) => {
                 core.counters.bytes_out.add(len);
-                core.counters.messages_out.add(usize::from(transmit.is_some()));
+                core.counters.messages_out.add(transmits.len());
+                if let Some(connection) = core.connections.get_mut(&id) {
+                    connection.taken_at = now;
+                }
             }
             Err(error) => {
-                if let Some(transmit) = transmit.filter(|_| !core.stopping) {
-                    core.fail(now, &transmit);
+                let unsent = if core.stopping { &[] } else { transmits.as_slice() };
+                for transmit in unsent {
+                    core.fail(now, transmit);
                 }
                 core.break_off(now, id, error);
                 return core.flush(now);
