@@ -188,9 +188,15 @@ impl Shards {
         self.entries.iter().enumerate().map(one).collect()
     }
 
-    /// Ends every shard; their legs must be closed.
+    /// Ends every shard, each once its legs are closed. One whose legs nobody will close any more closes
+    /// them itself.
     pub fn join(self) {
         for entry in self.entries {
+            if entry.legs > 0 {
+                tracing::warn!(legs = entry.legs, "a media shard ends with legs open");
+                // Dropping its handle stops it.
+                continue;
+            }
             // A queue that is full now means a shard that no longer reads; joining tells why.
             let _ = entry.handle.send(Order::Drain);
             if let Err(error) = entry.handle.join() {
@@ -263,6 +269,19 @@ mod tests {
         }
         assert!(closed.into_iter().eq(0..ORDERS_MAX as u64 + 3));
         drop(fakes);
+    }
+
+    /// Goal: a worker that gives up ends, though legs are open that nobody will close any more. Method: a
+    /// real shard with one leg; joining it comes back.
+    #[test]
+    fn a_shard_with_open_legs_ends() {
+        let mut config = Config::default();
+        config.worker.media_shards = 1;
+        let mut shards = Shards::spawn(&config, Slot::A).unwrap();
+        assert_eq!(shards.open(open(1)).unwrap(), 0);
+        let opened = std::iter::repeat_with(|| shards.poll()).flatten().next();
+        assert!(matches!(opened, Some(Event::Opened { leg: LegId(1), .. })), "{opened:?}");
+        shards.join();
     }
 
     /// Goal: events of every shard are heard, and a shard that ended is noticed. Method: two.
