@@ -15,12 +15,13 @@ use crossbeam::queue::ArrayQueue;
 
 use crate::base::clock;
 use crate::base::config::{Addresses, Config, Handoff};
-use crate::call::admission::{Admitted, Refused};
+use crate::call::admission::Admitted;
 use crate::control::listeners::ListenRole;
 use crate::control::protocol::ListenerStatus;
 use crate::role::gate::{Gate, Seen};
 use crate::role::hop::HopSecret;
 use crate::role::listening::{Change, Listening, Open, OpenError};
+use crate::role::overload::Overload;
 use crate::role::refusals::Refusals;
 use crate::role::supervisor::ServeError;
 use crate::role::user_agent;
@@ -34,6 +35,7 @@ use crate::sip::{proxy, target, uas};
 
 mod listeners;
 mod next_hop;
+mod refuse;
 
 pub use listeners::Hop;
 pub use next_hop::HopPorts;
@@ -289,6 +291,7 @@ struct FrontRole {
     counters: Arc<Counters>,
     gate: Gate,
     refusals: Refusals,
+    overload: Overload,
     next_report: Option<Instant>,
     stopping: bool,
 }
@@ -316,6 +319,7 @@ impl FrontRole {
             counters,
             gate: Gate::new(config, hop_secret)?,
             refusals: Refusals::default(),
+            overload: Overload::new(config),
             next_report: None,
             stopping: false,
         })
@@ -324,7 +328,7 @@ impl FrontRole {
     /// Works by `config` from now on; calls that are being forwarded go on as they began.
     fn reconfigure(&mut self, config: &Config) {
         self.settings = Settings::of(config);
-        self.layer.set_retry_after(config.calls.retry_after_s);
+        self.overload.reload(config);
         if let Err(error) = self.gate.reload(config) {
             tracing::error!(%error, "gateways' names cannot be looked up");
         }
@@ -334,6 +338,7 @@ impl FrontRole {
         while let Some(event) = self.layer.poll_event() {
             match event {
                 TuEvent::Request { id, flow, request } => self.handle_request(now, id, flow, request),
+                TuEvent::NoRoom { flow, request, why } => self.refuse_for_room(now, &flow, &request, why),
                 TuEvent::Response { id, response } => self.handle_response(now, id, &response),
                 TuEvent::Cancelled { id } => {
                     if let Some(client) = self.forwarding.get(&id) {
@@ -412,11 +417,6 @@ impl FrontRole {
         }
     }
 
-    fn not_admitted(&self, request: &Request, refused: &Refused) -> Refusal {
-        let retry_after_s = self.settings.retry_after_s;
-        (refused.rule, user_agent::refusal(request, &self.rules, retry_after_s, refused))
-    }
-
     /// `route` has refused already when there is no worker.
     fn worker_hop(&self) -> NextHop {
         NextHop { addresses: self.settings.worker_addresses.clone(), ports: self.worker.unwrap_or_default() }
@@ -470,24 +470,6 @@ impl FrontRole {
                 self.accepted.insert(id, server);
                 self.accepted_until.push_back((now + ACCEPTED_LIFE, id));
             }
-        }
-    }
-
-    fn forwarding_failed(&mut self, now: Instant, id: ClientId, status: u16, reason: &str) {
-        if let Some(Forwarded { server, request }) = self.forwarded.remove(&id) {
-            self.forwarding.remove(&server);
-            self.refusals.count("next_hop");
-            tracing::warn!(
-                status,
-                call_id = request.call_id().unwrap_or_default(),
-                "the next hop did not answer a forwarded INVITE"
-            );
-            let why = "the next hop did not answer";
-            let mut response = uas::refuse(&request, &self.rules.agent, status, reason, why);
-            if status == 503 {
-                response.headers.push(Name::RetryAfter, self.settings.retry_after_s.to_string());
-            }
-            self.layer.respond(now, server, response);
         }
     }
 
@@ -556,7 +538,7 @@ impl Role for FrontRole {
     }
 
     fn handle_send_failed(&mut self, now: Instant, transmit: &Transmit) {
-        self.layer.handle_send_failed(transmit);
+        self.layer.handle_send_failed(now, transmit);
         self.handle_events(now);
     }
 
@@ -589,6 +571,10 @@ impl Role for FrontRole {
             self.next_report = Some(now + REPORT_INTERVAL);
         }
         PUMP_INTERVAL
+    }
+
+    fn handle_busy(&mut self, permille: u16) {
+        self.overload.handle_busy(permille, &mut self.layer);
     }
 
     fn is_finished(&self) -> bool {

@@ -5,6 +5,7 @@ mod gate;
 pub mod hop;
 pub mod link;
 pub mod listening;
+mod overload;
 pub mod process;
 mod refusals;
 pub mod supervisor;

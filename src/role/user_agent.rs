@@ -118,7 +118,6 @@ fn layer_config(config: &Config) -> layer::Config {
     let transactions = (calls + calls / 4).clamp(least.server_transactions_max, TRANSACTIONS_MAX);
     layer::Config {
         server: server_name(config),
-        retry_after_s: config.calls.retry_after_s,
         server_bytes_max: least.server_bytes_max.max(transactions * TRANSACTION_BYTES),
         server_transactions_max: transactions,
         ..least

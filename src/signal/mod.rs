@@ -27,6 +27,7 @@ mod listen;
 mod log_budget;
 mod obey;
 mod order;
+mod pace;
 mod role;
 mod run;
 mod sources;

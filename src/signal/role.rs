@@ -52,6 +52,9 @@ pub trait Role {
     /// kept between 1 and 50 ms.
     fn pump(&mut self, now: Instant) -> Duration;
 
+    /// For so many thousandths of the last 200 ms the loop's thread ran or waited for a processor.
+    fn handle_busy(&mut self, _permille: u16) {}
+
     /// True when the shard may end: what is queued is still sent, then [`super::run()`] returns.
     fn is_finished(&self) -> bool;
 }

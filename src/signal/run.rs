@@ -11,6 +11,7 @@ use super::core::{Core, Limits, Shared, flush};
 use super::counters::Counters;
 use super::listen;
 use super::order::{ConnectionLimits, SignalOrder};
+use super::pace::Pace;
 use super::role::Role;
 use super::tls::TlsSetup;
 use crate::base::clock;
@@ -132,10 +133,14 @@ async fn serve<R: Role + 'static>(
 
 /// Drives timers and cross-thread queues until the role is finished.
 async fn pump<R: Role + 'static>(shared: &Shared<R>, orders: &ArrayQueue<SignalOrder>) {
+    let mut pace = Pace::of_this_thread();
     loop {
         let now = clock::now();
         let wanted = {
             let core = &mut *shared.borrow_mut();
+            if let Some(permille) = pace.look(now) {
+                core.role.handle_busy(permille);
+            }
             let wanted = core.role.pump(now);
             while let Some(order) = orders.pop() {
                 core.obey(now, order);

@@ -5,8 +5,8 @@
 //!
 //! The layer does by itself: matching (branch, with RFC 2543 as a fallback), retransmission and
 //! its absorption, 100 after 200 ms, ACK of a refusal, 200 or 481 to CANCEL, 482 to a merged
-//! request, 503 when it holds too many transactions, resending of a 2xx until its ACK, `received`
-//! and `rport`. Every transaction dies by a timer, so a user that forgets one leaks nothing.
+//! request, resending of a 2xx until its ACK, `received` and `rport`. What it has no room for it
+//! hands up without a transaction, to be refused. Every transaction dies by a timer, so a user that forgets one leaks nothing.
 //!
 //! Not done, on purpose: `maddr` in a Via is ignored, since a peer could aim our responses at a
 //! third party with it (RFC 3261 §18.2.2 wants it for multicast); CANCEL ends nothing but INVITE.
@@ -22,7 +22,7 @@ use super::flow::{Destination, Flow, FlowId, Transmit};
 use super::message::{Message, Name, Request, Response};
 use super::transaction::Timers;
 use client::Client;
-use key::Key;
+use key::{Identity, Key};
 use server::Server;
 use token::Tokens;
 
@@ -46,14 +46,12 @@ pub struct Config {
     pub timers: Timers,
     /// Goes out as Server in responses and User-Agent in requests; empty: neither.
     pub server: String,
-    /// Most server transactions at once; one more request is answered 503 without state. Requests
-    /// inside a dialog may use as many again, so that calls can end while new ones are refused.
+    /// Most server transactions at once; one more request is [`TuEvent::NoRoom`]. Requests inside a
+    /// dialog may use as many again, so that calls can end while new ones are refused.
     pub server_transactions_max: usize,
-    /// Most bytes server transactions keep of their requests and responses, about; beyond, the
-    /// same 503. A few hundred bytes a request are usual, so only an attack gets here.
+    /// Most bytes server transactions keep of their requests and responses, about; beyond, the same.
+    /// A few hundred bytes a request are usual, so only an attack gets here.
     pub server_bytes_max: usize,
-    /// Retry-After of that 503, seconds.
-    pub retry_after_s: u16,
 }
 
 impl Default for Config {
@@ -63,7 +61,6 @@ impl Default for Config {
             server: String::new(),
             server_transactions_max: 20_000,
             server_bytes_max: 64 << 20,
-            retry_after_s: 4,
         }
     }
 }
@@ -79,6 +76,15 @@ pub enum TuEvent {
         flow: Flow,
         /// The request, `received` and `rport` noted in its top Via.
         request: Request,
+    },
+    /// A new request that gets no transaction: refuse it with [`Layer::respond_stateless`].
+    NoRoom {
+        /// Where it came from.
+        flow: Flow,
+        /// The request.
+        request: Request,
+        /// What there is no room for.
+        why: NoRoom,
     },
     /// An ACK that acknowledges no refusal: that of a 2xx, each copy, or one that belongs to
     /// nothing any more.
@@ -111,8 +117,8 @@ pub enum TuEvent {
         /// The transaction.
         id: ClientId,
     },
-    /// The ACK of our final response never came; after a 2xx the call is to be ended with BYE
-    /// (RFC 3261 §13.3.1.4). Or nobody answered the request in time. The transaction is gone.
+    /// The ACK of our final response never came, or cannot, since the response reaches nobody; after a
+    /// 2xx the call is to be ended with BYE (RFC 3261 §13.3.1.4). Or nobody answered the request in time. The transaction is gone.
     ServerTimeout {
         /// The transaction.
         id: ServerId,
@@ -123,6 +129,20 @@ pub enum TuEvent {
         /// The transaction.
         id: ServerId,
     },
+}
+
+/// Why a request gets no transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoRoom {
+    /// [`Config::server_transactions_max`] are open.
+    #[error("too many transactions are open")]
+    Transactions,
+    /// They keep [`Config::server_bytes_max`].
+    #[error("open transactions keep too much memory")]
+    Bytes,
+    /// Only a share of the new calls is taken, see [`Layer::take_share`].
+    #[error("more calls come than can be served")]
+    Share,
 }
 
 /// What the layer met. Counters only grow.
@@ -138,7 +158,9 @@ pub struct Counters {
     pub retransmissions_sent: u64,
     /// 482: requests that came by two paths.
     pub merged: u64,
-    /// 503: requests beyond `server_transactions_max` or `server_bytes_max`.
+    /// INVITEs outside dialogs, copies left out.
+    pub invites: u64,
+    /// Requests without a transaction, see [`NoRoom`].
     pub overload: u64,
 }
 
@@ -154,6 +176,10 @@ enum Id {
 pub struct Layer {
     config: Config,
     timer_values: Arc<Timers>,
+    /// Of a thousand new INVITEs so many are taken.
+    share_permille: u32,
+    /// What the share has added up to; at 1000 the next INVITE is taken.
+    credit: u32,
     tokens: Tokens,
     next_id: u64,
     servers: HashMap<ServerId, Box<Server>>,
@@ -181,6 +207,8 @@ impl Layer {
         Self {
             timer_values: Arc::new(config.timers),
             config,
+            share_permille: 1000,
+            credit: 0,
             tokens: Tokens::new(seed),
             next_id: 0,
             servers: HashMap::new(),
@@ -198,9 +226,10 @@ impl Layer {
         }
     }
 
-    /// From now on this is the Retry-After of a 503 by the layer itself, in seconds.
-    pub fn set_retry_after(&mut self, seconds: u16) {
-        self.config.retry_after_s = seconds;
+    /// From now on so many of a thousand INVITEs outside dialogs are taken, evenly spread. At 1000, as
+    /// at first, all are.
+    pub fn take_share(&mut self, permille: u32) {
+        self.share_permille = permille;
     }
 
     /// Takes a message that arrived over `flow`.
@@ -216,6 +245,14 @@ impl Layer {
     /// sent.
     pub fn respond(&mut self, now: Instant, id: ServerId, response: Response) -> bool {
         self.respond_as_uas(now, id, response)
+    }
+
+    /// Refuses what [`TuEvent::NoRoom`] brought. Adds a To tag, the same one for each copy (RFC 3261
+    /// §8.2.7), and Server.
+    pub fn respond_stateless(&mut self, flow: &Flow, request: &Request, response: Response) {
+        if let Ok(identity) = Identity::read(request) {
+            self.respond_without_state(flow, &identity, response);
+        }
     }
 
     /// Passes a response from downstream on, our Via already removed: nothing is added, and a 2xx
@@ -283,19 +320,22 @@ impl Layer {
     /// A message could not be sent: its connection is gone or could not be opened.
     ///
     /// A request that was not answered yet fails (RFC 3261 §17.1.4). A response whose connection
-    /// is gone is sent once more, to the source's address and the port its Via names (§18.2.2).
+    /// is gone is sent once more, to the source's address and the port its Via names (§18.2.2); if
+    /// that fails too, a final one to INVITE waits for its ACK no longer (§17.2.4).
     /// Datagrams are resent by their timers, so nothing happens for them.
-    pub fn handle_send_failed(&mut self, transmit: &Transmit) {
+    pub fn handle_send_failed(&mut self, now: Instant, transmit: &Transmit) {
         if !destination_transport(&transmit.destination).is_reliable() {
             return;
         }
         match Message::parse(transmit.bytes.clone()) {
             Ok(Message::Request(request)) => self.request_failed(&request),
-            Ok(Message::Response(response)) => {
-                if let (Destination::Flow(flow), Ok(via)) = (&transmit.destination, response.top_via()) {
+            Ok(Message::Response(response)) => match (&transmit.destination, response.top_via()) {
+                (Destination::Flow(flow), Ok(via)) => {
                     self.transmit(server::fallback(flow, server::via_port(&via)), transmit.bytes.clone());
                 }
-            }
+                (Destination::Address { .. }, Ok(via)) => self.response_failed(now, &response, &via),
+                (_, Err(_)) => {} // Not from this layer.
+            },
             Err(_) => {} // Not from this layer.
         }
     }

@@ -219,6 +219,12 @@ tables! {
         calls_per_s: u32 = 500, 1..=100000 "calls per second" => now;
         /// Longest call; more than recording.duration_max_min.
         duration_max_min: u16 = 30, 10..=120 "minutes" => calls;
+        /// A SIP thread that is busy for more of its time refuses so many new calls that it is not: 503
+        /// with Retry-After. 100: none.
+        signalling_busy_max: u8 = 97, 50..=100 "percent" => now;
+        /// A media shard that was busy for more of its time, or had no time for packets, for two seconds
+        /// gets no new calls. Without another shard they get 503 with Retry-After. 100: it gets them.
+        media_busy_max: u8 = 97, 50..=100 "percent" => now;
         /// Retry-After in a 503.
         retry_after_s: u16 = 4, 1..=3600 "seconds" => calls;
         /// Which of stacked Diversion headers names the mailbox.

@@ -17,6 +17,7 @@ use crate::mailbox::service::{MailboxHandle, MailboxRequest};
 use crate::media::order::Audio;
 use crate::role::gate::Gate;
 use crate::role::link::{FromWorker, HEARTBEAT_INTERVAL, Heartbeat, WorkerLink};
+use crate::role::overload::Overload;
 use crate::role::refusals::Refusals;
 use crate::role::user_agent;
 use crate::role::worker::anchor::Left;
@@ -83,6 +84,7 @@ pub struct Calls {
     pub(super) gate: Gate,
     pub(super) refusals: Refusals,
     pub(super) limits: Limits,
+    pub(super) overload: Overload,
     /// Calls of each gateway.
     pub(super) of_gateway: HashMap<String, usize>,
     counters: Arc<Counters>,
@@ -127,6 +129,7 @@ impl Calls {
     /// A worker without calls.
     pub fn new(parts: Parts) -> Self {
         let limits = Limits::new(&parts.config);
+        let overload = Overload::new(&parts.config);
         Self {
             config: parts.config,
             slot: parts.slot,
@@ -154,6 +157,7 @@ impl Calls {
             gate: parts.gate,
             refusals: Refusals::default(),
             limits,
+            overload,
             of_gateway: HashMap::new(),
             counters: parts.counters,
             edge: parts.edge,
@@ -171,6 +175,7 @@ impl Calls {
         while let Some(event) = self.layer.poll_event() {
             match event {
                 TuEvent::Request { id, flow, request } => self.handle_request(now, id, flow, request),
+                TuEvent::NoRoom { flow, request, why } => self.refuse_for_room(now, &flow, &request, why),
                 TuEvent::Ack { flow, request } => self.handle_ack(now, &flow, &request),
                 TuEvent::Cancelled { id } => {
                     if let Some(leg) = self.by_invite.get(&id).copied() {
@@ -403,7 +408,7 @@ impl Role for Calls {
     }
 
     fn handle_send_failed(&mut self, now: Instant, transmit: &Transmit) {
-        self.layer.handle_send_failed(transmit);
+        self.layer.handle_send_failed(now, transmit);
         self.handle_tu_events(now);
     }
 
@@ -443,12 +448,17 @@ impl Role for Calls {
         self.take_orders(now);
         self.settle_listeners();
         self.take_media_events(now);
+        self.look_at_shards(now);
         self.take_mailbox_replies(now);
         self.answer_queries(now);
         self.take_cut_short(now);
         self.check_phase(now);
         self.beat(now);
         if self.calls.is_empty() { PUMP_IDLE } else { PUMP_BUSY }
+    }
+
+    fn handle_busy(&mut self, permille: u16) {
+        self.overload.handle_busy(permille, &mut self.layer);
     }
 
     fn is_finished(&self) -> bool {

@@ -16,6 +16,7 @@ use crate::role::gate::Seen;
 use crate::role::worker::calls::Calls;
 use crate::role::worker::entry::{Entry, Patience, Readiness};
 use crate::role::worker::refuse::Refusal;
+use crate::role::worker::shards::Shards;
 use crate::sip::flow::{Flow as SipFlow, Transport};
 use crate::sip::layer::ServerId;
 use crate::sip::message::{Request, Response};
@@ -61,6 +62,12 @@ impl Calls {
         if !self.is_serving() {
             let rule = if self.waiting.is_empty() { "stopping" } else { "mailbox_busy" };
             return Err((rule, unavailable("the worker takes no calls now")));
+        }
+        if self.shards.as_ref().is_some_and(Shards::are_behind) {
+            return Err((
+                "media_overload",
+                unavailable("the media shards are busy with the calls they have"),
+            ));
         }
         let Admitted { gateway, target, security, route, .. } = self.judge(now, seen, invite)?;
         let leg = LegId(self.next_leg);

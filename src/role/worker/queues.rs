@@ -109,6 +109,13 @@ impl Calls {
         }
     }
 
+    /// Whether media shards keep up.
+    pub(super) fn look_at_shards(&mut self, now: Instant) {
+        if let Some(shards) = &mut self.shards {
+            shards.look(now, self.config.calls.media_busy_max);
+        }
+    }
+
     pub(super) fn take_mailbox_replies(&mut self, now: Instant) {
         self.flush_mailbox();
         while let Some(reply) = self.mailbox.as_ref().and_then(MailboxHandle::try_reply) {

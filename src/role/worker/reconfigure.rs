@@ -46,7 +46,7 @@ impl Calls {
             tracing::error!(slot = self.slot.name(), %error, "gateways' names cannot be looked up");
         }
         self.limits.reload(&self.config);
-        self.layer.set_retry_after(self.config.calls.retry_after_s);
+        self.overload.reload(&self.config);
         self.rules = Arc::new(start::call_rules(&self.config));
         self.edge.listening.order(SignalOrder::Limits(user_agent::connection_limits(&self.config)));
         self.renew_tls();

@@ -5,10 +5,11 @@ use std::time::Instant;
 use crate::base::id::LegId;
 use crate::call::admission::Refused;
 use crate::role::gate::Seen;
+use crate::role::overload;
 use crate::role::user_agent;
 use crate::role::worker::calls::Calls;
 use crate::sip::flow::Flow;
-use crate::sip::layer::ServerId;
+use crate::sip::layer::{NoRoom, ServerId};
 use crate::sip::message::{Request, Response};
 use crate::sip::uas;
 
@@ -57,6 +58,13 @@ impl Calls {
         let why = "the call came over TLS, and so must all that is said of it";
         let response = uas::refuse(request, &self.rules.uas.agent, 403, "Forbidden", why);
         self.refuse(now, id, "security_sip", seen, request, response);
+    }
+
+    /// A request that gets no transaction.
+    pub(super) fn refuse_for_room(&mut self, now: Instant, flow: &Flow, request: &Request, why: NoRoom) {
+        let mut response = self.unavailable(request, &why.to_string());
+        self.note_refusal(now, overload::RULE, flow, request, &mut response);
+        self.layer.respond_stateless(flow, request, response);
     }
 
     /// Answers, counts and logs a refusal.

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::queue::ArrayQueue;
 
@@ -12,7 +12,7 @@ use crate::control::cli::Slot;
 use crate::control::protocol::ShardStatus;
 use crate::media::order::{Event, FileItem, Order};
 use crate::role::user_agent;
-use crate::shard::{self, ShardConfig, ShardHandle};
+use crate::shard::{self, ShardConfig, ShardHandle, ShardSnapshot};
 use crate::uring::{self, Choice, ProbeError};
 
 /// One media shard and what we know of it.
@@ -24,11 +24,30 @@ struct Entry {
     legs: usize,
     /// Orders that found its queue full. New legs are refused then; these must get through.
     waiting: VecDeque<Order>,
+    strain: Strain,
 }
+
+/// Whether a shard keeps up with its packets.
+#[derive(Debug, Default)]
+struct Strain {
+    /// Packets it had left out at the last look.
+    skipped: u64,
+    /// Looks in a row, up to [`STRAINED_LOOKS`], at which it did not keep up.
+    looks: u8,
+}
+
+/// Time between two looks; a shard works out its load as often.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// A shard that does not keep up at so many looks in a row is behind: one may have been a stall of the
+/// machine.
+const STRAINED_LOOKS: u8 = 2;
+/// A shard that leaves out no more packets than this between two looks keeps up.
+const SKIPPED_MAX: u64 = 50;
 
 /// All media shards of a worker.
 pub struct Shards {
     entries: Vec<Entry>,
+    next_look: Option<Instant>,
     /// How all of them talk to the kernel.
     choice: Choice,
 }
@@ -87,9 +106,10 @@ impl Shards {
                 legs_max: 2 * config.calls.calls_max as usize,
             };
             let handle = shard::spawn(shard_config).map_err(|error| ShardsError::Spawn { index, error })?;
-            entries.push(Entry { handle, cpu, ports, legs: 0, waiting: VecDeque::new() });
+            let (waiting, strain) = (VecDeque::new(), Strain::default());
+            entries.push(Entry { handle, cpu, ports, legs: 0, waiting, strain });
         }
-        Ok(Self { entries, choice })
+        Ok(Self { entries, next_look: None, choice })
     }
 
     /// Shards whose far ends a test plays itself.
@@ -97,9 +117,19 @@ impl Shards {
     pub(crate) fn fake(count: usize) -> (Self, Vec<shard::FakeShard>) {
         let ports = Config::default().rtp.ports;
         let (handles, fakes): (Vec<_>, Vec<_>) = (0..count).map(|_| ShardHandle::fake()).unzip();
-        let entry = |handle| Entry { handle, cpu: None, ports, legs: 0, waiting: VecDeque::new() };
+        let entry = |handle| {
+            let (waiting, strain) = (VecDeque::new(), Strain::default());
+            Entry { handle, cpu: None, ports, legs: 0, waiting, strain }
+        };
         let choice = Choice { backend: uring::Backend::Uring, no_uring: None };
-        (Self { entries: handles.into_iter().map(entry).collect(), choice }, fakes)
+        (Self { entries: handles.into_iter().map(entry).collect(), next_look: None, choice }, fakes)
+    }
+
+    /// Every shard is behind until the next look, a second from `now`.
+    #[cfg(test)]
+    pub(crate) fn fall_behind(&mut self, now: Instant) {
+        self.next_look = Some(now + LOOK_INTERVAL);
+        self.entries.iter_mut().for_each(|entry| entry.strain.looks = STRAINED_LOOKS);
     }
 
     /// The recording queue of each shard.
@@ -107,12 +137,45 @@ impl Shards {
         self.entries.iter().map(|entry| entry.handle.files()).collect()
     }
 
-    /// Gives a new leg to the shard with the fewest; tells which.
+    /// Looks, once a second, which shards keep up. `busy_max` is the most of its time that a shard may
+    /// be busy, in percent; 100 lets every one pass.
+    pub fn look(&mut self, now: Instant, busy_max: u8) {
+        if self.next_look.is_some_and(|at| now < at) {
+            return;
+        }
+        self.next_look = Some(now + LOOK_INTERVAL);
+        for (shard, entry) in self.entries.iter_mut().enumerate() {
+            let snapshot = entry.handle.snapshot();
+            let was_behind = entry.strain.is_behind();
+            entry.strain.look(&snapshot, busy_max);
+            let (load_permille, skipped) = (snapshot.load_permille, snapshot.skipped_packets);
+            match (was_behind, entry.strain.is_behind()) {
+                (false, true) => {
+                    tracing::warn!(
+                        shard,
+                        load_permille,
+                        skipped,
+                        "overload: the media shard gets no new calls"
+                    );
+                }
+                (true, false) => tracing::info!(shard, load_permille, "the media shard keeps up again"),
+                (_, _) => {}
+            }
+        }
+    }
+
+    /// True when no shard keeps up with the packets it has.
+    pub fn are_behind(&self) -> bool {
+        !self.entries.is_empty() && self.entries.iter().all(|entry| entry.strain.is_behind())
+    }
+
+    /// Gives a new leg to the shard with the fewest of those that keep up; tells which.
     ///
     /// # Errors
-    /// That shard's queue is full, or there is no shard left.
+    /// That shard's queue is full, or there is no such shard.
     pub fn open(&mut self, order: Order) -> Result<usize, Order> {
-        let least = self.entries.iter().enumerate().min_by_key(|(_, entry)| entry.legs);
+        let keep_up = self.entries.iter().enumerate().filter(|(_, entry)| !entry.strain.is_behind());
+        let least = keep_up.min_by_key(|(_, entry)| entry.legs);
         let Some(index) = least.map(|(index, _)| index) else {
             return Err(order);
         };
@@ -206,6 +269,20 @@ impl Shards {
     }
 }
 
+impl Strain {
+    fn look(&mut self, snapshot: &ShardSnapshot, busy_max: u8) {
+        let skipped = snapshot.skipped_packets;
+        let skipped = skipped.saturating_sub(std::mem::replace(&mut self.skipped, skipped));
+        let is_busy = snapshot.load_permille > 10 * u64::from(busy_max);
+        let is_strained = busy_max < 100 && (is_busy || skipped > SKIPPED_MAX);
+        self.looks = if is_strained { (self.looks + 1).min(STRAINED_LOOKS) } else { 0 };
+    }
+
+    fn is_behind(&self) -> bool {
+        self.looks >= STRAINED_LOOKS
+    }
+}
+
 impl Entry {
     fn flush(&mut self) {
         while let Some(order) = self.waiting.pop_front() {
@@ -268,6 +345,38 @@ mod tests {
             shards.poll();
         }
         assert!(closed.into_iter().eq(0..ORDERS_MAX as u64 + 3));
+        drop(fakes);
+    }
+
+    /// Goal: a shard that leaves packets out or is busy all the time gets no new legs after two looks,
+    /// and gets them again once it keeps up; a single stall does not count, and 100 percent switches it
+    /// off. Method: two shards, and what one of them would publish.
+    #[test]
+    fn a_shard_that_is_behind_gets_no_new_legs() {
+        let published = |load_permille, skipped_packets| ShardSnapshot {
+            load_permille,
+            skipped_packets,
+            ..ShardSnapshot::default()
+        };
+        let mut strain = Strain::default();
+        strain.look(&published(500, 1000), 97);
+        strain.look(&published(500, 1000), 97);
+        assert!(!strain.is_behind(), "one stall");
+        strain.look(&published(980, 1000), 97);
+        strain.look(&published(500, 1051), 97);
+        assert!(strain.is_behind(), "two looks in a row");
+        let (mut shards, fakes) = Shards::fake(2);
+        shards.entries[0].strain = strain;
+        assert_eq!(shards.open(open(1)).unwrap(), 1);
+        assert_eq!(shards.open(open(2)).unwrap(), 1);
+        assert!(!shards.are_behind());
+        shards.entries[1].strain.looks = STRAINED_LOOKS;
+        assert!(shards.are_behind() && shards.open(open(3)).is_err());
+        shards.look(crate::base::clock::now(), 97);
+        assert_eq!(shards.open(open(4)).unwrap(), 0, "the fakes publish that they idle");
+        shards.entries[0].strain.look(&published(1000, 9000), 100);
+        shards.entries[0].strain.look(&published(1000, 9900), 100);
+        assert!(!shards.entries[0].strain.is_behind());
         drop(fakes);
     }
 

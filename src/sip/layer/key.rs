@@ -31,6 +31,16 @@ impl Key {
         Self(fields.join(&b'\n').into())
     }
 
+    /// Matches a request to its server transaction: branch, sent-by and method (RFC 3261 §17.2.3).
+    /// `None` for a branch of RFC 2543.
+    pub(super) fn of_server(via: &Via, method: &Method) -> Option<Self> {
+        let branch = via.branch().filter(|branch| is_rfc_3261(branch))?;
+        let mut host = via.host.to_string();
+        host.make_ascii_lowercase();
+        let port = via.port.unwrap_or_else(|| default_port(via)).to_string();
+        Some(Self::of(["branch", branch, &host, &port, method.as_str()].map(str::as_bytes)))
+    }
+
     /// Matches a response to its client transaction. A CANCEL shares the branch of its INVITE.
     pub(super) fn of_client(branch: &str, is_cancel: bool) -> Self {
         Self::of([branch.as_bytes(), if is_cancel { b"CANCEL" } else { b"" }])
@@ -58,18 +68,8 @@ impl Identity {
 
     /// The key of the transaction this request belongs to if its method were `method`: INVITE
     /// for an ACK (§17.2.3) and for what a CANCEL is to end (§9.2).
-    ///
-    /// RFC 3261: a branch with the magic cookie, sent-by, and method.
     pub(super) fn server_key(&self, method: &Method) -> Key {
-        match self.via.branch() {
-            Some(branch) if is_rfc_3261(branch) => {
-                let mut host = self.via.host.to_string();
-                host.make_ascii_lowercase();
-                let port = self.via.port.unwrap_or_else(|| default_port(&self.via)).to_string();
-                Key::of(["branch", branch, &host, &port, method.as_str()].map(str::as_bytes))
-            }
-            Some(_) | None => self.legacy_key(method, &self.to_tag),
-        }
+        Key::of_server(&self.via, method).unwrap_or_else(|| self.legacy_key(method, &self.to_tag))
     }
 
     /// The INVITE an ACK of RFC 2543 may belong to: one without To tag, for the ACK has the tag

@@ -154,6 +154,7 @@ impl Phone {
         while let Some(event) = self.layer.poll_event() {
             match event {
                 TuEvent::Request { id, request, .. } => self.handle_request(now, id, request),
+                TuEvent::NoRoom { why, .. } => panic!("{why}"),
                 TuEvent::Response { id, response } => self.handle_response(now, id, response),
                 TuEvent::Cancelled { id } => {
                     let of_id = |call: &Call| matches!(call, Call::Ringing { server, .. } if *server == id);

@@ -7,7 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::key::{Identity, Key, default_port};
-use super::{Id, Layer, ServerId, TuEvent, stream_flow};
+use super::{Id, Layer, NoRoom, ServerId, TuEvent, stream_flow};
 use crate::sip::flow::{Destination, Flow};
 use crate::sip::header::Via;
 use crate::sip::message::{Message, Method, Name, Request, Response};
@@ -98,28 +98,46 @@ impl Layer {
         if request.method == Method::Cancel {
             return self.handle_cancel(now, &flow, &request, &identity, key);
         }
-        if self.is_full(!identity.to_tag.is_empty()) {
+        if let Some(why) = self.lacks_room(&request, !identity.to_tag.is_empty()) {
             self.counters.overload += 1;
-            let retry_after = self.config.retry_after_s.to_string();
-            let mut response = Response::for_request(&request, 503, "Too Many Transactions");
-            response.headers.push(Name::RetryAfter, retry_after);
-            return self.respond_stateless(&flow, &identity, response);
+            return self.events.push_back(TuEvent::NoRoom { flow, request, why });
         }
         let merge_key = identity.merge_key(flow.listener, &request.method);
         if merge_key.as_ref().is_some_and(|key| self.merge_keys.contains_key(key)) {
             self.counters.merged += 1;
             let response = Response::for_request(&request, 482, "Loop Detected: Merged Request");
-            return self.respond_stateless(&flow, &identity, response);
+            return self.respond_without_state(&flow, &identity, response);
         }
         let id = self.start_server(now, &flow, &request, &identity, key, merge_key);
         self.events.push_back(TuEvent::Request { id, flow, request });
     }
 
+    /// Why a new request gets no transaction, if it does not.
+    fn lacks_room(&mut self, request: &Request, in_dialog: bool) -> Option<NoRoom> {
+        let full = self.is_full(in_dialog);
+        if request.method != Method::Invite || in_dialog {
+            return full;
+        }
+        self.counters.invites += 1;
+        full.or_else(|| (!self.takes_invite()).then_some(NoRoom::Share))
+    }
+
     /// Requests inside dialogs have twice the room.
-    fn is_full(&self, in_dialog: bool) -> bool {
+    fn is_full(&self, in_dialog: bool) -> Option<NoRoom> {
         let room = if in_dialog { 2 } else { 1 };
-        self.servers.len() >= self.config.server_transactions_max.saturating_mul(room)
-            || self.server_bytes >= self.config.server_bytes_max.saturating_mul(room)
+        if self.servers.len() >= self.config.server_transactions_max.saturating_mul(room) {
+            return Some(NoRoom::Transactions);
+        }
+        let is_fat = self.server_bytes >= self.config.server_bytes_max.saturating_mul(room);
+        is_fat.then_some(NoRoom::Bytes)
+    }
+
+    /// True for its share of the new INVITEs, evenly spread.
+    fn takes_invite(&mut self) -> bool {
+        self.credit += self.share_permille.min(1000);
+        let takes = self.credit >= 1000;
+        self.credit -= if takes { 1000 } else { 0 };
+        takes
     }
 
     fn start_server(
@@ -197,8 +215,8 @@ impl Layer {
         let invite = self.server_keys.get(&identity.server_key(&Method::Invite)).copied();
         let Some((invite_id, invite)) = invite.and_then(|id| Some((id, self.servers.get_mut(&id)?))) else {
             let response = Response::for_request(request, 481, "Call/Transaction Does Not Exist");
-            if self.is_full(true) {
-                return self.respond_stateless(flow, identity, response);
+            if self.is_full(true).is_some() {
+                return self.respond_without_state(flow, identity, response);
             }
             let id = self.start_server(now, flow, request, identity, key, None);
             self.respond_as_uas(now, id, response);
@@ -276,7 +294,7 @@ impl Layer {
     }
 
     /// A response without transaction: to what we will not keep state for (RFC 3261 §8.2.7).
-    fn respond_stateless(&mut self, flow: &Flow, identity: &Identity, mut response: Response) {
+    pub(super) fn respond_without_state(&mut self, flow: &Flow, identity: &Identity, mut response: Response) {
         let tag = self.tokens.stateless_tag(&(&identity.call_id, &identity.from_tag, identity.cseq));
         add_to_tag(&mut response, &tag);
         if !self.config.server.is_empty() {
@@ -290,6 +308,17 @@ impl Layer {
         let sent = self.transmits.len();
         self.step_server(now, id, |machine| machine.handle_timeout(now));
         self.counters.retransmissions_sent += (self.transmits.len() - sent) as u64;
+    }
+
+    /// A response reaches nobody, neither down its connection nor at the Via's address.
+    pub(super) fn response_failed(&mut self, now: Instant, response: &Response, via: &Via) {
+        let Ok(cseq) = response.cseq() else { return };
+        let id = Key::of_server(via, &cseq.method).and_then(|key| self.server_keys.get(&key).copied());
+        let Some(id) = id else { return };
+        self.step_server(now, id, |machine| match machine {
+            Machine::Invite(machine) => machine.handle_transport_error(),
+            Machine::Request(_) => Step::ABSORB,
+        });
     }
 
     pub(super) fn server_flow_closed(&mut self, id: ServerId) {

@@ -232,36 +232,72 @@ fn a_merged_request_gets_482() {
     receive(&mut layer, now, Transport::Udp, request("INVITE", "z9hG4bKc", ""));
 }
 
-/// Goal: beyond the limit a request gets 503 with Retry-After and leaves no state; requests of
-/// dialogs still get through. Method: three transactions fill this layer; Retry-After changes meanwhile.
+/// Refuses what the layer has no room for; why, and the response.
+fn refused(layer: &mut Layer, now: Instant, request: Request) -> (NoRoom, Response) {
+    layer.handle_message(now, flow(Transport::Tcp), Message::Request(request));
+    let heard = events(layer);
+    let [TuEvent::NoRoom { flow, request, why }] = heard.as_slice() else { panic!("{heard:?}") };
+    layer.respond_stateless(flow, request, Response::for_request(request, 503, "Busy"));
+    let mut sent = sent(layer);
+    match (sent.pop(), sent.as_slice()) {
+        (Some(Message::Response(response)), []) => (*why, response),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn invite_of(call_id: &str) -> Request {
+    let mut invite = request("INVITE", &format!("z9hG4bK{call_id}"), "");
+    invite.headers.set(Name::CallId, call_id.to_owned());
+    invite
+}
+
+/// Goal: a request beyond the limit is handed up to be refused and leaves no state; its copy gets the
+/// same To tag (RFC 3261 §8.2.7); requests of dialogs still get through. Method: three transactions fill
+/// this layer.
 #[test]
-fn too_many_transactions_are_answered_503() {
+fn beyond_its_transactions_a_request_is_refused_without_state() {
     let (now, mut layer) = layer();
     for index in 0..3 {
         let mut options = request("OPTIONS", &format!("z9hG4bK{index}"), "");
         options.headers.set(Name::CallId, format!("call-{index}"));
         receive(&mut layer, now, Transport::Tcp, options);
     }
-    let mut late = request("INVITE", "z9hG4bKlate", "");
-    late.headers.set(Name::CallId, "late");
-    layer.handle_message(now, flow(Transport::Tcp), Message::Request(late));
-    let refusal = sent(&mut layer);
-    let [Message::Response(refusal)] = refusal.as_slice() else { panic!("{refusal:?}") };
-    assert_eq!(refusal.status, 503);
-    assert_eq!(refusal.headers.first(&Name::RetryAfter).unwrap(), "4");
+    let (why, refusal) = refused(&mut layer, now, invite_of("late"));
+    assert_eq!((why, refusal.status), (NoRoom::Transactions, 503));
     assert!(refusal.to().unwrap().tag().is_some());
-    assert_eq!(layer.len(), 3);
-    layer.set_retry_after(9);
-    let mut later = request("INVITE", "z9hG4bKlater", "");
-    later.headers.set(Name::CallId, "later");
-    layer.handle_message(now, flow(Transport::Tcp), Message::Request(later));
-    let refusal = sent(&mut layer);
-    let [Message::Response(refusal)] = refusal.as_slice() else { panic!("{refusal:?}") };
-    assert_eq!(refusal.headers.first(&Name::RetryAfter).unwrap(), "9");
-    assert_eq!(layer.counters().overload, 2);
+    let (_, again) = refused(&mut layer, now, invite_of("late"));
+    assert_eq!(again, refusal);
+    assert_eq!((layer.len(), layer.counters().overload), (3, 2));
     let mut bye = request("BYE", "z9hG4bKbye", "");
     bye.headers.set(Name::To, "<sip:1001@192.0.2.1>;tag=ours");
     receive(&mut layer, now, Transport::Tcp, bye);
+}
+
+/// Goal: a share of the new INVITEs is taken, evenly spread; copies of those, requests of dialogs and
+/// other requests outside dialogs are not counted. Method: 300 per mille of ten calls, then all.
+#[test]
+fn a_share_of_the_new_calls_is_taken() {
+    let config = Config { server_transactions_max: 100, ..Config::default() };
+    let (now, mut layer) = (crate::base::clock::now(), Layer::new(config, 1));
+    layer.take_share(300);
+    let mut taken = Vec::new();
+    for index in 0..10 {
+        let invite = invite_of(&format!("call-{index}"));
+        layer.handle_message(now, flow(Transport::Udp), Message::Request(invite));
+        let heard = events(&mut layer);
+        if matches!(heard.as_slice(), [TuEvent::Request { .. }]) {
+            taken.push(index);
+        } else {
+            assert!(matches!(heard.as_slice(), [TuEvent::NoRoom { why: NoRoom::Share, .. }]), "{heard:?}");
+        }
+    }
+    assert_eq!(taken, [3, 6, 9]);
+    layer.handle_message(now, flow(Transport::Udp), Message::Request(invite_of("call-3")));
+    assert_eq!(events(&mut layer), [], "a copy of one that was taken");
+    receive(&mut layer, now, Transport::Udp, request("OPTIONS", "z9hG4bKo", ""));
+    layer.take_share(1000);
+    receive(&mut layer, now, Transport::Udp, invite_of("call-10"));
+    assert_eq!((layer.counters().invites, layer.counters().overload), (11, 7));
 }
 
 /// Goal: a flood of requests as large as they may be cannot fill the memory. Method: Via of 30 kB
@@ -278,7 +314,9 @@ fn large_requests_are_limited_by_their_bytes() {
         layer.handle_message(now, flow(Transport::Udp), Message::Request(options));
     }
     assert_eq!(layer.len(), 3);
-    assert_eq!(statuses(&mut layer), [503, 503]);
+    let refused = events(&mut layer);
+    let for_bytes = |e: &&TuEvent| matches!(e, TuEvent::NoRoom { why: NoRoom::Bytes, .. });
+    assert_eq!(refused.iter().filter(for_bytes).count(), 2);
     while let Some(at) = layer.poll_timeout() {
         layer.handle_timeout(at);
     }
@@ -556,7 +594,7 @@ fn a_request_fails_with_its_connection() {
     let second = layer.request(now, there, options, address(US));
     let failed = std::iter::from_fn(|| layer.poll_transmit()).last().unwrap();
     assert_eq!(failed.destination, there);
-    layer.handle_send_failed(&failed);
+    layer.handle_send_failed(now, &failed);
     assert_eq!(events(&mut layer), [TuEvent::ClientTransportError { id: second }]);
     assert_eq!(layer.len(), 0);
     assert_eq!(run_dry(&mut layer), []);
@@ -611,11 +649,42 @@ fn a_response_that_could_not_be_written_goes_to_the_via_port() {
     let id = receive(&mut layer, now, Transport::Tcp, options.clone());
     layer.respond(now, id, answer(200, &options));
     let first = layer.poll_transmit().unwrap();
-    layer.handle_send_failed(&first);
+    layer.handle_send_failed(now, &first);
     let second = layer.poll_transmit().unwrap();
     assert_eq!(second.bytes, first.bytes);
     let expected = Destination::Address { transport: Transport::Tcp, remote: address(PEER), listener: 0 };
     assert_eq!(second.destination, expected);
-    layer.handle_send_failed(&second);
+    layer.handle_send_failed(now, &second);
     assert_eq!(layer.poll_transmit(), None);
+}
+
+/// Goal: a final response to an INVITE that reaches nobody ends the wait for its ACK: its user hears of
+/// it at once, not after 32 s (RFC 3261 §17.2.4); an INVITE that is not answered yet goes on. Method: 180
+/// and 200, both over a connection that is gone and to an address that takes none; after its ACK a 200
+/// does not matter any more.
+#[test]
+fn a_200_that_reaches_nobody_ends_the_wait_for_its_ack() {
+    let (now, mut layer) = layer();
+    let invite = request("INVITE", "z9hG4bKa", "");
+    let id = receive(&mut layer, now, Transport::Tcp, invite.clone());
+    for (status, expected) in [(180, vec![]), (200, vec![TuEvent::ServerTimeout { id }])] {
+        layer.respond(now, id, answer(status, &invite));
+        let first = layer.poll_transmit().unwrap();
+        layer.handle_send_failed(now, &first);
+        let second = layer.poll_transmit().unwrap();
+        layer.handle_send_failed(now, &second);
+        assert_eq!(events(&mut layer), expected, "{status}");
+    }
+    assert!(layer.is_empty());
+    let id = receive(&mut layer, now, Transport::Tcp, invite.clone());
+    layer.respond(now, id, answer(200, &invite));
+    let mut copy = layer.poll_transmit().unwrap();
+    let Message::Response(ok) = Message::parse(copy.bytes.clone()).unwrap() else { panic!("a response") };
+    let mut ack = request("ACK", "z9hG4bKb", "");
+    ack.headers.set(Name::To, ok.headers.first(&Name::To).unwrap().clone());
+    layer.handle_message(now, flow(Transport::Tcp), Message::Request(ack));
+    assert_eq!(events(&mut layer).len(), 1);
+    copy.destination = Destination::Address { transport: Transport::Tcp, remote: address(PEER), listener: 0 };
+    layer.handle_send_failed(now, &copy);
+    assert_eq!(events(&mut layer), []);
 }

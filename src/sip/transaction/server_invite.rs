@@ -133,6 +133,21 @@ impl ServerInvite {
         Step::send(response)
     }
 
+    /// The final response could not be sent, so that no ACK will come (RFC 3261 §17.2.4). Before it the
+    /// user may still answer, and by then there may be a way.
+    pub fn handle_transport_error(&mut self) -> Step {
+        match &self.state {
+            State::Accepted { resend: Some(_), .. } | State::Completed { .. } => {
+                self.state = State::Terminated;
+                Step::notify(Notify::Timeout)
+            }
+            State::Proceeding { .. }
+            | State::Accepted { resend: None, .. }
+            | State::Confirmed { .. }
+            | State::Terminated => Step::ABSORB,
+        }
+    }
+
     /// Lets due timers fire.
     pub fn handle_timeout(&mut self, now: Instant) -> Step {
         match &mut self.state {

@@ -416,6 +416,67 @@ fn a_refused_reinvite_hides_nothing() {
     second.assert_forgotten();
 }
 
+/// Goal: a thread that is behind refuses a share of the new calls with 503, Retry-After and a Warning,
+/// counted by rule, and takes all again when it is not. Method: 30 calls between two looks, busy all the
+/// time, ten more; then many looks at an idle thread.
+#[test]
+fn a_busy_thread_refuses_a_share_of_the_new_calls() {
+    let mut rig = Rig::new();
+    let call = |rig: &mut Rig, index: usize| rig.sends_to("9199", &format!("c{index}"), "INVITE", 1, OFFER);
+    (0..30).for_each(|index| call(&mut rig, index));
+    assert_eq!(rig.calls.calls.len(), 30);
+    rig.calls.handle_busy(1000);
+    (30..40).for_each(|index| call(&mut rig, index));
+    assert_eq!(rig.calls.calls.len(), 39, "nine of ten");
+    assert_eq!(rig.calls.refusals.totals()["overload"], 1);
+    let is_refusal = |message: &&Message| matches!(message, Message::Response(r) if r.status == 503);
+    let refusal = rig.sent.iter().find(is_refusal).expect("one was refused").headers();
+    let text = |name| String::from_utf8_lossy(refusal.first(&name).unwrap()).into_owned();
+    assert_eq!(text(Name::RetryAfter), "4");
+    assert_eq!(text(Name::Warning), "399 voxring \"more calls come than can be served\"");
+    assert!(text(Name::Reason).contains("overload: "), "{}", text(Name::Reason));
+    rig.calls.handle_busy(10);
+    (40..50).for_each(|index| call(&mut rig, index));
+    assert_eq!(rig.calls.calls.len(), 49);
+}
+
+/// Goal: a worker whose media shards do not keep up refuses new calls with 503 and keeps those it has.
+/// Method: one call; then its only shard is behind; then it keeps up again.
+#[test]
+fn media_shards_that_are_behind_get_no_new_calls() {
+    let (mut rig, _) = Rig::established("a");
+    rig.calls.shards.as_mut().unwrap().fall_behind(rig.now);
+    rig.sends("b", "INVITE", 1, OFFER);
+    assert_eq!(rig.heard("b"), ["503 INVITE"]);
+    assert_eq!(rig.calls.refusals.totals()["media_overload"], 1);
+    assert!(rig.last_response().headers.contains(&Name::RetryAfter));
+    assert_eq!(rig.calls.calls.len(), 1);
+    rig.now += ms(1000);
+    rig.pump();
+    rig.sends("c", "INVITE", 1, OFFER);
+    assert_eq!(rig.heard("c"), ["100 INVITE"]);
+}
+
+/// Goal: a caller who is gone does not keep a call for 32 s: when the 200 reaches nobody the call ends.
+/// Method: the connection closes between INVITE and 200, and the Via's address takes nothing.
+#[test]
+fn a_call_whose_answer_reaches_nobody_ends() {
+    let mut rig = Rig::new();
+    rig.sends("a", "INVITE", 1, OFFER);
+    rig.looked_up(false);
+    rig.calls.handle_flow_closed(rig.now, Rig::flow().id);
+    let leg = rig.opened();
+    assert_eq!(rig.heard("a").last().unwrap(), "200 INVITE");
+    let ok = Message::Response(rig.last_response().clone()).to_bytes();
+    let remote = "192.0.2.7:33000".parse().unwrap();
+    let nowhere = Destination::Address { transport: Transport::Tcp, remote, listener: 0 };
+    rig.calls.handle_send_failed(rig.now, &Transmit { destination: nowhere, bytes: ok });
+    rig.collect();
+    assert_eq!(rig.heard("a").last().unwrap(), "BYE");
+    rig.closed(leg);
+    assert!(rig.calls.calls.is_empty());
+}
+
 /// Goal: requests beyond the mailbox's room wait and arrive in order; meanwhile new calls are 503.
 /// Method: room for two lookups.
 #[test]
