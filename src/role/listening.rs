@@ -100,6 +100,15 @@ impl<T: Copy + PartialEq> Listening<T> {
         Change { wanted: wanted.to_vec(), ordered, bound: Vec::new() }
     }
 
+    /// Orders one more listener that no configuration knows of; its index, and where its address is
+    /// told. It is closed by [`SignalOrder::Unlisten`].
+    pub fn open_aside(&mut self, listener: Listener) -> (u16, Receiver<io::Result<SocketAddr>>) {
+        let index = self.fresh_index();
+        let (bound, answer) = channel::bounded(1);
+        self.order(SignalOrder::Listen { index, listener, bound });
+        (index, answer)
+    }
+
     /// Indices of open listeners are taken; those of closed ones come again only after 65,536.
     fn fresh_index(&mut self) -> u16 {
         while self.open.iter().any(|open| open.index == self.next_index) {
@@ -222,7 +231,9 @@ mod tests {
                     bound.send(result).unwrap();
                 }
                 SignalOrder::Unlisten { index } => seen.push(format!("unlisten {index}")),
-                SignalOrder::Tls(_) | SignalOrder::Limits(_) => panic!("nobody ordered that"),
+                SignalOrder::Tls(_) | SignalOrder::Limits(_) | SignalOrder::PassOn { .. } => {
+                    panic!("nobody ordered that")
+                }
             }
         }
         seen

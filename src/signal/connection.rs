@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use monoio::io::Canceller;
-use monoio::net::tcp::TcpOwnedWriteHalf;
+use monoio::net::tcp::{TcpOwnedReadHalf, TcpOwnedWriteHalf};
 
 use super::counters::{Counter, Counters};
 use super::sources::SourceKey;
@@ -116,7 +116,12 @@ pub(super) struct Connection {
     pub(super) taken_at: Instant,
     /// `None` while connecting and while a task writes with it.
     pub(super) writer: Option<TcpOwnedWriteHalf>,
+    /// Ends the write in flight.
     pub(super) canceller: Canceller,
+    /// Ends the read in flight.
+    pub(super) reading: Canceller,
+    /// The reading end, while nobody reads: the connection is to be passed on.
+    pub(super) parked: Option<TcpOwnedReadHalf>,
     /// Last message or keep-alive, either way.
     pub(super) active: Instant,
     /// When the message began that is not complete; on a connection we accepted, when it was
@@ -143,6 +148,8 @@ impl Connection {
             taken_at: now,
             writer: None,
             canceller: Canceller::new(),
+            reading: Canceller::new(),
+            parked: None,
             active: now,
             partial_since: None,
             owed: 0,
@@ -154,6 +161,11 @@ impl Connection {
 
     pub(super) fn is_ending(&self) -> bool {
         matches!(self.stage, Stage::Ending { .. })
+    }
+
+    /// True when nothing is on its way to the peer, nor owed to it.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.stage == Stage::Open && self.owed == 0 && self.queue.is_empty() && self.writer.is_some()
     }
 
     /// True when the role has heard of it: it was opened and, with TLS, secured.

@@ -6,6 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +20,7 @@ use super::datagram::{self, Socket};
 use super::listen::Gate;
 use super::log_budget::LogBudget;
 use super::order::ConnectionLimits;
+use super::pass::Passing;
 use super::role::Role;
 use super::sources::Sources;
 use super::stream;
@@ -63,6 +65,10 @@ pub(super) struct Core<R> {
     pub(super) sources: Sources,
     spare_buffers: Vec<Vec<u8>>,
     pub(super) stopping: bool,
+    /// By listener; what another program would listen with.
+    pub(super) kept: Vec<Option<OwnedFd>>,
+    /// Sockets are being passed on.
+    pub(super) passing: Option<Passing>,
     next_sweep: Option<Instant>,
     pub(super) log: LogBudget,
     tasks: Rc<Cell<usize>>,
@@ -101,6 +107,8 @@ impl<R: Role + 'static> Core<R> {
                 tls,
                 spare_buffers: Vec::new(),
                 stopping: false,
+                kept: Vec::new(),
+                passing: None,
                 next_sweep: None,
                 log: LogBudget::default(),
                 tasks: Rc::new(Cell::new(0)),
@@ -163,9 +171,9 @@ impl<R: Role + 'static> Core<R> {
         }
     }
 
-    /// The handle that ends reads and writes of a connection; `None` when it is gone.
+    /// The handle that ends the reads of a connection; `None` when it is gone.
     pub(super) fn cancel_handle(&self, id: FlowId) -> Option<CancelHandle> {
-        self.connections.get(&id).map(|connection| connection.canceller.handle())
+        self.connections.get(&id).map(|connection| connection.reading.handle())
     }
 
     /// Sends everything the role wants to send.
@@ -342,6 +350,7 @@ impl<R: Role + 'static> Core<R> {
             self.spawn(stream::say_goodbye(writer, bytes));
         }
         drop(connection.canceller.cancel());
+        drop(connection.reading.cancel());
         let cause = connection.ending.unwrap_or(cause);
         self.note_close(now, &flow, &cause, is_known);
         if matches!(cause, Cause::End) {
@@ -409,6 +418,7 @@ impl<R: Role + 'static> Core<R> {
     pub(super) fn stop_listening(&mut self) {
         self.stopping = true;
         self.gates.drain(..).flatten().for_each(|gate| gate.shut());
+        self.kept.clear();
     }
 
     /// Closes everything without a word to the role.

@@ -115,9 +115,6 @@ pub(super) async fn receive<R: Role + 'static>(shared: Shared<R>, index: u16, ga
         let now = clock::now();
         {
             let core = &mut *shared.borrow_mut();
-            if !gate.is_open() {
-                return;
-            }
             match result {
                 Ok((len, remote)) => {
                     core.counters.bytes_in.add(len);
@@ -125,11 +122,15 @@ pub(super) async fn receive<R: Role + 'static>(shared: Shared<R>, index: u16, ga
                         Flow { id: flow_id, listener: index, transport: Transport::Udp, local, remote };
                     core.read_datagram(now, flow, buffer.get(..len).unwrap_or(&[]));
                 }
+                Err(_) if !gate.is_open() => return,
                 // An ICMP error of an earlier datagram; the socket goes on.
                 Err(error) => tracing::debug!(%local, "receiving a datagram: {error}"),
             }
         }
         flush(&shared, now);
+        if !gate.is_open() {
+            return;
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -61,11 +62,18 @@ pub(super) enum End {
     Datagram(UdpSocket),
 }
 
+/// A listener's socket, the same once more for another program, and where it is bound.
+pub(super) struct Bound {
+    pub(super) end: End,
+    pub(super) kept: OwnedFd,
+    pub(super) local: SocketAddr,
+}
+
 /// Binds one listener.
 ///
 /// # Errors
 /// A [`ListenError`] that names it.
-pub(super) fn bind(listener: &Listener, has_tls: bool) -> io::Result<(End, SocketAddr)> {
+pub(super) fn bind(listener: &Listener, has_tls: bool) -> io::Result<Bound> {
     let Listener { transport, address } = *listener;
     let result = match transport {
         Transport::Udp => bind_udp(address),
@@ -73,7 +81,28 @@ pub(super) fn bind(listener: &Listener, has_tls: bool) -> io::Result<(End, Socke
         Transport::Tls if has_tls => bind_tcp(address),
         Transport::Tls => Err(io::Error::new(io::ErrorKind::InvalidInput, "TLS needs a certificate")),
     };
-    result.map_err(|error| io::Error::new(error.kind(), ListenError { listener: *listener, error }))
+    let bound = result.and_then(|socket| Bound::new(*listener, socket.into()));
+    bound.map_err(|error| io::Error::new(error.kind(), ListenError { listener: *listener, error }))
+}
+
+impl Bound {
+    /// Takes up a socket that is bound, and listens where its transport does.
+    ///
+    /// # Errors
+    /// It is no such socket, or the process is out of descriptors.
+    pub(super) fn new(listener: Listener, socket: OwnedFd) -> io::Result<Self> {
+        let kept = socket.try_clone()?;
+        let (end, local) = if listener.transport.is_reliable() {
+            let socket = std::net::TcpListener::from(socket);
+            let local = socket.local_addr()?;
+            (End::Stream(TcpListener::from_std(socket)?), local)
+        } else {
+            let socket = std::net::UdpSocket::from(socket);
+            let local = socket.local_addr()?;
+            (End::Datagram(UdpSocket::from_std(socket)?), local)
+        };
+        Ok(Self { end, kept, local })
+    }
 }
 
 /// A socket of its family alone: an IPv6 one takes no IPv4 peers, who have their own listener.
@@ -85,7 +114,7 @@ fn socket(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<soc
     Ok(socket)
 }
 
-fn bind_tcp(address: SocketAddr) -> io::Result<(End, SocketAddr)> {
+fn bind_tcp(address: SocketAddr) -> io::Result<socket2::Socket> {
     let socket = socket(address, Type::STREAM, Protocol::TCP)?;
     // Two processes on one port would share its connections without a word: no SO_REUSEPORT.
     socket.set_reuse_address(true)?;
@@ -94,28 +123,29 @@ fn bind_tcp(address: SocketAddr) -> io::Result<(End, SocketAddr)> {
     socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    let listener = std::net::TcpListener::from(socket);
-    let local = listener.local_addr()?;
-    Ok((End::Stream(TcpListener::from_std(listener)?), local))
+    Ok(socket)
 }
 
 /// A socket whose queue holds a burst of calls: all SIP over UDP to this listener waits there.
-fn bind_udp(address: SocketAddr) -> io::Result<(End, SocketAddr)> {
+fn bind_udp(address: SocketAddr) -> io::Result<socket2::Socket> {
     let socket = socket(address, Type::DGRAM, Protocol::UDP)?;
     socket.set_recv_buffer_size(SIP_UDP_QUEUE_BYTES as usize)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    let socket = UdpSocket::from_std(socket.into())?;
-    let local = socket.local_addr()?;
-    Ok((End::Datagram(socket), local))
+    Ok(socket)
 }
 
 impl<R: Role + 'static> Core<R> {
     /// Starts accepting or receiving at a listener's place, which must be empty.
-    pub(super) fn listen(&mut self, index: u16, transport: Transport, end: End, local: SocketAddr) {
+    pub(super) fn listen(&mut self, index: u16, transport: Transport, bound: Bound) {
+        let Bound { end, kept, local } = bound;
         let place = usize::from(index);
         let places = self.gates.len().max(place + 1);
         self.gates.resize_with(places, || None);
+        self.kept.resize_with(places, || None);
+        if let Some(own) = self.kept.get_mut(place) {
+            *own = Some(kept);
+        }
         self.sockets.resize_with(places, || None);
         let gate = Gate::new(transport);
         if let Some(own) = self.gates.get_mut(place) {
@@ -138,6 +168,7 @@ impl<R: Role + 'static> Core<R> {
         if let Some(gate) = self.gates.get_mut(place).and_then(Option::take) {
             gate.shut();
         }
+        self.kept.get_mut(place).and_then(Option::take);
         if let Some(socket) = self.sockets.get_mut(place).and_then(Option::as_mut) {
             socket.retire(now + HALF_CLOSED);
         }
@@ -208,17 +239,20 @@ async fn accept<R: Role + 'static>(
         let accepted = listener.cancelable_accept(gate.handle()).await;
         let now = clock::now();
         let core = &mut *shared.borrow_mut();
-        if !gate.is_open() {
-            return;
-        }
         match accepted {
-            Ok((stream, remote)) => {
+            // Whom the kernel let in before the gate was shut is let in.
+            Ok((stream, remote)) if !core.stopping => {
                 // Only a listener on all addresses must ask which one the peer has called.
                 let is_open_to_all = bound.ip().is_unspecified();
                 let local = if is_open_to_all { stream.local_addr().unwrap_or(bound) } else { bound };
                 core.admit(now, index, gate.transport, local, (stream, remote));
                 core.flush(now);
+                if !gate.is_open() {
+                    return;
+                }
             }
+            _ if !gate.is_open() => return,
+            Ok(_) => return,
             Err(error) => {
                 core.counters.accept_errors.add(1);
                 if core.log.take(now, "accept") {

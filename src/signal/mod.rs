@@ -16,6 +16,8 @@
 //!   a bounded number of log lines, sources and connections.
 //! * Other threads change a running loop by [`SignalOrder`]s, which the pump takes: listeners come
 //!   and go, limits change, and a new [`TlsSetup`] cuts exactly whom it does not take.
+//! * A loop can give its listeners and plain connections to the next program in the same process:
+//!   readers stop between two messages, and what comes meanwhile waits in the kernel.
 //! * A peer that has shut its sending side keeps its connection while it waits for a final
 //!   response, as long as a transaction lives. Requests are not sent to it: it could not answer.
 
@@ -28,6 +30,7 @@ mod log_budget;
 mod obey;
 mod order;
 mod pace;
+mod pass;
 mod role;
 mod run;
 mod sources;
@@ -36,6 +39,7 @@ pub mod tls;
 
 pub use counters::{Counter, Counters};
 pub use order::{ConnectionLimits, SignalOrder};
+pub use pass::{Passed, PassedConnection};
 pub use role::Role;
-pub use run::{ListenError, Listener, SignalConfig, is_on_io_uring, run};
+pub use run::{ListenError, Listener, SignalConfig, is_on_io_uring, run, run_with};
 pub use tls::{PeerCertificate, TlsError, TlsFacts, TlsFiles, TlsSetup};

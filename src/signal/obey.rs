@@ -44,6 +44,7 @@ impl<R: Role + 'static> Core<R> {
                 self.unlisten(now, index);
             }
             SignalOrder::Limits(limits) => self.limits.peers = limits,
+            SignalOrder::PassOn { within, passed } => self.begin_to_pass(now, within, passed),
         }
     }
 
@@ -101,8 +102,9 @@ async fn start_listening<R: Role + 'static>(
                 let error = io::Error::new(io::ErrorKind::AlreadyExists, "the listener's index is in use");
                 Err(io::Error::new(error.kind(), ListenError { listener, error }))
             } else {
-                listen::bind(&listener, core.tls.is_some()).map(|(end, local)| {
-                    core.listen(index, listener.transport, end, local);
+                listen::bind(&listener, core.tls.is_some()).map(|bound| {
+                    let local = bound.local;
+                    core.listen(index, listener.transport, bound);
                     local
                 })
             }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crossbeam::channel::Sender;
 
+use super::pass::Passed;
 use super::run::Listener;
 use super::tls::TlsSetup;
 
@@ -31,6 +32,14 @@ pub enum SignalOrder {
     },
     /// From now on these.
     Limits(ConnectionLimits),
+    /// Give listeners and plain connections away and end. Nobody is turned away: who calls meanwhile
+    /// waits in the kernel.
+    PassOn {
+        /// What is under way may take this long to finish.
+        within: Duration,
+        /// Told what is passed on.
+        passed: Sender<Passed>,
+    },
 }
 
 /// What peers may ask of a loop. 0 means no limit where a field says so.

@@ -55,6 +55,14 @@ pub trait Role {
     /// For so many thousandths of the last 200 ms the loop's thread ran or waited for a processor.
     fn handle_busy(&mut self, _permille: u16) {}
 
+    /// True when nothing is under way that another program could not take up from the sockets alone.
+    fn is_settled(&self) -> bool {
+        true
+    }
+
+    /// What is not settled by now will not be: end it with a word.
+    fn give_up(&mut self, _now: Instant) {}
+
     /// True when the shard may end: what is queued is still sent, then [`super::run()`] returns.
     fn is_finished(&self) -> bool;
 }

@@ -9,9 +9,10 @@ use crossbeam::queue::ArrayQueue;
 
 use super::core::{Core, Limits, Shared, flush};
 use super::counters::Counters;
-use super::listen;
+use super::listen::{self, Bound};
 use super::order::{ConnectionLimits, SignalOrder};
 use super::pace::Pace;
+use super::pass::Passed;
 use super::role::Role;
 use super::tls::TlsSetup;
 use crate::base::clock;
@@ -84,6 +85,20 @@ pub fn run<R: Role + 'static>(
     role: R,
     bound: impl FnOnce(io::Result<Vec<SocketAddr>>),
 ) -> io::Result<()> {
+    run_with(config, Passed::default(), role, bound)
+}
+
+/// The same with sockets of the program that ran in this process before. Listeners it has not passed
+/// on are bound.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with<R: Role + 'static>(
+    config: SignalConfig,
+    passed: Passed,
+    role: R,
+    bound: impl FnOnce(io::Result<Vec<SocketAddr>>),
+) -> io::Result<()> {
     if let Some(id) = config.cpu
         && !core_affinity::set_for_current(core_affinity::CoreId { id })
     {
@@ -91,7 +106,7 @@ pub fn run<R: Role + 'static>(
     }
     let builder = monoio::RuntimeBuilder::<monoio::FusionDriver>::new();
     match builder.with_entries(RING_ENTRIES).enable_timer().build() {
-        Ok(mut runtime) => runtime.block_on(serve(config, role, bound)),
+        Ok(mut runtime) => runtime.block_on(serve(config, passed, role, bound)),
         Err(error) => {
             bound(Err(io::Error::new(error.kind(), error.to_string())));
             Err(error)
@@ -101,12 +116,20 @@ pub fn run<R: Role + 'static>(
 
 async fn serve<R: Role + 'static>(
     config: SignalConfig,
+    passed: Passed,
     role: R,
     bound: impl FnOnce(io::Result<Vec<SocketAddr>>),
 ) -> io::Result<()> {
     let has_tls = config.tls.is_some();
-    let ends = config.listeners.iter().map(|listener| listen::bind(listener, has_tls));
-    let ends: Vec<_> = match ends.collect::<io::Result<_>>() {
+    let Passed { mut listeners, connections } = passed;
+    let ends = (0_u16..).zip(&config.listeners).map(|(index, listener)| {
+        let own = listeners.iter().position(|(place, _)| *place == index);
+        match own.map(|own| listeners.swap_remove(own)) {
+            Some((_, socket)) => Bound::new(*listener, socket),
+            None => listen::bind(listener, has_tls),
+        }
+    });
+    let ends: Vec<Bound> = match ends.collect::<io::Result<_>>() {
         Ok(ends) => ends,
         Err(error) => {
             let told = io::Error::new(error.kind(), error.to_string());
@@ -120,10 +143,13 @@ async fn serve<R: Role + 'static>(
         message_timeout: config.message_timeout,
         peers: config.limits,
     };
-    let addresses = ends.iter().map(|(_, local)| *local).collect();
+    let addresses = ends.iter().map(|bound| bound.local).collect();
     let shared = Core::new(role, limits, config.counters, config.tls);
-    for ((end, local), (index, listener)) in ends.into_iter().zip((0_u16..).zip(&config.listeners)) {
-        shared.borrow_mut().listen(index, listener.transport, end, local);
+    for (own, (index, listener)) in ends.into_iter().zip((0_u16..).zip(&config.listeners)) {
+        shared.borrow_mut().listen(index, listener.transport, own);
+    }
+    for connection in connections {
+        shared.borrow_mut().take_up(clock::now(), connection);
     }
     bound(Ok(addresses));
     pump(&shared, &config.orders).await;
@@ -152,11 +178,15 @@ async fn pump<R: Role + 'static>(shared: &Shared<R>, orders: &ArrayQueue<SignalO
             wanted
         };
         flush(shared, now);
+        if shared.borrow_mut().pass_on(now) {
+            return;
+        }
         let wait = {
             let core = shared.borrow();
             if core.role.is_finished() {
                 return;
             }
+            let wanted = if core.passing.is_some() { PUMP_MIN } else { wanted };
             let timer = core.role.poll_timeout().map(|at| at.saturating_duration_since(now));
             timer.map_or(wanted, |timer| timer.min(wanted)).clamp(PUMP_MIN, PUMP_MAX)
         };

@@ -48,6 +48,13 @@ impl Sources {
         })
     }
 
+    /// Counts a connection that was let in before, by the loop that passed it on.
+    pub(super) fn keep(&mut self, now: Instant, address: IpAddr) -> SourceKey {
+        let (key, source) = self.0.of(now, source_of(address));
+        source.open += 1;
+        key
+    }
+
     /// A counted connection has ended.
     pub(super) fn close(&mut self, key: SourceKey) {
         if let Some(source) = self.0.at(key) {

@@ -52,6 +52,8 @@ enum Step {
     Read,
     /// The peer has brought its messages for now.
     Wait(Duration),
+    /// Leave the rest in the kernel.
+    Park,
     Done,
 }
 
@@ -116,8 +118,10 @@ async fn read<R: Role + 'static>(shared: Shared<R>, flow: Flow, mut reader: TcpO
             monoio::time::sleep(pause).await;
             step = shared.borrow_mut().drain(clock::now(), &mut incoming);
         }
-        if matches!(step, Step::Done) {
-            return;
+        match step {
+            Step::Done => return,
+            Step::Park => return shared.borrow_mut().park(flow.id, reader),
+            Step::Read | Step::Wait(_) => {}
         }
     }
 }
@@ -197,6 +201,11 @@ impl<R: Role + 'static> Core<R> {
                 self.end_of_stream(now, id);
                 self.flush(now);
                 return Step::Done;
+            }
+            Err(error) if self.passing.is_some() && error.raw_os_error() == Some(libc::ECANCELED) => {
+                // The rest of a message that has begun is on its way: it is read first.
+                let is_clean = !incoming.framer.is_partial() && incoming.waiting.is_none();
+                return if is_clean { Step::Park } else { Step::Read };
             }
             Err(error) => {
                 self.break_off(now, id, error);

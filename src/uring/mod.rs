@@ -7,6 +7,7 @@
 mod bufring;
 mod choice;
 mod epoll;
+pub mod inherit;
 pub mod io;
 mod per_socket;
 mod prefetch;

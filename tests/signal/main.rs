@@ -4,6 +4,7 @@ mod certificates;
 mod limits;
 mod memory;
 mod orders;
+mod pass;
 mod plain;
 mod shard;
 mod tls;

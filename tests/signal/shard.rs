@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam::queue::ArrayQueue;
-use voxring::signal::{ConnectionLimits, Counters, Listener, Role, SignalConfig, SignalOrder, run};
+use voxring::signal::{
+    ConnectionLimits, Counters, Listener, Passed, Role, SignalConfig, SignalOrder, run_with,
+};
 use voxring::sip::flow::{Destination, Flow, FlowId, PeerNames, Transmit, Transport};
 use voxring::sip::message::{Message, Method, Response};
 
@@ -128,6 +130,15 @@ impl Shard {
 
     /// `tls_name` is the name its TLS servers must have.
     pub(crate) fn start_named(tls_name: Option<String>, change: impl FnOnce(&mut SignalConfig)) -> Self {
+        Self::start_all(Passed::default(), tls_name, change)
+    }
+
+    /// Goes on with what another one has passed on.
+    pub(crate) fn start_over(passed: Passed) -> Self {
+        Self::start_all(passed, None, |_| {})
+    }
+
+    fn start_all(passed: Passed, tls_name: Option<String>, change: impl FnOnce(&mut SignalConfig)) -> Self {
         let listener = |transport| Listener { transport, address: (Ipv4Addr::LOCALHOST, 0).into() };
         let counters = Arc::new(Counters::default());
         let mut config = SignalConfig {
@@ -160,7 +171,7 @@ impl Shard {
                 closed_to_all: closed,
                 tls_name,
             };
-            run(config, role, |bound| tell.send(bound).expect("the test waits"))
+            run_with(config, passed, role, |bound| tell.send(bound).expect("the test waits"))
         });
         let addresses = told.recv_timeout(PATIENCE).expect("bound is called").expect("bound");
         Self { addresses, counters, seen, send, orders, closed_to_all, finish, thread: Some(thread) }
