@@ -141,6 +141,8 @@ causes! {
     CalleeBadAnswer = "the callee's SDP answer could not be used", "callee_bad_answer", Callee, 88;
     /// What the caller says can no longer be stored.
     NotStored = "the message cannot be stored", "not_stored", Us, 47;
+    /// Our own flow broke: a fault in the program.
+    FlowFailed = "the call's flow failed", "flow_failed", Us, 41;
     /// The node stops.
     Shutdown = "the node is stopping", "shutdown", Us, 41;
 }

@@ -56,6 +56,8 @@ enum State {
     Recording { id: MessageId },
     /// `#` ended the recording and `Recorded` is on its way.
     Stopping { id: MessageId },
+    /// The node ends the call and `Recorded` is on its way.
+    Closing { id: MessageId },
     /// The menu plays, or waits for a key until `deadline`.
     Menu { id: MessageId, deadline: Option<Instant> },
     /// The mailbox fetches the recording's audio.
@@ -133,9 +135,31 @@ impl CallAnswering {
             | State::Greeting { .. }
             | State::Recording { .. }
             | State::Stopping { .. }
+            | State::Closing { .. }
             | State::Fetching { .. }
             | State::Leaving
             | State::Over => None,
+        }
+    }
+
+    /// The node is about to end the call: what was recorded is kept, and the caller hears goodbye.
+    pub fn wind_up(&mut self, wall: SystemTime) {
+        match &self.state {
+            State::Waiting | State::Closing { .. } | State::Leaving | State::Over => {}
+            State::Greeting { .. } => {
+                self.note_missed(wall);
+                self.leave(self.prompts.goodbye.clone());
+            }
+            State::Recording { id } => {
+                let id = id.clone();
+                self.outputs.push(Output::Order(Order::StopRecord(self.party.leg)));
+                self.state = State::Closing { id };
+            }
+            State::Stopping { id } => self.state = State::Closing { id: id.clone() },
+            State::Menu { id, .. } | State::Fetching { id } => {
+                self.keep(id.clone());
+                self.leave(self.prompts.goodbye.clone());
+            }
         }
     }
 
@@ -146,7 +170,7 @@ impl CallAnswering {
             State::Greeting { .. } => "greeting",
             State::Recording { .. } | State::Stopping { .. } => "recording",
             State::Menu { .. } | State::Fetching { .. } => "menu",
-            State::Leaving => "leaving",
+            State::Closing { .. } | State::Leaving => "leaving",
             State::Over => "over",
         }
     }
@@ -156,6 +180,7 @@ impl CallAnswering {
         match &self.state {
             State::Recording { id }
             | State::Stopping { id }
+            | State::Closing { id }
             | State::Menu { id, .. }
             | State::Fetching { id } => Some(id),
             State::Waiting | State::Greeting { .. } | State::Leaving | State::Over => None,
@@ -213,6 +238,7 @@ impl CallAnswering {
             State::Waiting
             | State::Recording { .. }
             | State::Stopping { .. }
+            | State::Closing { .. }
             | State::Fetching { .. }
             | State::Over => {}
         }
@@ -220,7 +246,7 @@ impl CallAnswering {
 
     fn handle_recorded(&mut self, wall: SystemTime, id: &MessageId, voiced: Duration, end: RecordEnd) {
         let current = match &self.state {
-            State::Recording { id } | State::Stopping { id } => id.clone(),
+            State::Recording { id } | State::Stopping { id } | State::Closing { id } => id.clone(),
             State::Waiting
             | State::Greeting { .. }
             | State::Menu { .. }
@@ -232,7 +258,16 @@ impl CallAnswering {
             return;
         }
         let empty = voiced < self.limits.voiced_min;
+        let is_closing = matches!(self.state, State::Closing { .. });
         match (end, empty) {
+            (_, false) if is_closing && end != RecordEnd::Closed => {
+                self.keep(current);
+                self.leave(self.prompts.goodbye.clone());
+            }
+            (_, true) if is_closing && end != RecordEnd::Closed => {
+                self.drop_empty(wall, current);
+                self.leave(self.prompts.goodbye.clone());
+            }
             (RecordEnd::Stopped, false) => self.offer_menu(current, Vec::new()),
             (RecordEnd::Stopped, true) => self.retry_empty(wall, current),
             (RecordEnd::Silence | RecordEnd::Limit, false) => self.send(current),
@@ -265,7 +300,9 @@ impl CallAnswering {
             // The caller saw the recording end and left it: it stands.
             State::Menu { id, .. } | State::Fetching { id } => self.keep(id.clone()),
             // The leg vanished with its recorder: what reached the spool is kept.
-            State::Recording { id } | State::Stopping { id } => self.keep(id.clone()),
+            State::Recording { id } | State::Stopping { id } | State::Closing { id } => {
+                self.keep(id.clone());
+            }
             State::Leaving | State::Over => {}
         }
         self.state = State::Over;
@@ -426,13 +463,21 @@ mod tests {
 
         fn id(&self) -> MessageId {
             match &self.flow.state {
-                State::Recording { id } | State::Stopping { id } | State::Menu { id, .. } => id.clone(),
+                State::Recording { id }
+                | State::Stopping { id }
+                | State::Closing { id }
+                | State::Menu { id, .. } => id.clone(),
                 State::Waiting
                 | State::Greeting { .. }
                 | State::Fetching { .. }
                 | State::Leaving
                 | State::Over => panic!("no recording in {:?}", self.flow.state),
             }
+        }
+
+        fn winds_up(&mut self) -> Vec<String> {
+            self.flow.wind_up(SystemTime::UNIX_EPOCH);
+            self.outputs()
         }
 
         fn hears_all(&mut self) -> Vec<String> {
@@ -547,6 +592,30 @@ mod tests {
         let mut caller = Caller::at_menu();
         caller.gives(Input::Digit('2'));
         assert_eq!(caller.gives(Input::HungUp), ["keep"]);
+    }
+
+    /// Goal: a node that ends the call keeps what was said, and says goodbye first. Method: in the
+    /// greeting, while recording with and without a word, in the menu, and when it is leaving anyway.
+    #[test]
+    fn a_call_that_we_wind_up_keeps_its_message_and_ends_with_goodbye() {
+        let mut caller = Caller::new();
+        assert!(caller.winds_up().is_empty(), "there is nothing to say yet");
+        caller.gives(Input::Started);
+        assert_eq!(caller.winds_up(), ["missed", "play 7"]);
+        assert_eq!(caller.hears_all(), ["hang up"]);
+        for (voiced_ms, told) in [(3000, vec!["keep", "play 7"]), (0, vec!["discard", "missed", "play 7"])] {
+            let mut caller = Caller::new();
+            caller.gives(Input::Started);
+            caller.hears_all();
+            assert_eq!(caller.winds_up(), ["stop record"]);
+            assert!(caller.winds_up().is_empty());
+            assert_eq!(caller.records(voiced_ms, RecordEnd::Stopped), told);
+            assert_eq!(caller.hears_all(), ["hang up"]);
+        }
+        let mut caller = Caller::at_menu();
+        assert_eq!(caller.winds_up(), ["keep", "play 7"]);
+        assert!(caller.winds_up().is_empty());
+        assert!(caller.gives(Input::HungUp).is_empty(), "kept once");
     }
 
     /// Goal: three failures end the menu without losing the message (um-behaviour: default 3).

@@ -64,6 +64,9 @@ pub enum Flow {
     Answering(Box<CallAnswering>),
     /// One of 9196-9199.
     Test(Box<TestExtension>),
+    /// One with a fault, for tests.
+    #[cfg(test)]
+    Faulty,
 }
 
 impl Flow {
@@ -72,6 +75,8 @@ impl Flow {
         match self {
             Self::Answering(flow) => flow.handle_input(now, wall, input),
             Self::Test(flow) => flow.handle_input(wall, input),
+            #[cfg(test)]
+            Self::Faulty => panic!("a fault in the flow"),
         }
     }
 
@@ -80,6 +85,19 @@ impl Flow {
         match self {
             Self::Answering(flow) => flow.handle_timeout(now),
             Self::Test(_) => {}
+            #[cfg(test)]
+            Self::Faulty => {}
+        }
+    }
+
+    /// The call is about to be ended by us: what the caller has said is kept, and goodbye said. Test
+    /// extensions say nothing.
+    pub fn wind_up(&mut self, wall: SystemTime) {
+        match self {
+            Self::Answering(flow) => flow.wind_up(wall),
+            Self::Test(_) => {}
+            #[cfg(test)]
+            Self::Faulty => {}
         }
     }
 
@@ -88,6 +106,8 @@ impl Flow {
         match self {
             Self::Answering(flow) => flow.poll_output(),
             Self::Test(flow) => flow.poll_output(),
+            #[cfg(test)]
+            Self::Faulty => None,
         }
     }
 
@@ -96,6 +116,8 @@ impl Flow {
         match self {
             Self::Answering(flow) => flow.poll_timeout(),
             Self::Test(_) => None,
+            #[cfg(test)]
+            Self::Faulty => None,
         }
     }
 
@@ -104,6 +126,8 @@ impl Flow {
         match self {
             Self::Answering(flow) => flow.state(),
             Self::Test(flow) => flow.state(),
+            #[cfg(test)]
+            Self::Faulty => "faulty",
         }
     }
 }
@@ -114,6 +138,8 @@ impl Flow {
         match self {
             Self::Answering(flow) => flow.recording(),
             Self::Test(_) => None,
+            #[cfg(test)]
+            Self::Faulty => None,
         }
     }
 }
