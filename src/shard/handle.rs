@@ -82,6 +82,16 @@ pub struct ShardHandle {
     thread: Option<JoinHandle<io::Result<()>>>,
 }
 
+/// Whether a shard turns.
+pub struct Pulse(Arc<Shared>);
+
+impl Pulse {
+    /// Turns so far. It stands still for more than a second only if the shard is stuck.
+    pub fn turns(&self) -> u64 {
+        self.0.published.load().turns
+    }
+}
+
 /// Starts a shard on its own thread.
 ///
 /// # Errors
@@ -158,6 +168,11 @@ impl ShardHandle {
     /// Counters and gauges, at most a tenth of a second old.
     pub fn snapshot(&self) -> ShardSnapshot {
         self.shared.published.load()
+    }
+
+    /// Tells whether the shard turns, to another thread.
+    pub fn pulse(&self) -> Pulse {
+        Pulse(Arc::clone(&self.shared))
     }
 
     /// The thread has ended: drained, or broken.

@@ -15,4 +15,4 @@ pub use by_hand::ByHand;
 pub use counters::ShardSnapshot;
 #[cfg(test)]
 pub(crate) use handle::FakeShard;
-pub use handle::{ShardConfig, ShardHandle, spawn};
+pub use handle::{Pulse, ShardConfig, ShardHandle, spawn};

@@ -12,7 +12,7 @@ use crate::control::cli::Slot;
 use crate::control::protocol::ShardStatus;
 use crate::media::order::{Event, FileItem, Order};
 use crate::role::user_agent;
-use crate::shard::{self, ShardConfig, ShardHandle, ShardSnapshot};
+use crate::shard::{self, Pulse, ShardConfig, ShardHandle, ShardSnapshot};
 use crate::uring::{self, Choice, ProbeError};
 
 /// One media shard and what we know of it.
@@ -135,6 +135,11 @@ impl Shards {
     /// The recording queue of each shard.
     pub fn files(&self) -> Vec<Arc<ArrayQueue<FileItem>>> {
         self.entries.iter().map(|entry| entry.handle.files()).collect()
+    }
+
+    /// Whether each of them turns.
+    pub fn pulses(&self) -> Vec<Pulse> {
+        self.entries.iter().map(|entry| entry.handle.pulse()).collect()
     }
 
     /// Looks, once a second, which shards keep up. `busy_max` is the most of its time that a shard may
