@@ -8,11 +8,13 @@ use clap::Parser as _;
 use nix::sys::stat::{Mode, umask};
 use voxring::control::cli::{Cli, Command, Serve};
 use voxring::control::{cert, check, commands, explain, firewall, sysctl};
-use voxring::role::supervisor;
+use voxring::role::supervisor::{self, Handover};
 use voxring::role::worker::start;
 
 fn main() -> ExitCode {
-    match run(Cli::parse()) {
+    // Before anything else opens a descriptor.
+    let handover = Handover::receive();
+    match handover.map_err(Into::into).and_then(|handover| run(Cli::parse(), handover)) {
         Ok(code) => code,
         Err(error) => {
             // Each cause once: some errors repeat their source in their own text.
@@ -29,11 +31,16 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<ExitCode> {
+fn run(cli: Cli, handover: Option<Handover>) -> Result<ExitCode> {
     let mut place = cli.place;
     match cli.command.unwrap_or_else(|| Command::Serve(Serve::default())) {
         Command::Serve(Serve { io_backend }) => {
             place.io_backend = io_backend;
+            if let Some(handover) = handover {
+                start_log();
+                supervisor::resume(place, handover)?;
+                return Ok(ExitCode::SUCCESS);
+            }
             let file = place.load_file()?;
             start_log();
             // Workers inherit it. Without it the node serves fewer calls, and `check` told so.
@@ -45,6 +52,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             umask(Mode::from_bits_truncate(0o077));
             supervisor::serve(place, file)?;
         }
+        Command::HandoverForm => writeln!(std::io::stdout(), "{}", supervisor::FORM)?,
         Command::Worker { slot: _ } => {
             start_log();
             start::run()?;
@@ -62,6 +70,15 @@ fn run(cli: Cli) -> Result<ExitCode> {
             let is_done = commands::reload(&place.socket()?, output)?;
             return Ok(if is_done { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
+        Command::Recycle(output) => {
+            let is_done = commands::recycle(&place.socket()?, output)?;
+            return Ok(if is_done { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::Upgrade { binary, output } => {
+            let is_done = commands::upgrade(&place.socket()?, binary.as_deref(), output)?;
+            return Ok(if is_done { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::Drain { switch, output } => commands::drain(&place.socket()?, switch, output)?,
         Command::CallRouter(command) => commands::call_router(&place.socket()?, command)?,
         Command::ExplainCall(call) => {
             let admitted = explain::run(&place, &call)?;

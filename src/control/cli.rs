@@ -130,6 +130,48 @@ problem is named with file, line and key, nothing changes, and the exit status i
 Example:
   voxring reload --data /var/lib/voxring")]
     Reload(Output),
+    /// Put a new worker in the place of the one that takes calls
+    #[command(after_help = "\
+The other slot's worker starts and calls itself before it takes calls; the old one keeps its calls,
+for worker.drain_timeout_s at most. When the new one fails, the old one goes on and the exit status
+is 1. After \"gave up\" in the log or in status this starts the worker again.
+
+Example:
+  voxring recycle --data /var/lib/voxring")]
+    Recycle(Output),
+    /// Replace the running program, workers and supervisor, without ending a call
+    #[command(after_help = "\
+The file is looked at first, then a worker of it must start and call itself; when it cannot, nothing
+changes and the exit status is 1. Then new calls go to it, the old worker keeps its calls, and the
+supervisor's process runs the new program under its old process id. Without --binary that is the file
+the node was started from, so: replace it, then upgrade.
+
+Examples:
+  install -m 755 target/release/voxring /usr/local/bin/ && voxring upgrade --data /var/lib/voxring
+  voxring upgrade --binary ./voxring-new")]
+    Upgrade {
+        /// The new program
+        #[arg(long, value_name = "FILE")]
+        binary: Option<PathBuf>,
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Refuse new calls while running ones finish, or take them again
+    #[command(after_help = "\
+While on, OPTIONS and new calls get 503 with Retry-After at router, service and workers, so that
+dispatchers turn to another node. It does not outlast the node.
+
+Examples:
+  voxring drain on
+  voxring drain off")]
+    Drain {
+        /// on or off
+        switch: Switch,
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
     /// Settings of the call router, which change while it runs
     #[command(subcommand)]
     CallRouter(CallRouterCommand),
@@ -152,6 +194,9 @@ Example:
     /// Certificates for development and tests: make, revoke, look at
     #[command(subcommand)]
     Cert(CertCommand),
+    /// Print the number of the form in which a supervisor hands over to this program
+    #[command(hide = true)]
+    HandoverForm,
     /// Run a worker process (started by the supervisor only)
     #[command(hide = true)]
     Worker {
@@ -348,13 +393,16 @@ impl CallRouterArguments {
 
 /// On or off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Switch {
+pub enum Switch {
+    /// On.
     On,
+    /// Off.
     Off,
 }
 
 impl Switch {
-    fn is_on(self) -> bool {
+    /// Whether it is.
+    pub fn is_on(self) -> bool {
         self == Self::On
     }
 }
@@ -385,6 +433,20 @@ pub enum Slot {
 }
 
 impl Slot {
+    /// Both of them.
+    pub const BOTH: [Self; 2] = [Self::A, Self::B];
+
+    /// Its place among [`Self::BOTH`].
+    pub fn index(self) -> usize {
+        usize::from(self == Self::B)
+    }
+
+    /// The other one.
+    #[must_use]
+    pub fn other(self) -> Self {
+        if self == Self::A { Self::B } else { Self::A }
+    }
+
     /// Its letter.
     pub fn name(self) -> &'static str {
         match self {
@@ -555,9 +617,9 @@ mod tests {
         }
         let mut found = Vec::new();
         leaves(&Cli::command(), &mut found);
-        assert_eq!(found.len(), 21, "{found:?}");
+        assert_eq!(found.len(), 25, "{found:?}");
         for (name, json) in found {
-            assert_eq!(json, !matches!(name.as_str(), "serve" | "worker"), "{name}");
+            assert_eq!(json, !matches!(name.as_str(), "serve" | "worker" | "handover-form"), "{name}");
         }
     }
 

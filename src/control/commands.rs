@@ -2,14 +2,20 @@
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Serialize;
 
-use super::cli::{CallRouterCommand, MailboxCommand, MessageCommand, Output};
+use super::cli::{CallRouterCommand, MailboxCommand, MessageCommand, Output, Switch};
 use super::client::{self, ClientError};
 use super::print;
-use super::protocol::{Reply, Request};
+use super::protocol::{ChangeState, Reply, Request};
 use crate::mailbox::audio::{self, WavError};
+
+/// How often a command that waits asks how far it is.
+const FOLLOW_INTERVAL: Duration = Duration::from_millis(100);
+/// Questions that may remain without an answer meanwhile.
+const MISSES_MAX: u32 = 50;
 
 /// Why a client command failed.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +79,59 @@ pub fn reload(socket: &Path, output: Output) -> Result<bool, CommandError> {
     let Reply::Reload(report) = ask(socket, &Request::Reload)? else { return Err(CommandError::Unexpected) };
     show(output, &report, || print::reload(&report))?;
     Ok(report.problems.is_empty())
+}
+
+/// `voxring recycle`. False when the old worker goes on.
+///
+/// # Errors
+/// No reply, a refusal, or no output.
+pub fn recycle(socket: &Path, output: Output) -> Result<bool, CommandError> {
+    follow(socket, &Request::Recycle, output)
+}
+
+/// `voxring upgrade`. False when the old program goes on.
+///
+/// # Errors
+/// No such file, no reply, a refusal, or no output.
+pub fn upgrade(socket: &Path, binary: Option<&Path>, output: Output) -> Result<bool, CommandError> {
+    let absolute = |file: &Path| {
+        std::fs::canonicalize(file).map_err(|error| CommandError::File { file: file.into(), error })
+    };
+    follow(socket, &Request::Upgrade { binary: binary.map(absolute).transpose()? }, output)
+}
+
+/// Begins a change of worker and waits for its end.
+fn follow(socket: &Path, request: &Request, output: Output) -> Result<bool, CommandError> {
+    let Reply::Change(mut change) = ask(socket, request)? else { return Err(CommandError::Unexpected) };
+    let mut misses = 0;
+    while !change.state.is_over() {
+        std::thread::sleep(FOLLOW_INTERVAL);
+        // A supervisor that replaces its program drops whom it was about to answer.
+        change = match ask(socket, &Request::Change { number: change.number }) {
+            Ok(Reply::Change(change)) => change,
+            Ok(_) => return Err(CommandError::Unexpected),
+            Err(CommandError::Client(_)) if misses < MISSES_MAX => {
+                misses += 1;
+                change
+            }
+            Err(error) => return Err(error),
+        };
+    }
+    show(output, &change, || print::change(&change))?;
+    Ok(change.state == ChangeState::Done)
+}
+
+/// `voxring drain`.
+///
+/// # Errors
+/// No reply, or no output.
+pub fn drain(socket: &Path, switch: Switch, output: Output) -> Result<(), CommandError> {
+    let reply = ask(socket, &Request::Drain { on: switch.is_on() })?;
+    let Reply::Drain { on, calls } = reply else { return Err(CommandError::Unexpected) };
+    show(output, &Drained { draining: on, calls }, || match on {
+        true => format!("new calls are refused; {calls} are up\n"),
+        false => "new calls are taken\n".to_owned(),
+    })
 }
 
 /// `voxring call-router …`.
@@ -162,6 +221,12 @@ pub fn message(socket: &Path, command: MessageCommand) -> Result<(), CommandErro
             show(output, &Deleted { id: id.as_str() }, || format!("message {id} deleted\n"))
         }
     }
+}
+
+#[derive(Serialize)]
+struct Drained {
+    draining: bool,
+    calls: u64,
 }
 
 #[derive(Serialize)]

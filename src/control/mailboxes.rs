@@ -18,6 +18,10 @@ pub fn execute(store: &mut Store, request: Request) -> Option<Reply> {
         Request::Status
         | Request::Calls
         | Request::Reload
+        | Request::Recycle
+        | Request::Upgrade { .. }
+        | Request::Change { .. }
+        | Request::Drain { .. }
         | Request::CallRouterGet
         | Request::CallRouterSet { .. } => return None,
         Request::MailboxAdd { number, name, pin } => add(store, number, name, pin),

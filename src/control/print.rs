@@ -10,8 +10,8 @@ use time::OffsetDateTime;
 use time::macros::format_description;
 
 use super::protocol::{
-    CallInfo, CallRouterReport, CalleeInfo, CertificateDate, CertificateStatus, ListenerStatus, MailboxInfo,
-    ReloadReport, Status,
+    CallInfo, CallRouterReport, CalleeInfo, CertificateDate, CertificateStatus, Change, ListenerStatus,
+    MailboxInfo, ReloadReport, Status,
 };
 use crate::mailbox::{Message, MessageKind};
 use crate::media::order::{Codec, LegStats};
@@ -78,14 +78,13 @@ pub fn status(status: &Status) -> String {
         status.node,
         status.version,
         status.pid,
-        match (status.ready, status.maintenance) {
-            (false, _) => "not ready: no worker takes calls",
-            (true, true) => "under maintenance: the call router refuses new calls",
-            (true, false) => "ready",
-        },
+        standing(status),
         uptime(status.uptime_s),
         status.data.display()
     );
+    if let Some(change) = &status.change {
+        text.push_str(&self::change(change));
+    }
     let _ = writeln!(text, "reloads: {} done, {} refused", status.reloads, status.reloads_failed);
     let _ = writeln!(
         text,
@@ -103,22 +102,48 @@ pub fn status(status: &Status) -> String {
         .workers
         .iter()
         .map(|worker| {
+            let left = worker.drain_left_s.map(|left| format!(", {} left", clock(left)));
             vec![
                 worker.slot.clone(),
-                worker.state.name().to_owned(),
+                format!("{}{}", worker.state.name(), left.unwrap_or_default()),
+                worker.version.clone(),
                 worker.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
                 uptime(worker.uptime_s),
                 worker.restarts.to_string(),
                 worker.heartbeat_age_ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms} ms ago")),
                 worker.calls_active.to_string(),
+                (worker.memory_kib / 1024).to_string(),
             ]
         })
         .collect();
-    text.push_str(&table(&["WORKER", "STATE", "PROCESS", "UP", "RESTARTS", "HEARTBEAT", "CALLS"], &workers));
+    let header = ["WORKER", "STATE", "VERSION", "PROCESS", "UP", "RESTARTS", "HEARTBEAT", "CALLS", "MIB"];
+    text.push_str(&table(&header, &workers));
     text.push_str(&shards(status));
     text.push_str(&refused(&status.refused_total));
     text.push_str(&counters(status));
     text
+}
+
+/// Whether new calls are taken, and why not.
+fn standing(status: &Status) -> &str {
+    match (&status.gave_up, status.draining, status.ready, status.maintenance) {
+        (Some(gave_up), ..) => gave_up,
+        (None, true, ..) => "being drained: new calls are refused",
+        (None, false, false, _) => "not ready: no worker takes calls",
+        (None, false, true, true) => "under maintenance: the call router refuses new calls",
+        (None, false, true, false) => "ready",
+    }
+}
+
+/// `voxring recycle` and `upgrade`.
+pub fn change(change: &Change) -> String {
+    let (why, state) = (printable(&change.why), change.state.name());
+    match &change.error {
+        Some(error) => {
+            format!("change of worker ({why}): {state}, the old one goes on: {}\n", printable(error))
+        }
+        None => format!("change of worker ({why}): {state}\n"),
+    }
 }
 
 /// Refused calls and connections by rule, the most frequent first.
@@ -263,8 +288,9 @@ pub fn calls(calls: &[CallInfo]) -> String {
 }
 
 fn caller_row(call: &CallInfo) -> Vec<String> {
+    let drains = call.drain_left_s.map(|left| format!(" draining, {} left", clock(left)));
     let head = [
-        call.slot.clone(),
+        format!("{}{}", call.slot, drains.unwrap_or_default()),
         clock(call.duration_s),
         call.state.clone(),
         call.mailbox.clone().unwrap_or_else(|| "-".to_owned()),

@@ -71,6 +71,24 @@ pub enum Request {
     },
     /// Read the configuration and the TLS files anew; answered by `Reload`.
     Reload,
+    /// Put a new worker in the place of the one that takes calls; answered by `Change`.
+    Recycle,
+    /// The same from another program, which then takes the supervisor's place too; answered by
+    /// `Change`.
+    Upgrade {
+        /// Absolute path of the program. `None`: the file this node was started from.
+        binary: Option<PathBuf>,
+    },
+    /// How far a change of worker is; answered by `Change`.
+    Change {
+        /// As `Change` told it.
+        number: u64,
+    },
+    /// Refuse new calls, or take them again; answered by `Drain`.
+    Drain {
+        /// Refuse.
+        on: bool,
+    },
     /// The call router's settings; answered by `CallRouter`.
     CallRouterGet,
     /// Change the call router's settings while it runs, and keep them; answered by `CallRouter`.
@@ -137,6 +155,15 @@ pub enum Reply {
     },
     /// To `Reload`.
     Reload(ReloadReport),
+    /// To `Recycle`, `Upgrade` and `Change`: the change as it stands.
+    Change(Change),
+    /// To `Drain`.
+    Drain {
+        /// New calls are refused.
+        on: bool,
+        /// Calls that are up.
+        calls: u64,
+    },
     /// To `CallRouterGet` and `CallRouterSet`.
     CallRouter(CallRouterReport),
     /// The request could not be done.
@@ -181,6 +208,60 @@ pub struct ReloadReport {
     pub needs_restart: Vec<String>,
     /// Why nothing was changed, each with file, line and key as far as they are known.
     pub problems: Vec<String>,
+}
+
+/// A change of the worker that takes calls.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// Counts changes from the node's start.
+    pub number: u64,
+    /// Who or what asked for it.
+    pub why: String,
+    /// How far it is.
+    pub state: ChangeState,
+    /// Why it failed; the worker from before still takes calls then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// How far a change is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChangeState {
+    /// The new program is looked at.
+    Checking,
+    /// The new worker starts.
+    Starting,
+    /// It places its self-test calls.
+    Proving,
+    /// It will take calls; the supervisor is being replaced too.
+    Replacing,
+    /// Router and service learn where calls go now.
+    Switching,
+    /// It takes calls.
+    Done,
+    /// It came to nothing.
+    Failed,
+}
+
+impl ChangeState {
+    /// Nothing more comes of it.
+    pub fn is_over(self) -> bool {
+        matches!(self, Self::Done | Self::Failed)
+    }
+
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Checking => "checking",
+            Self::Starting => "starting",
+            Self::Proving => "proving",
+            Self::Replacing => "replacing",
+            Self::Switching => "switching",
+            Self::Done => "done",
+            Self::Failed => "failed",
+        }
+    }
 }
 
 /// The call router's settings, as far as they are set.
@@ -247,6 +328,14 @@ pub struct Status {
     pub ready: bool,
     /// `router.maintenance` in force: the router refuses new calls.
     pub maintenance: bool,
+    /// `voxring drain on` in force: router, service and workers refuse new calls.
+    pub draining: bool,
+    /// Why no worker is started any more; `None`: one runs or will.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gave_up: Option<String>,
+    /// The latest change of worker since the start of the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<Change>,
     /// Every socket that takes SIP.
     pub listeners: Vec<ListenerStatus>,
     /// Every worker slot in use.
@@ -319,6 +408,13 @@ pub struct WorkerStatus {
     pub pid: Option<u32>,
     /// What it does.
     pub state: WorkerState,
+    /// Its program's; empty before it is ready.
+    pub version: String,
+    /// Until its last calls are ended, seconds, while it drains.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain_left_s: Option<u64>,
+    /// Resident memory, KiB.
+    pub memory_kib: u64,
     /// Since this process started, seconds.
     pub uptime_s: u64,
     /// How often the slot's worker was replaced after it died or fell silent.
@@ -339,10 +435,14 @@ pub struct WorkerStatus {
 pub enum WorkerState {
     /// Started, not ready yet.
     Starting,
+    /// Ready; places calls to itself before it takes any.
+    Proving,
     /// Takes new calls.
     Ready,
     /// Finishes its calls and takes no new ones.
     Draining,
+    /// Ends its calls.
+    Stopping,
     /// Dead or silent; about to be replaced.
     Down,
 }
@@ -352,8 +452,10 @@ impl WorkerState {
     pub fn name(self) -> &'static str {
         match self {
             Self::Starting => "starting",
+            Self::Proving => "proving",
             Self::Ready => "ready",
             Self::Draining => "draining",
+            Self::Stopping => "stopping",
             Self::Down => "down",
         }
     }
@@ -386,6 +488,9 @@ pub struct CallInfo {
     pub call_id: String,
     /// The worker slot that has it.
     pub slot: String,
+    /// Until it is ended, seconds, where its worker drains.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain_left_s: Option<u64>,
     /// The caller's URI.
     pub from: String,
     /// The called URI.

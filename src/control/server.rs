@@ -5,7 +5,9 @@
 
 use std::fs::Permissions;
 use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -63,10 +65,31 @@ impl Server {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let listener = UnixListener::bind(&aside)?;
+        let listener = StdUnixListener::bind(&aside)?;
         std::fs::set_permissions(&aside, Permissions::from_mode(0o600))?;
         std::fs::rename(&aside, &path)?;
-        Ok(Self { listener, path })
+        Self::over(listener, path)
+    }
+
+    /// The socket of the program that ran in this process before. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// It is no socket that listens.
+    pub fn resume(data: &Path, socket: OwnedFd) -> io::Result<Self> {
+        Self::over(socket.into(), data.join(SOCKET_NAME))
+    }
+
+    fn over(listener: StdUnixListener, path: PathBuf) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener: UnixListener::from_std(listener)?, path })
+    }
+
+    /// The socket once more, for the next program.
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub fn kept(&self) -> io::Result<OwnedFd> {
+        self.listener.as_fd().try_clone_to_owned()
     }
 
     /// Serves until the receiver of `asks` is dropped.

@@ -7,234 +7,43 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{self, Sender};
 use crossbeam::queue::ArrayQueue;
 
-use crate::base::clock;
 use crate::base::config::{Addresses, Config, Handoff};
 use crate::call::admission::Admitted;
 use crate::control::listeners::ListenRole;
-use crate::control::protocol::ListenerStatus;
 use crate::role::gate::{Gate, Seen};
 use crate::role::hop::HopSecret;
-use crate::role::listening::{Change, Listening, Open, OpenError};
 use crate::role::overload::Overload;
 use crate::role::refusals::Refusals;
-use crate::role::supervisor::ServeError;
 use crate::role::user_agent;
-use crate::signal::{self, Counters, Listener, Role, SignalOrder, TlsSetup};
-use crate::sip::flow::{Destination, Flow, FlowId, PeerNames, Transmit, Transport};
+use crate::signal::{Counters, Listener, Role};
+use crate::sip::flow::{Destination, Flow, FlowId, PeerNames, Transmit};
 use crate::sip::layer::{ClientId, Layer, ServerId, TuEvent};
 use crate::sip::message::{Message, Method, Name, Request, Response};
 use crate::sip::uas::UasRules;
 use crate::sip::uri::Uri;
 use crate::sip::{proxy, target, uas};
 
+mod handle;
 mod listeners;
 mod next_hop;
 mod refuse;
 
+use handle::FrontReport;
+pub use handle::{Front, FrontOrder, PassedFront, spawn};
 pub use listeners::Hop;
 pub use next_hop::HopPorts;
-use next_hop::{NextHop, Way};
+pub(in crate::role) use next_hop::{NextHop, Way};
 
 /// How often the front looks for orders.
 const PUMP_INTERVAL: Duration = Duration::from_millis(20);
-/// Orders that may wait; the front takes all of them every [`PUMP_INTERVAL`].
-const ORDERS_MAX: usize = 256;
-/// The front takes an order within this, or it is stuck.
-const TAKE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long copies of a 2xx may come: timer L, 64*T1.
 const ACCEPTED_LIFE: Duration = Duration::from_secs(32);
 /// How often it reports its counters.
 const REPORT_INTERVAL: Duration = Duration::from_millis(500);
-
-/// Supervisor to front.
-#[derive(Debug)]
-pub enum FrontOrder {
-    /// What a listener that is about to open is for.
-    Listener {
-        /// Its index in flows.
-        index: u16,
-        /// Whose it is.
-        hop: Hop,
-    },
-    /// From now on work by this one.
-    Config {
-        /// The whole configuration.
-        config: Arc<Config>,
-        /// Told once it is in force.
-        taken: Sender<()>,
-    },
-    /// The ports of the worker that takes new calls; `None`: there is none.
-    Worker(Option<HopPorts>),
-    /// Finish what is under way and leave.
-    Stop,
-}
-
-/// Refused calls by reason, since the start.
-type Counts = BTreeMap<String, u64>;
-
-/// Front to supervisor: at once when the worker changes, else every [`REPORT_INTERVAL`].
-#[derive(Debug, Clone, Default)]
-struct FrontReport {
-    refused: Counts,
-    worker: Option<HopPorts>,
-}
-
-/// The supervisor's end.
-#[derive(Debug)]
-pub struct Front {
-    orders: Arc<ArrayQueue<FrontOrder>>,
-    reports: Arc<ArrayQueue<FrontReport>>,
-    last: FrontReport,
-    listening: Listening<Hop>,
-    counters: Arc<Counters>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Front {
-    /// Queues an order. The queue outlasts any burst of worker restarts; the newest order wins.
-    pub fn send(&self, order: FrontOrder) {
-        self.orders.force_push(order);
-    }
-
-    /// Takes the newest counters over.
-    pub fn collect(&mut self) {
-        while let Some(report) = self.reports.pop() {
-            self.last = report;
-        }
-    }
-
-    /// Where new calls go now; an order takes a moment to get here.
-    pub fn worker(&self) -> Option<HopPorts> {
-        self.last.worker
-    }
-
-    /// Refused calls by reason.
-    pub fn refused(&self) -> &Counts {
-        &self.last.refused
-    }
-
-    /// What their SIP loop met, by name.
-    pub fn counters(&self) -> BTreeMap<String, u64> {
-        user_agent::counters("sip_", &*self.counters)
-    }
-
-    /// Where router and service listen now.
-    pub fn listeners(&self) -> Vec<ListenerStatus> {
-        let status = |open: &Open<Hop>| ListenerStatus {
-            role: open.owner.name().to_owned(),
-            transport: open.listener.transport,
-            address: open.address,
-        };
-        self.listening.open().iter().map(status).collect()
-    }
-
-    /// Opens what `config` asks for beside what is open; `tls` is its setup.
-    ///
-    /// Waits for the loop, a turn of it as a rule and a second where an address is in use.
-    ///
-    /// # Errors
-    /// The first listener that cannot be bound; nothing has changed then.
-    pub fn prepare(
-        &mut self,
-        config: &Config,
-        tls: Option<&Arc<TlsSetup>>,
-    ) -> Result<Change<Hop>, OpenError> {
-        let had_tls = self.listening.open().iter().any(|open| open.listener.transport == Transport::Tls);
-        if let Some(tls) = tls
-            && !had_tls
-        {
-            // Nobody is connected who could be judged by it.
-            self.listening.order(SignalOrder::Tls(Arc::clone(tls)));
-        }
-        let orders = &self.orders;
-        let mut change = self.listening.begin(&listeners::wanted(config), |index, hop| {
-            orders.force_push(FrontOrder::Listener { index, hop });
-        });
-        match change.wait(clock::now()) {
-            Ok(()) => Ok(change),
-            Err(error) => {
-                self.listening.abort(change);
-                Err(error)
-            }
-        }
-    }
-
-    /// Puts in force what was prepared: closes the listeners `config` does not ask for.
-    pub fn commit(&mut self, change: Change<Hop>, config: &Arc<Config>, tls: Option<&Arc<TlsSetup>>) {
-        let (taken, in_force) = channel::bounded(1);
-        self.send(FrontOrder::Config { config: Arc::clone(config), taken });
-        self.listening.commit(change);
-        self.listening.order(SignalOrder::Limits(user_agent::connection_limits(config)));
-        if let Some(tls) = tls {
-            self.renew_tls(tls);
-        }
-        // Whoever asked for the change may then rely on it; a turn of the loop as a rule.
-        if in_force.recv_timeout(TAKE_TIMEOUT).is_err() {
-            tracing::error!("router and service do not take their new configuration");
-        }
-    }
-
-    /// Takes back what was prepared.
-    pub fn abort(&mut self, change: Change<Hop>) {
-        self.listening.abort(change);
-    }
-
-    /// New connections get this; those whose peer it does not take are closed.
-    pub fn renew_tls(&self, tls: &Arc<TlsSetup>) {
-        self.listening.order(SignalOrder::Tls(Arc::clone(tls)));
-    }
-
-    /// Ends the thread.
-    pub fn stop(&mut self) {
-        self.send(FrontOrder::Stop);
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the front signalling shard had panicked");
-        }
-    }
-}
-
-/// Starts the shard; returns once its sockets are bound.
-///
-/// # Errors
-/// A port that is taken, or no thread.
-pub fn spawn(
-    config: &Config,
-    tls: Option<Arc<TlsSetup>>,
-    hop_secret: HopSecret,
-) -> Result<Front, ServeError> {
-    let listeners = listeners::wanted(config);
-    let orders = Arc::new(ArrayQueue::new(ORDERS_MAX));
-    let reports = Arc::new(ArrayQueue::new(4));
-    let signal_config = user_agent::signal_config(config, tls, listeners.iter().map(|(_, l)| *l).collect());
-    let queues = (Arc::clone(&orders), Arc::clone(&reports));
-    let role = FrontRole::new(config, &listeners, queues, Arc::clone(&signal_config.counters), hop_secret)?;
-    let counters = Arc::clone(&signal_config.counters);
-    let loop_orders = Arc::clone(&signal_config.orders);
-    let (bound, binding) = channel::bounded(1);
-    let body = move || {
-        let report_bound = move |result| {
-            // The spawner waits for exactly this one result.
-            let _ = bound.send(result);
-        };
-        // A failed bind is the spawner's to tell.
-        if let Err(error) = signal::run(signal_config, role, report_bound) {
-            tracing::debug!(%error, "the front signalling shard ended");
-        }
-    };
-    let thread = thread::Builder::new().name("sip-front".into()).spawn(body)?;
-    let addresses = binding.recv().unwrap_or_else(|_| Err(io::Error::other("the shard died at its start")));
-    let addresses = addresses.map_err(|error| listeners::listen_error(&listeners, error))?;
-    let listening = Listening::new(loop_orders, &listeners, &addresses);
-    Ok(Front { orders, reports, last: FrontReport::default(), listening, counters, thread: Some(thread) })
-}
 
 /// An INVITE on its way to the next hop.
 struct Forwarded {
@@ -293,6 +102,8 @@ struct FrontRole {
     refusals: Refusals,
     overload: Overload,
     next_report: Option<Instant>,
+    /// `voxring drain on`.
+    draining: bool,
     stopping: bool,
 }
 
@@ -321,6 +132,7 @@ impl FrontRole {
             refusals: Refusals::default(),
             overload: Overload::new(config),
             next_report: None,
+            draining: false,
             stopping: false,
         })
     }
@@ -397,6 +209,9 @@ impl FrontRole {
         }
         if self.settings.maintenance && hop == Hop::Router {
             return Err(("maintenance", unavailable("the call router is under maintenance")));
+        }
+        if self.draining {
+            return Err(("draining", unavailable("the node is being drained and takes no new calls")));
         }
         if self.worker.is_none() || self.stopping {
             return Err(("no_worker", unavailable("no worker takes calls")));
@@ -494,6 +309,7 @@ impl FrontRole {
                     self.worker = ports;
                     self.next_report = None;
                 }
+                FrontOrder::Drain(on) => self.draining = on,
                 FrontOrder::Stop => self.stopping = true,
             }
         }
@@ -575,6 +391,18 @@ impl Role for FrontRole {
 
     fn handle_busy(&mut self, permille: u16) {
         self.overload.handle_busy(permille, &mut self.layer);
+    }
+
+    fn is_settled(&self) -> bool {
+        self.forwarded.is_empty()
+    }
+
+    fn give_up(&mut self, now: Instant) {
+        let left: Vec<_> = self.forwarded.keys().copied().collect();
+        for id in left {
+            self.layer.cancel(now, id);
+            self.forwarding_failed(now, id, 503, "Service Unavailable");
+        }
     }
 
     fn is_finished(&self) -> bool {

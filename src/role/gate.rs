@@ -11,7 +11,7 @@ use crate::base::bucket::{Rate, TokenBucket};
 use crate::base::config::{CallUri, Config, Handoff, UnknownSource};
 use crate::call::admission::{Admission, Admitted, Decision, Origin, Refused};
 use crate::control::names::Resolver;
-use crate::role::hop::{HopClaim, HopSecret};
+use crate::role::hop::{HopClaim, HopSecret, SELF_TEST};
 use crate::role::refusals::Refusals;
 use crate::sip::flow::{Flow, FlowId, PeerNames};
 use crate::sip::message::{Message, Method, Request};
@@ -45,6 +45,18 @@ pub struct Seen {
     pub flow: Flow,
     /// The gateway, when the hop before has told.
     vouched: Option<String>,
+}
+
+impl Seen {
+    /// The hop before has told whose call it is.
+    pub fn is_vouched(&self) -> bool {
+        self.vouched.is_some()
+    }
+
+    /// A worker calls itself.
+    pub fn is_self_test(&self) -> bool {
+        self.vouched.as_deref() == Some(SELF_TEST)
+    }
 }
 
 impl Gate {
@@ -83,6 +95,11 @@ impl Gate {
             None => self.resolver = Some(Resolver::spawn(names)?),
         }
         Ok(())
+    }
+
+    /// What this node's own hops prove themselves with.
+    pub fn secret(&self) -> &HopSecret {
+        &self.secret
     }
 
     /// Takes what names mean now.
@@ -215,7 +232,7 @@ impl Gate {
 
     /// True for an address of this machine: what can be bound is ours. The other hops call from
     /// such a one, and prove themselves by the secret.
-    fn is_own(&mut self, address: IpAddr) -> bool {
+    pub fn is_own(&mut self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         if address.is_loopback() || self.own_addresses.contains(&address) {
             return true;

@@ -13,6 +13,8 @@ use crate::sip::flow::Transport;
 use crate::sip::header::Params;
 use crate::sip::message::{Name, Request};
 
+/// Gateway and number of the calls a worker places to itself.
+pub const SELF_TEST: &str = "self-test";
 /// The header field; never let through from outside.
 const HEADER: &str = "X-Voxring-Hop";
 

@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use crossbeam::channel::{self, Receiver, Sender};
 use crossbeam::queue::ArrayQueue;
+use nix::sys::signal;
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::base::config::Config;
@@ -22,6 +24,8 @@ use crate::role::hop::HopSecret;
 
 /// How often a worker says that it lives.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
+/// A worker whose supervisor is gone ends its calls within less.
+const ORPHAN_LIMIT: Duration = Duration::from_secs(10);
 /// Reports that may wait for a supervisor that does not read; then the worker drops heartbeats.
 const REPORTS_MAX: usize = 256;
 /// Orders that may wait for the worker's signalling shard.
@@ -52,6 +56,21 @@ pub enum ToWorker {
     },
     /// The TLS files have changed: load them anew.
     Tls,
+    /// Place self-test calls through the own listeners and every media shard; answered by
+    /// `FromWorker::Proof`.
+    Prove,
+    /// Keep the calls there are, take no new ones, and exit once they are over.
+    Retire {
+        /// Where new calls go: callers who come straight here are sent there. Empty: nowhere.
+        successor: Vec<ListenerStatus>,
+        /// Then what is left is ended as by `Stop`, in milliseconds.
+        within_ms: u64,
+    },
+    /// Refuse new calls and OPTIONS, or take them again.
+    Refuse {
+        /// Refuse.
+        on: bool,
+    },
     /// End every call in order, store what was recorded, exit.
     Stop,
 }
@@ -62,6 +81,8 @@ pub enum ToWorker {
 pub enum FromWorker {
     /// Sockets are bound and the spool is recovered: calls may come.
     Ready {
+        /// Its program's version.
+        version: String,
         /// Where it listens.
         listeners: Vec<ListenerStatus>,
         /// Its media shards.
@@ -79,6 +100,13 @@ pub enum FromWorker {
         /// Why, for a person.
         reason: String,
     },
+    /// To `ToWorker::Prove`: what went wrong, if anything did.
+    Proof {
+        /// For a person; `None`: all self-test calls were answered and heard.
+        error: Option<String>,
+    },
+    /// One of its threads does not turn.
+    Stalled(Stall),
     /// It lives; every [`HEARTBEAT_INTERVAL`], from the signalling shard itself.
     Heartbeat(Heartbeat),
     /// To `ToWorker::Calls`.
@@ -88,6 +116,17 @@ pub enum FromWorker {
         /// Oldest first.
         calls: Vec<CallInfo>,
     },
+}
+
+/// A thread that does not turn.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stall {
+    /// `signalling` or `media-N`.
+    pub thread: String,
+    /// Since its last turn.
+    pub for_ms: u64,
+    /// What the kernel knows of it: state, what it waits in, its stack where that may be read.
+    pub at: String,
 }
 
 /// A worker's counters; they grow from the process's start.
@@ -125,7 +164,13 @@ impl WorkerLink {
         };
         let orders = Arc::new(ArrayQueue::new(ORDERS_MAX));
         let inbox = Arc::clone(&orders);
-        thread::Builder::new().name("link-read".into()).spawn(move || read_orders(reader, &inbox))?;
+        thread::Builder::new().name("link-read".into()).spawn(move || {
+            read_orders(reader, &inbox);
+            // Without a supervisor nobody else would end a worker whose loop hangs.
+            thread::sleep(ORPHAN_LIMIT);
+            tracing::error!("the supervisor is gone and the worker does not end; it is killed");
+            let _ = signal::kill(Pid::this(), signal::Signal::SIGKILL);
+        })?;
         let (reports, outbox) = channel::bounded(REPORTS_MAX);
         thread::Builder::new().name("link-write".into()).spawn(move || write_reports(stream, &outbox))?;
         Ok((Self { orders, reports }, slot, config, hop_secret))
@@ -209,27 +254,8 @@ mod tests {
         serde_json::from_slice(line).unwrap()
     }
 
-    /// Goal: what supervisor and worker say arrives as it was said, in one line each.
-    /// Method: every message with every field set, written and read.
-    #[test]
-    fn every_message_survives_the_line() {
-        let mut config = Config::default();
-        config.node.name = "two\nlines \"quoted\"".into();
-        let orders = [
-            ToWorker::Start {
-                slot: Slot::B,
-                config: Box::new(config),
-                hop_secret: HopSecret::random().unwrap(),
-            },
-            ToWorker::Calls { query: u64::MAX },
-            ToWorker::Config { config: Box::default() },
-            ToWorker::Tls,
-            ToWorker::Stop,
-        ];
-        for order in orders {
-            assert_eq!(read::<ToWorker>(&encode(&order).unwrap()), order);
-        }
-        let shard = ShardStatus {
+    fn shard() -> ShardStatus {
+        ShardStatus {
             index: 1,
             cpu: Some(3),
             backend: "epoll".into(),
@@ -237,10 +263,14 @@ mod tests {
             ports: Config::default().rtp.ports,
             legs: 7,
             counters: BTreeMap::from([("rx_packets".into(), u64::MAX)]),
-        };
-        let call = CallInfo {
+        }
+    }
+
+    fn call() -> CallInfo {
+        CallInfo {
             call_id: "a@b".into(),
             slot: "A".into(),
+            drain_left_s: Some(3),
             from: "sip:a".into(),
             to: "sip:b".into(),
             mailbox: Some("1001".into()),
@@ -262,7 +292,40 @@ mod tests {
                 remote_media: None,
                 stats: None,
             }),
-        };
+        }
+    }
+
+    /// Goal: what supervisor and worker say arrives as it was said, in one line each.
+    /// Method: every message with every field set, written and read.
+    #[test]
+    fn every_message_survives_the_line() {
+        let mut config = Config::default();
+        config.node.name = "two\nlines \"quoted\"".into();
+        let orders = [
+            ToWorker::Start {
+                slot: Slot::B,
+                config: Box::new(config),
+                hop_secret: HopSecret::random().unwrap(),
+            },
+            ToWorker::Calls { query: u64::MAX },
+            ToWorker::Config { config: Box::default() },
+            ToWorker::Tls,
+            ToWorker::Prove,
+            ToWorker::Retire {
+                successor: vec![ListenerStatus {
+                    role: "worker B".into(),
+                    transport: Transport::Tls,
+                    address: "[::1]:5068".parse().unwrap(),
+                }],
+                within_ms: 3_600_000,
+            },
+            ToWorker::Refuse { on: true },
+            ToWorker::Stop,
+        ];
+        for order in orders {
+            assert_eq!(read::<ToWorker>(&encode(&order).unwrap()), order);
+        }
+        let (shard, call) = (shard(), call());
         let heartbeat = Heartbeat {
             calls_active: 1,
             calls_total: 2,
@@ -271,8 +334,16 @@ mod tests {
             shards: vec![shard.clone()],
         };
         let reports = [
-            FromWorker::Ready { listeners: Vec::new(), shards: vec![shard], recovered: 4 },
+            FromWorker::Ready {
+                version: "1.2".into(),
+                listeners: Vec::new(),
+                shards: vec![shard],
+                recovered: 4,
+            },
             FromWorker::Listeners { listeners: Vec::new() },
+            FromWorker::Proof { error: None },
+            FromWorker::Proof { error: Some("no RTP came back".into()) },
+            FromWorker::Stalled(Stall { thread: "media-0".into(), for_ms: 2000, at: "S\nfutex".into() }),
             FromWorker::Failed { reason: "no \u{1F4DE}".into() },
             FromWorker::Heartbeat(heartbeat),
             FromWorker::Calls { query: 9, calls: vec![call] },

@@ -1,59 +1,60 @@
-//! The supervisor: fronts the node, starts a worker, hears its heartbeat, replaces it when it dies,
-//! and answers the control socket.
+//! The supervisor: fronts the node, starts workers, hears their heartbeats, replaces them when they die
+//! or have run long enough, and answers the control socket. `life` decides, `actions` does.
 
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::base::clock;
 use crate::base::config::{Config, ConfigError, Router, Source};
-use crate::control::cli::Place;
+use crate::control::cli::{Place, Slot};
 use crate::control::protocol::{
-    CallInfo, CallRouterSettings, ErrorKind, ListenerStatus, Reply, Request, ShardStatus, Status,
+    CallInfo, CallRouterSettings, ErrorKind, Reply, Request, ShardStatus, Status,
 };
 use crate::control::server::{Ask, Server};
 use crate::control::startup::{self, Startup, StartupShard};
 use crate::control::{call_router, mailboxes, print, tls};
 use crate::mailbox::store::{Store, StoreError};
-use crate::role::front::{self, Front, FrontOrder};
+use crate::role::front::{self, Front};
 use crate::role::hop::HopSecret;
-use crate::role::link::{FromWorker, Heartbeat, ToWorker};
-use crate::role::process::{Process, ProcessEvent, ProcessEventKind};
+use crate::role::link::ToWorker;
+use crate::role::process::ProcessEvent;
 use crate::signal::{TlsError, TlsSetup};
 use crate::uring;
 
+mod actions;
 mod certificates;
+mod handover;
+mod life;
 mod reload;
 mod router;
+mod upgrade;
 mod worker;
 
 use certificates::Certificates;
+pub use handover::{FORM, Handover};
+use life::{Life, Rules};
 use reload::Reloads;
-use worker::{Totals, Worker, WorkerPhase};
+use upgrade::Checked;
+use worker::{Totals, Worker};
 
-/// A worker must be ready this long after its start; a spool full of an outage's recordings is
-/// finished within it.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
-/// An orderly stop takes this long at most, then the worker is killed.
-const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 /// How often deadlines are looked at.
 const TICK: Duration = Duration::from_millis(50);
+/// How often memory is looked at.
+const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
 /// A tick this late is worth a line in the log.
 const PAUSE_TOLD: Duration = Duration::from_secs(1);
-/// Longest pause between two starts of a worker that keeps dying.
-const BACKOFF_MAX: Duration = Duration::from_secs(8);
-/// A worker that lived this long did not die of its start.
-const STABLE_AFTER: Duration = Duration::from_secs(10);
 /// Operations the control thread's ring takes at once.
 const RING_ENTRIES: u32 = 256;
-/// Queries for calls that may wait for the worker.
+/// Queries for calls that may wait for workers.
 const QUERIES_MAX: usize = 64;
 
 /// Why the node could not start or had to stop.
@@ -111,6 +112,8 @@ struct Start {
     file: (Router, Source),
     overlay: CallRouterSettings,
     tls: Option<Arc<TlsSetup>>,
+    /// Held for as long as the node lives.
+    lock: File,
 }
 
 /// Runs the node until SIGTERM or SIGINT. `file` is what `place` has loaded, without what was set
@@ -130,19 +133,53 @@ pub fn serve(place: Place, (mut config, mut source): (Config, Source)) -> Result
     folder.create(&data).map_err(|error| ServeError::Data { path: data.clone(), error })?;
     // The worker is told the same folder, whatever its working directory.
     config.node.data = data.canonicalize().map_err(|error| ServeError::Data { path: data, error })?;
-    let _lock = lock(&config.node.data)?;
+    let lock = lock(&config.node.data)?;
     let file = (config.router.clone(), source.clone());
     let overlay = call_router::apply(&mut config, &mut source)?;
-    let tls = tls::load(&config, clock::calendar())
-        .map_err(|problem| ServeError::Tls { place: source.locate(problem.key), error: problem.error })?;
+    let tls = load_tls(&config, &source)?;
     let store = Store::open(&config.node.data)?;
     let hop_secret = HopSecret::random()?;
-    let front = front::spawn(&config, tls.clone(), hop_secret.clone())?;
-    let start = Start { config: Arc::new(config), source, place, file, overlay, tls };
+    let front = front::spawn(&config, tls.clone(), hop_secret.clone(), None)?;
+    let start = Start { config: Arc::new(config), source, place, file, overlay, tls, lock };
     uring::Runtime::new(RING_ENTRIES)?.block_on(async move {
         let server = Server::bind(&start.config.node.data).map_err(ServeError::Control)?;
         Supervisor::new(start, store, front, hop_secret).run(server).await
     })
+}
+
+/// Goes on as the node of the program that ran in this process before.
+///
+/// # Errors
+/// See [`ServeError`]; the workers then end.
+pub fn resume(place: Place, handover: Handover) -> Result<(), ServeError> {
+    let Handover { state, front, lock, control, lines } = handover;
+    let tls = load_tls(&state.config, &state.source)?;
+    let store = Store::open(&state.config.node.data)?;
+    let (hop_secret, connections) = (state.hop_secret.clone(), front.connections.len());
+    let front = front::spawn(&state.config, tls.clone(), hop_secret.clone(), Some(front))?;
+    let start = Start {
+        config: Arc::new(Config::clone(&state.config)),
+        source: state.source.clone(),
+        place,
+        file: state.file.clone(),
+        overlay: state.overlay.clone(),
+        tls,
+        lock,
+    };
+    uring::Runtime::new(RING_ENTRIES)?.block_on(async move {
+        let server = Server::resume(&start.config.node.data, control).map_err(ServeError::Control)?;
+        let mut supervisor = Supervisor::new(start, store, front, hop_secret);
+        supervisor.take_over(state, lines)?;
+        let version = env!("CARGO_PKG_VERSION");
+        tracing::info!(version, connections, "the supervisor's program was replaced");
+        supervisor.run(server).await
+    })
+}
+
+fn load_tls(config: &Config, source: &Source) -> Result<Option<Arc<TlsSetup>>, ServeError> {
+    let place = |key: &str| source.locate(key);
+    tls::load(config, clock::calendar())
+        .map_err(|problem| ServeError::Tls { place: place(problem.key), error: problem.error })
 }
 
 /// Holds the data folder for this process; a second node must not touch it.
@@ -158,6 +195,46 @@ fn lock(data: &Path) -> Result<File, ServeError> {
     }
 }
 
+/// What a signal tells the supervisor.
+enum Told {
+    Stop(&'static str),
+    Reload,
+}
+
+/// The signals it is told by.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// The next one; losing the future loses none.
+    async fn next(&mut self) -> Told {
+        tokio::select! {
+            _ = self.terminate.recv() => Told::Stop("SIGTERM"),
+            _ = self.interrupt.recv() => Told::Stop("SIGINT"),
+            _ = self.hang_up.recv() => Told::Reload,
+        }
+    }
+}
+
+/// Somebody waits for the calls of every worker.
+struct Query {
+    reply: oneshot::Sender<Reply>,
+    /// Slots that have still to answer.
+    missing: Vec<Slot>,
+    calls: Vec<CallInfo>,
+}
+
 struct Supervisor {
     /// In force.
     config: Arc<Config>,
@@ -166,23 +243,36 @@ struct Supervisor {
     /// `[router]` as the file says, without what was set at run time.
     file: (Router, Source),
     overlay: CallRouterSettings,
+    lock: File,
+    /// The control socket once more, for the next program.
+    control: Option<OwnedFd>,
     certificates: Certificates,
     reloads: Reloads,
     store: Store,
     front: Front,
     /// What the hops prove themselves to each other with.
     hop_secret: HopSecret,
-    worker: Worker,
+    life: Life,
+    workers: [Worker; 2],
+    generations: u64,
+    /// The program of the next worker, during an upgrade.
+    program: Option<PathBuf>,
+    /// The file this program was started from, even where another one stands there now.
+    own_file: PathBuf,
+    /// `voxring drain on`.
+    draining: bool,
     /// When deadlines were looked at last.
     ticked: Instant,
+    measured: Instant,
+    watchdog: Option<upgrade::Watchdog>,
     totals: Totals,
     started: Instant,
     was_ready: bool,
-    stopping: bool,
     next_query: u64,
-    queries: BTreeMap<u64, oneshot::Sender<Reply>>,
+    queries: BTreeMap<u64, Query>,
     events: mpsc::Sender<ProcessEvent>,
-    inbox: Option<mpsc::Receiver<ProcessEvent>>,
+    inbox: mpsc::Receiver<ProcessEvent>,
+    checks: (mpsc::Sender<Checked>, mpsc::Receiver<Checked>),
 }
 
 impl Supervisor {
@@ -190,51 +280,61 @@ impl Supervisor {
         let now = clock::now();
         let (events, inbox) = mpsc::channel(256);
         Self {
+            life: Life::new(now, Rules::of(&start.config)),
             config: start.config,
             source: start.source,
             place: start.place,
             file: start.file,
             overlay: start.overlay,
+            lock: start.lock,
+            control: None,
             certificates: Certificates::new(now, start.tls),
             reloads: Reloads::default(),
             store,
             front,
             hop_secret,
-            worker: Worker::new(now),
+            workers: Slot::BOTH.map(Worker::new),
+            generations: 0,
+            program: None,
+            own_file: std::env::current_exe().unwrap_or_default(),
+            draining: false,
             ticked: now,
+            measured: now,
+            watchdog: upgrade::Watchdog::of_systemd(now),
             totals: Totals::default(),
             started: now,
             was_ready: false,
-            stopping: false,
             next_query: 0,
             queries: BTreeMap::new(),
             events,
-            inbox: Some(inbox),
+            inbox,
+            checks: mpsc::channel(1),
         }
     }
 
     async fn run(mut self, server: Server) -> Result<(), ServeError> {
         let (asks, mut ask_queue) = mpsc::channel::<Ask>(QUERIES_MAX);
+        self.control = server.kept().ok();
         tokio::task::spawn_local(server.run(asks));
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut hang_up = signal(SignalKind::hangup())?;
+        let mut signals = Signals::new()?;
+        // What came while one program gave way to the next is still to be heard.
+        handover::signals().thread_unblock().map_err(io::Error::from)?;
         let mut tick = tokio::time::interval(TICK);
-        let Some(mut inbox) = self.inbox.take() else {
-            return Ok(());
-        };
         loop {
             tokio::select! {
-                Some(event) = inbox.recv() => self.handle_process(event)?,
+                Some(event) = self.inbox.recv() => self.handle_process(event)?,
                 Some((request, reply)) = ask_queue.recv() => self.handle_ask(request, reply),
-                _ = terminate.recv() => self.stop("SIGTERM"),
-                _ = interrupt.recv() => self.stop("SIGINT"),
-                _ = hang_up.recv() => {
-                    self.reload("SIGHUP");
-                }
+                Some(checked) = self.checks.1.recv() => self.handle_checked(checked),
+                told = signals.next() => self.handle_signal(told),
                 _ = tick.tick() => self.handle_tick()?,
             }
-            if self.stopping && self.worker.process.is_none() {
+            if self.act()? {
+                if let Some(told) = self.replace_program(&mut signals).await {
+                    self.handle_signal(told);
+                }
+                self.act()?;
+            }
+            if self.life.is_over() {
                 self.front.stop();
                 tracing::info!("stopped");
                 return Ok(());
@@ -242,22 +342,22 @@ impl Supervisor {
         }
     }
 
+    fn handle_signal(&mut self, told: Told) {
+        match told {
+            Told::Stop(why) => self.stop(why),
+            Told::Reload => _ = self.reload("SIGHUP"),
+        }
+    }
+
     fn stop(&mut self, why: &str) {
-        if self.stopping {
-            // Asked twice: the operator does not want to wait.
-            if let Some(process) = &self.worker.process {
-                process.kill();
-            }
-            return;
+        if self.life.is_stopping() {
+            tracing::info!(why, "asked again: no more time is given");
+        } else {
+            let time = self.config.node.stop_timeout_s;
+            tracing::info!(why, time_s = time, "stopping: calls may finish, then they are ended");
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         }
-        tracing::info!(why, "stopping: calls are ended and recordings stored");
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-        self.stopping = true;
-        self.front.send(FrontOrder::Worker(None));
-        if let Some(process) = &self.worker.process {
-            process.send(ToWorker::Stop);
-            self.worker.phase = WorkerPhase::Stopping { deadline: clock::now() + STOP_TIMEOUT };
-        }
+        self.life.stop(clock::now());
     }
 
     fn handle_tick(&mut self) -> Result<(), ServeError> {
@@ -267,103 +367,25 @@ impl Supervisor {
         if !self.was_ready && self.front.worker().is_some() {
             self.announce()?;
         }
+        if let Some(watchdog) = &mut self.watchdog {
+            watchdog.feed(now);
+        }
+        if now >= self.measured + MEASURE_INTERVAL {
+            self.measured = now;
+            for worker in &mut self.workers {
+                let memory_kib = worker.measure();
+                self.life.handle_memory(worker.slot, memory_kib);
+            }
+        }
         // Time in which the supervisor itself did not run is nobody's silence: what the worker said
         // meanwhile is still unread.
         let pause = (now - std::mem::replace(&mut self.ticked, now)).saturating_sub(TICK);
-        self.worker.phase.postpone(pause);
+        self.life.postpone(pause);
         if pause >= PAUSE_TOLD {
-            tracing::warn!(?pause, "the supervisor did not run; the worker gets as much time more");
+            tracing::warn!(?pause, "the supervisor did not run; workers get as much time more");
         }
-        let patience = Duration::from_secs(u64::from(self.config.worker.heartbeat_timeout_s));
-        let silent = match self.worker.phase {
-            WorkerPhase::Down { retry_at } if retry_at <= now && !self.stopping => {
-                return self.start_worker(now);
-            }
-            WorkerPhase::Down { .. } => None,
-            WorkerPhase::Starting { deadline } => (deadline <= now).then_some("did not become ready in time"),
-            WorkerPhase::Ready { heartbeat_at } => {
-                (heartbeat_at + patience <= now).then_some("sent no heartbeat")
-            }
-            WorkerPhase::Stopping { deadline } => (deadline <= now).then_some("did not stop in time"),
-        };
-        if let (Some(why), Some(process)) = (silent, &self.worker.process) {
-            tracing::error!(
-                slot = self.worker.slot.name(),
-                pid = process.pid,
-                "the worker {why}; it is killed"
-            );
-            process.kill();
-        }
+        self.life.handle_timeout(now);
         Ok(())
-    }
-
-    fn start_worker(&mut self, now: Instant) -> Result<(), ServeError> {
-        let worker = &mut self.worker;
-        worker.generation += 1;
-        let generation = worker.generation;
-        let (config, secret) = (&self.config, &self.hop_secret);
-        let process = match Process::spawn(now, worker.slot, generation, config, secret, &self.events) {
-            Ok(process) => process,
-            // The machine may have processes or memory again in a moment; the front refuses calls.
-            Err(error) if self.was_ready => {
-                tracing::error!(slot = worker.slot.name(), %error, "the worker could not be started");
-                worker.phase = WorkerPhase::Down { retry_at: now + BACKOFF_MAX };
-                return Ok(());
-            }
-            Err(error) => return Err(error.into()),
-        };
-        tracing::info!(slot = worker.slot.name(), pid = process.pid, "worker started");
-        worker.process = Some(process);
-        worker.phase = WorkerPhase::Starting { deadline: now + START_TIMEOUT };
-        Ok(())
-    }
-
-    fn handle_process(&mut self, event: ProcessEvent) -> Result<(), ServeError> {
-        if event.generation != self.worker.generation {
-            return Ok(());
-        }
-        match event.kind {
-            ProcessEventKind::Report(FromWorker::Ready { listeners, shards, recovered }) => {
-                self.worker_ready(listeners, shards, recovered);
-            }
-            ProcessEventKind::Report(FromWorker::Failed { reason }) if !self.was_ready => {
-                return Err(ServeError::Worker(reason));
-            }
-            ProcessEventKind::Report(FromWorker::Failed { reason }) => {
-                tracing::error!(slot = self.worker.slot.name(), %reason, "the worker could not start");
-            }
-            ProcessEventKind::Report(FromWorker::Heartbeat(counters)) => {
-                self.worker.counters = counters;
-                if let WorkerPhase::Ready { heartbeat_at } = &mut self.worker.phase {
-                    *heartbeat_at = clock::now();
-                }
-            }
-            ProcessEventKind::Report(FromWorker::Listeners { listeners }) => {
-                self.worker.listeners = listeners;
-                if let WorkerPhase::Ready { .. } = self.worker.phase {
-                    self.front.send(FrontOrder::Worker(Some(self.worker.ports())));
-                }
-            }
-            ProcessEventKind::Report(FromWorker::Calls { query, calls }) => self.answer_calls(query, calls),
-            ProcessEventKind::Exited(how) => return self.worker_exited(&how),
-        }
-        Ok(())
-    }
-
-    fn worker_ready(&mut self, listeners: Vec<ListenerStatus>, shards: Vec<ShardStatus>, recovered: u64) {
-        if self.stopping {
-            return;
-        }
-        self.worker.phase = WorkerPhase::Ready { heartbeat_at: clock::now() };
-        self.worker.listeners = listeners;
-        self.worker.counters = Heartbeat { shards, ..Heartbeat::default() };
-        self.front.send(FrontOrder::Worker(Some(self.worker.ports())));
-        if recovered > 0 {
-            tracing::info!(recovered, "recordings of an earlier worker were finished");
-        }
-        if self.was_ready {
-            tracing::info!(slot = self.worker.slot.name(), "the new worker takes calls");
-        }
     }
 
     /// Says once that calls are taken: the worker is ready and the front sends them to it.
@@ -387,56 +409,29 @@ impl Supervisor {
 
     /// What the start-up table tells.
     fn startup(&self, demo_pins: Vec<(String, String)>) -> Startup {
-        let listeners = self.front.listeners().into_iter().chain(self.worker.listeners.iter().cloned());
+        let worker = &self.workers[self.life.taking().index()];
+        let listeners = self.front.listeners().into_iter().chain(worker.listeners.iter().cloned());
         let shard = |shard: &ShardStatus| StartupShard {
-            slot: self.worker.slot.name().to_owned(),
+            slot: worker.slot.name().to_owned(),
             index: shard.index,
             cpu: shard.cpu,
             addresses: self.config.rtp.address.to_string(),
             ports: shard.ports,
             backend: shard.backend.clone(),
         };
+        let shards = &worker.counters.shards;
         Startup {
             node: self.config.node.name.clone(),
             config: self.source.file.clone(),
             data: self.config.node.data.clone(),
             listeners: listeners.map(|l| (l.role, l.transport, l.address)).collect(),
             tls_off: tls::why_off(&self.config),
-            no_uring: self.worker.counters.shards.iter().find_map(|shard| shard.backend_reason.clone()),
-            shards: self.worker.counters.shards.iter().map(shard).collect(),
+            no_uring: shards.iter().find_map(|shard| shard.backend_reason.clone()),
+            shards: shards.iter().map(shard).collect(),
             // Told once: they are stored as hashes only.
             demo_pins,
             test_extensions: self.config.test_extensions.enabled,
         }
-    }
-
-    fn worker_exited(&mut self, how: &str) -> Result<(), ServeError> {
-        let now = clock::now();
-        let worker = &mut self.worker;
-        let lived = worker.process.take().map_or(Duration::ZERO, |process| now - process.started);
-        self.totals.add(&worker.counters);
-        worker.counters = Heartbeat::default();
-        worker.listeners.clear();
-        for reply in std::mem::take(&mut self.queries).into_values() {
-            let _ =
-                reply.send(Reply::error(ErrorKind::Unavailable, "the worker ended before it could answer"));
-        }
-        if self.stopping {
-            return Ok(());
-        }
-        self.front.send(FrontOrder::Worker(None));
-        if !self.was_ready {
-            return Err(ServeError::Worker(how.to_owned()));
-        }
-        worker.backoff = if lived >= STABLE_AFTER {
-            Duration::ZERO
-        } else {
-            (worker.backoff * 2).clamp(Duration::from_millis(250), BACKOFF_MAX)
-        };
-        worker.restarts += 1;
-        worker.phase = WorkerPhase::Down { retry_at: now + worker.backoff };
-        tracing::error!(slot = worker.slot.name(), how, restart_in = ?worker.backoff, "the worker is gone");
-        Ok(())
     }
 
     fn handle_ask(&mut self, request: Request, reply: oneshot::Sender<Reply>) {
@@ -444,6 +439,10 @@ impl Supervisor {
             Request::Status => Reply::Status(Box::new(self.status())),
             Request::Calls => return self.ask_calls(reply),
             Request::Reload => Reply::Reload(self.reload("voxring reload")),
+            Request::Recycle => self.recycle(),
+            Request::Upgrade { binary } => self.upgrade(binary),
+            Request::Change { number } => self.change(number),
+            Request::Drain { on } => self.drain(on),
             Request::CallRouterGet => Reply::CallRouter(self.call_router()),
             Request::CallRouterSet { settings, reset } => self.set_call_router(settings, reset),
             other => mailboxes::execute(&mut self.store, other)
@@ -454,56 +453,88 @@ impl Supervisor {
     }
 
     fn ask_calls(&mut self, reply: oneshot::Sender<Reply>) {
-        let Some(process) = &self.worker.process else {
-            let _ = reply.send(Reply::Calls { calls: Vec::new() });
-            return;
-        };
         // Whoever asked and left makes room: a worker may have dropped the answer.
-        self.queries.retain(|_, asker| !asker.is_closed());
+        self.queries.retain(|_, query| !query.reply.is_closed());
         if self.queries.len() >= QUERIES_MAX {
-            let _ = reply.send(Reply::error(ErrorKind::Unavailable, "the worker does not answer"));
+            let _ = reply.send(Reply::error(ErrorKind::Unavailable, "the workers do not answer"));
             return;
         }
         self.next_query += 1;
-        process.send(ToWorker::Calls { query: self.next_query });
-        self.queries.insert(self.next_query, reply);
+        let mut missing = Vec::new();
+        for worker in &self.workers {
+            if let Some(process) = &worker.process {
+                process.send(ToWorker::Calls { query: self.next_query });
+                missing.push(worker.slot);
+            }
+        }
+        self.queries.insert(self.next_query, Query { reply, missing, calls: Vec::new() });
+        self.answer_queries();
     }
 
-    fn answer_calls(&mut self, query: u64, calls: Vec<CallInfo>) {
-        if let Some(reply) = self.queries.remove(&query) {
-            let _ = reply.send(Reply::Calls { calls });
+    fn take_calls(&mut self, slot: Slot, query: u64, mut calls: Vec<CallInfo>) {
+        let left = self.workers[slot.index()].drain_left_s(clock::now(), &self.life);
+        for call in &mut calls {
+            call.drain_left_s = left;
+        }
+        if let Some(query) = self.queries.get_mut(&query) {
+            query.missing.retain(|missing| *missing != slot);
+            query.calls.append(&mut calls);
+        }
+        self.answer_queries();
+    }
+
+    /// Answers those for whom every worker has.
+    fn answer_queries(&mut self) {
+        for (_, mut query) in self.queries.extract_if(.., |_, query| query.missing.is_empty()) {
+            query.calls.sort_by_key(|call| std::cmp::Reverse(call.duration_s));
+            let _ = query.reply.send(Reply::Calls { calls: query.calls });
         }
     }
 
     /// New calls are taken: a worker is ready and the front sends them to it.
     fn is_ready(&self) -> bool {
-        matches!(self.worker.phase, WorkerPhase::Ready { .. }) && self.front.worker().is_some()
+        self.takes_calls().is_some() && !self.draining
+    }
+
+    /// The slot new calls go to, once the front knows.
+    fn takes_calls(&self) -> Option<Slot> {
+        let slot = self.life.takes()?;
+        (self.front.worker() == Some(self.workers[slot.index()].ports())).then_some(slot)
     }
 
     fn status(&self) -> Status {
+        let now = clock::now();
         let counts = mailboxes::totals(&self.store).unwrap_or_default();
-        let mut refused_total = self.totals.refused.clone();
-        let now_refused = self.worker.counters.refused_total.iter().chain(self.front.refused());
-        for (reason, count) in now_refused {
-            *refused_total.entry(reason.clone()).or_default() += count;
-        }
+        let mut totals = self.totals.clone();
+        totals.add_refused(self.front.refused());
         let mut listeners = self.front.listeners();
-        listeners.extend(self.worker.listeners.iter().cloned());
+        for worker in &self.workers {
+            totals.add(&worker.counters);
+            listeners.extend(worker.listeners.iter().cloned());
+        }
+        let takes = self.takes_calls();
+        let workers = self.workers.iter();
+        let workers = workers.filter_map(|w| w.status(now, &self.life, takes == Some(w.slot))).collect();
+        let [a, b] = &self.workers;
+        let front_counters = self.front.counters();
         Status {
             node: self.config.node.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            uptime_s: (clock::now() - self.started).as_secs(),
+            uptime_s: (now - self.started).as_secs(),
             data: self.config.node.data.clone(),
             ready: self.is_ready(),
             maintenance: self.config.router.maintenance,
+            draining: self.draining,
+            gave_up: self.life.gave_up().map(str::to_owned),
+            change: self.life.change().cloned(),
             listeners,
-            workers: vec![self.worker.status(self.is_ready())],
-            calls_active: self.worker.counters.calls_active,
-            calls_total: self.totals.calls + self.worker.counters.calls_total,
-            refused_total,
-            front_counters: self.front.counters(),
-            tls_counters: tls_counters(&[&self.front.counters(), &self.worker.counters.counters]),
+            workers,
+            calls_active: self.workers.iter().map(|worker| worker.counters.calls_active).sum(),
+            calls_total: totals.calls,
+            refused_total: totals.refused,
+            tls_counters: tls_counters(&[&front_counters, &a.counters.counters, &b.counters.counters]),
+            front_counters,
             certificate: self.certificates.status(clock::calendar()),
             reloads: self.reloads.done,
             reloads_failed: self.reloads.refused,

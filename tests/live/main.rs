@@ -21,6 +21,7 @@ mod greeting;
 mod impairment;
 mod injection;
 mod ipv6;
+mod life;
 mod load;
 mod message;
 mod proxy_handoff;

@@ -5,6 +5,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue, ValueDeserializer};
 
@@ -17,7 +18,7 @@ const EDITS_MAX: usize = 3;
 const SHOWN_CHARS_MAX: usize = 60;
 
 /// Where a configuration came from: the file and the line of each key it sets.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
     /// The file; `None` for the embedded default.
     pub file: Option<PathBuf>,

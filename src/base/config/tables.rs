@@ -112,6 +112,9 @@ tables! {
         /// DNS name that peers reach this node by. It stands in Contact and in redirects of calls
         /// over TLS, so that the certificate matches. Empty: the address a call came to.
         fqdn: String = String::new();
+        /// After SIGTERM calls that are up may go on for this long, then they are ended with BYE. A
+        /// second SIGTERM ends them at once. Keep it 20 s below systemd's TimeoutStopSec.
+        stop_timeout_s: u16 = 30, 0..=7200 "seconds" => now;
     }
 
     /// The call router: the first hop of every call.
@@ -173,8 +176,25 @@ tables! {
         media_shards: u16 = 0, 0..=256 "shards";
         /// How they talk to the kernel. `voxring serve --io-backend` wins over it.
         io_backend: IoBackend = IoBackend::Auto;
-        /// A worker silent for this long is stopped and replaced.
-        heartbeat_timeout_s: u16 = 5, 1..=60 "seconds";
+        /// A worker silent for this long is killed and replaced; it speaks every half second.
+        heartbeat_timeout_s: u16 = 3, 1..=60 "seconds" => now;
+        /// A media shard or signalling loop that does not turn for this long is told in the log with
+        /// what the kernel knows of its thread, and its worker is replaced.
+        stall_limit_s: u16 = 2, 1..=60 "seconds";
+        /// A worker that has run for this long gives way to a new one. 0: age is no reason.
+        recycle_age_h: u16 = 168, 0..=8760 "hours" => now;
+        /// The same with this much resident memory. 0: memory is no reason.
+        recycle_memory_mib: u32 = 0, 0..=1048576 "MiB" => now;
+        /// The same after this many answered calls. 0: calls are no reason.
+        recycle_calls: u32 = 0, 0..=4000000000 "calls" => now;
+        /// A worker that gave way keeps its calls for this long at most, then they are ended with BYE and
+        /// recordings are stored.
+        drain_timeout_s: u32 = 3600, 0..=86400 "seconds" => now;
+        /// Deaths of workers within crash_window_s after which none is started any more, until
+        /// `voxring recycle`.
+        crashes_max: u16 = 5, 1..=1000 "deaths" => now;
+        /// See crashes_max.
+        crash_window_s: u16 = 60, 1..=3600 "seconds" => now;
     }
 
     /// SIP transport and dialogs.

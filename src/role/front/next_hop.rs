@@ -64,18 +64,18 @@ impl HopPorts {
 
 /// A next hop.
 #[derive(Debug, Clone)]
-pub(super) struct NextHop {
-    pub(super) addresses: Addresses,
-    pub(super) ports: HopPorts,
+pub(in crate::role) struct NextHop {
+    pub(in crate::role) addresses: Addresses,
+    pub(in crate::role) ports: HopPorts,
 }
 
 /// One request's way on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Way {
-    pub(super) transport: Transport,
-    pub(super) remote: SocketAddr,
+pub(in crate::role) struct Way {
+    pub(in crate::role) transport: Transport,
+    pub(in crate::role) remote: SocketAddr,
     /// What the Request-URI or the Contact becomes.
-    pub(super) uri: String,
+    pub(in crate::role) uri: String,
 }
 
 impl NextHop {
@@ -83,7 +83,7 @@ impl NextHop {
     /// certificate; empty: the address does.
     ///
     /// `None`: the hop has no transport that protects the call as it was protected so far.
-    pub(super) fn way(&self, fqdn: &str, flow: &Flow, request: &Request) -> Option<Way> {
+    pub(in crate::role) fn way(&self, fqdn: &str, flow: &Flow, request: &Request) -> Option<Way> {
         let called = request.uri().ok();
         let is_sips = matches!(&called, Some(Uri::Sip(uri)) if uri.secure);
         let is_secure = is_sips || flow.transport == Transport::Tls;
@@ -114,7 +114,7 @@ impl NextHop {
     }
 
     /// True where this hop takes TLS at `remote`.
-    pub(super) fn is_at(&self, remote: SocketAddr) -> bool {
+    pub(in crate::role) fn is_at(&self, remote: SocketAddr) -> bool {
         self.ports.tls == Some(remote.port())
             && self.addresses.iter().any(|own| own.is_unspecified() || own == remote.ip())
     }

@@ -1,12 +1,14 @@
 //! Router and service on a fake net: one role is both, as in the node.
 
 use bytes::Bytes;
+use crossbeam::channel;
 
 use super::*;
 use crate::base::config::{
     Gateway, GatewayAddresses, GatewayStatus, PeerCertificate, Security, StartupMode, UnknownSource,
 };
 use crate::control::cli::Slot;
+use crate::sip::flow::Transport;
 use crate::sip::header::Via;
 
 const CALLER: FlowId = FlowId(1);

@@ -114,9 +114,7 @@ impl Supervisor {
         match tls::load(&self.config, clock::calendar()) {
             Ok(Some(setup)) => {
                 self.front.renew_tls(&setup);
-                if let Some(process) = &self.worker.process {
-                    process.send(ToWorker::Tls);
-                }
+                self.order_all(&ToWorker::Tls);
                 self.certificates.replace(now, Some(setup), &self.config);
                 self.reloads.done += 1;
                 tracing::info!("the TLS files have changed and are in force");

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Supervisor;
+use super::life::Rules;
 use crate::base::clock;
 use crate::base::config::{Config, Reload, Router, Source};
 use crate::control::protocol::{CallRouterSettings, ReloadReport};
@@ -102,9 +103,8 @@ impl Supervisor {
         }
         let config = Arc::new(config);
         self.front.commit(change, &config, setup.as_ref());
-        if let Some(process) = &self.worker.process {
-            process.send(ToWorker::Config { config: Box::new(Config::clone(&config)) });
-        }
+        self.order_all(&ToWorker::Config { config: Box::new(Config::clone(&config)) });
+        self.life.set_rules(Rules::of(&config));
         self.certificates.replace(now, setup, &config);
         (self.config, self.source, self.file, self.overlay) = (config, source, file, overlay);
         Ok(())

@@ -17,7 +17,7 @@ impl Supervisor {
 
     /// Changes settings; `reset` first drops all that were set before.
     pub(super) fn set_call_router(&mut self, settings: CallRouterSettings, reset: bool) -> Reply {
-        if self.stopping {
+        if self.life.is_stopping() {
             return Reply::error(ErrorKind::Unavailable, "the node is stopping");
         }
         let before = if reset { CallRouterSettings::default() } else { self.overlay.clone() };

@@ -1,75 +1,53 @@
-//! The slot's worker as the supervisor keeps it, and what gone ones have counted.
+//! A slot's worker as the supervisor keeps it, and what gone ones have counted.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::base::clock;
+use serde::{Deserialize, Serialize};
+
+use super::life::{Life, Phase};
 use crate::control::cli::Slot;
 use crate::control::protocol::{ListenerStatus, WorkerState, WorkerStatus};
 use crate::role::front::HopPorts;
 use crate::role::link::Heartbeat;
 use crate::role::process::Process;
 
-/// What the slot's worker is at.
-#[derive(Debug)]
-pub(super) enum WorkerPhase {
-    /// Started; must report `Ready` by the deadline.
-    Starting { deadline: Instant },
-    /// Takes calls; must send the next heartbeat by the deadline.
-    Ready { heartbeat_at: Instant },
-    /// Told to stop; killed at the deadline.
-    Stopping { deadline: Instant },
-    /// No process; the next one starts at this instant.
-    Down { retry_at: Instant },
-}
-
-impl WorkerPhase {
-    /// Gives the worker more time; a restart that is due stays due.
-    pub(super) fn postpone(&mut self, by: Duration) {
-        match self {
-            Self::Starting { deadline: at }
-            | Self::Ready { heartbeat_at: at }
-            | Self::Stopping { deadline: at } => {
-                *at += by;
-            }
-            Self::Down { .. } => {}
-        }
-    }
-}
-
+/// One slot.
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) slot: Slot,
     pub(super) process: Option<Process>,
-    pub(super) phase: WorkerPhase,
-    pub(super) generation: u64,
-    pub(super) restarts: u32,
-    pub(super) backoff: Duration,
     pub(super) listeners: Vec<ListenerStatus>,
+    /// Its program's.
+    pub(super) version: String,
+    pub(super) memory_kib: u64,
     /// Of the running process.
     pub(super) counters: Heartbeat,
 }
 
 /// Sums over the processes that are gone.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
 pub(super) struct Totals {
     pub(super) calls: u64,
     pub(super) refused: BTreeMap<String, u64>,
 }
 
 impl Worker {
-    /// One that is to be started now.
-    pub(super) fn new(now: Instant) -> Self {
+    pub(super) fn new(slot: Slot) -> Self {
         Self {
-            slot: Slot::A,
+            slot,
             process: None,
-            phase: WorkerPhase::Down { retry_at: now },
-            generation: 0,
-            restarts: 0,
-            backoff: Duration::ZERO,
             listeners: Vec::new(),
+            version: String::new(),
+            memory_kib: 0,
             counters: Heartbeat::default(),
         }
+    }
+
+    /// Nothing is known of a process that is gone.
+    pub(super) fn clear(&mut self) -> Heartbeat {
+        let slot = self.slot;
+        std::mem::replace(self, Self::new(slot)).counters
     }
 
     /// Where it takes calls.
@@ -77,64 +55,69 @@ impl Worker {
         HopPorts::of_listeners(self.listeners.iter().map(|l| (l.transport, l.address)))
     }
 
-    /// `takes_calls`: the front knows of it.
-    pub(super) fn status(&self, takes_calls: bool) -> WorkerStatus {
-        let now = clock::now();
-        let (state, heartbeat_at) = match self.phase {
-            WorkerPhase::Starting { .. } => (WorkerState::Starting, None),
-            WorkerPhase::Ready { heartbeat_at } if takes_calls => (WorkerState::Ready, Some(heartbeat_at)),
-            WorkerPhase::Ready { heartbeat_at } => (WorkerState::Starting, Some(heartbeat_at)),
-            WorkerPhase::Stopping { .. } => (WorkerState::Draining, None),
-            WorkerPhase::Down { .. } => (WorkerState::Down, None),
+    /// Looks how much memory it has.
+    pub(super) fn measure(&mut self) -> u64 {
+        let pid = self.process.as_ref().map(|process| process.pid);
+        let status = pid.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/status")).ok());
+        let line = status.as_deref().and_then(|s| s.lines().find_map(|line| line.strip_prefix("VmRSS:")));
+        let value = line.and_then(|line| line.split_ascii_whitespace().next()?.parse().ok());
+        self.memory_kib = value.unwrap_or(0);
+        self.memory_kib
+    }
+
+    /// Seconds until its last calls are ended, where it drains.
+    pub(super) fn drain_left_s(&self, now: Instant, life: &Life) -> Option<u64> {
+        match life.phase(self.slot) {
+            Phase::Draining { until } => Some(until.saturating_duration_since(now).as_secs()),
+            Phase::Down
+            | Phase::Due { .. }
+            | Phase::Starting { .. }
+            | Phase::Proving { .. }
+            | Phase::Ready
+            | Phase::Stopping { .. }
+            | Phase::Killed => None,
+        }
+    }
+
+    /// `None`: nobody is there or to come. `is_known`: the front sends calls to the worker that takes
+    /// them.
+    pub(super) fn status(&self, now: Instant, life: &Life, is_known: bool) -> Option<WorkerStatus> {
+        let state = match life.phase(self.slot) {
+            Phase::Down if self.slot != life.taking() => return None,
+            Phase::Down | Phase::Due { .. } | Phase::Killed => WorkerState::Down,
+            Phase::Ready if is_known => WorkerState::Ready,
+            Phase::Starting { .. } | Phase::Ready => WorkerState::Starting,
+            Phase::Proving { .. } => WorkerState::Proving,
+            Phase::Draining { .. } => WorkerState::Draining,
+            Phase::Stopping { .. } => WorkerState::Stopping,
         };
-        WorkerStatus {
+        let silence = life.silence(now, self.slot);
+        Some(WorkerStatus {
             slot: self.slot.name().to_owned(),
             pid: self.process.as_ref().map(|process| process.pid),
             state,
+            version: self.version.clone(),
+            drain_left_s: self.drain_left_s(now, life),
+            memory_kib: self.memory_kib,
             uptime_s: self.process.as_ref().map_or(0, |process| (now - process.started).as_secs()),
-            restarts: self.restarts,
-            heartbeat_age_ms: heartbeat_at
-                .map(|at| u64::try_from((now - at).as_millis()).unwrap_or(u64::MAX)),
+            restarts: life.restarts(self.slot),
+            heartbeat_age_ms: silence.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
             calls_active: self.counters.calls_active,
             counters: self.counters.counters.clone(),
             shards: self.counters.shards.clone(),
-        }
+        })
     }
 }
 
 impl Totals {
     pub(super) fn add(&mut self, gone: &Heartbeat) {
         self.calls += gone.calls_total;
-        for (reason, count) in &gone.refused_total {
-            *self.refused.entry(reason.clone()).or_default() += count;
-        }
+        self.add_refused(&gone.refused_total);
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Goal: a supervisor that was stopped for a while does not kill a worker whose heartbeats it
-    /// could not read; a restart that is due is not put off. Method: postpone each phase's instant.
-    #[test]
-    fn a_pause_of_the_supervisor_is_not_the_workers_silence() {
-        let now = clock::now();
-        let pause = Duration::from_secs(6);
-        let at = |phase: &WorkerPhase| match phase {
-            WorkerPhase::Starting { deadline: at }
-            | WorkerPhase::Ready { heartbeat_at: at }
-            | WorkerPhase::Stopping { deadline: at }
-            | WorkerPhase::Down { retry_at: at } => *at,
-        };
-        for (mut phase, later) in [
-            (WorkerPhase::Starting { deadline: now }, pause),
-            (WorkerPhase::Ready { heartbeat_at: now }, pause),
-            (WorkerPhase::Stopping { deadline: now }, pause),
-            (WorkerPhase::Down { retry_at: now }, Duration::ZERO),
-        ] {
-            phase.postpone(pause);
-            assert_eq!(at(&phase), now + later, "{phase:?}");
+    pub(super) fn add_refused(&mut self, refused: &BTreeMap<String, u64>) {
+        for (reason, count) in refused {
+            *self.refused.entry(reason.clone()).or_default() += count;
         }
     }
 }

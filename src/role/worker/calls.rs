@@ -21,10 +21,12 @@ use crate::role::overload::Overload;
 use crate::role::refusals::Refusals;
 use crate::role::user_agent;
 use crate::role::worker::anchor::Left;
+use crate::role::worker::duty::{Duty, Step};
 use crate::role::worker::entry::{Entry, Patience};
 use crate::role::worker::greetings::Greetings;
 use crate::role::worker::reconfigure::Edge;
 use crate::role::worker::shards::Shards;
+use crate::role::worker::watchdog::Turns;
 use crate::signal::{Counters, Role};
 use crate::sip::dialog::DialogId;
 use crate::sip::flow::{Destination, Flow as SipFlow, FlowId, PeerNames, Transmit};
@@ -37,7 +39,9 @@ const PUMP_BUSY: Duration = Duration::from_millis(2);
 /// And while there are none.
 const PUMP_IDLE: Duration = Duration::from_millis(10);
 /// An orderly stop waits this long for legs to close.
-const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same without a supervisor: the next one wants the ports.
+pub(super) const ORPHAN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the worker is at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +97,11 @@ pub struct Calls {
     pub(super) queries: VecDeque<(Instant, u64)>,
     next_heartbeat: Option<Instant>,
     phase: Phase,
+    /// What becomes of new calls.
+    pub(super) duty: Duty,
+    turns: Turns,
+    /// Flows that panicked.
+    pub(super) flows_panicked: u64,
 }
 
 /// What [`Calls::new`] puts together.
@@ -123,6 +132,8 @@ pub struct Parts {
     pub counters: Arc<Counters>,
     /// The SIP loop's listeners and certificate.
     pub edge: Edge,
+    /// Counted at each turn of the SIP loop, for the watchdog.
+    pub turns: Turns,
 }
 
 impl Calls {
@@ -164,6 +175,9 @@ impl Calls {
             queries: VecDeque::new(),
             next_heartbeat: None,
             phase: Phase::Serving,
+            duty: Duty::default(),
+            turns: parts.turns,
+            flows_panicked: 0,
         }
     }
 
@@ -310,12 +324,22 @@ impl Calls {
         }
     }
 
-    pub(super) fn stop(&mut self, now: Instant, why: &str) {
-        if self.phase != Phase::Serving {
-            return;
+    /// The calls so far are not to be seen in any sum.
+    pub(super) fn forget_counts(&mut self) {
+        self.answered = 0;
+        self.ended.clear();
+    }
+
+    /// Ends every call, within `patience`.
+    pub(super) fn stop(&mut self, now: Instant, why: &str, patience: Duration) {
+        let deadline = now + patience;
+        match &mut self.phase {
+            Phase::Serving => {}
+            Phase::Stopping { deadline: earlier } => return *earlier = deadline.min(*earlier),
+            Phase::Over => return,
         }
         tracing::info!(why, calls = self.calls.len(), "stopping");
-        self.phase = Phase::Stopping { deadline: now + STOP_TIMEOUT };
+        self.phase = Phase::Stopping { deadline };
         let legs: Vec<_> = self.calls.keys().copied().collect();
         for leg in legs {
             let Some(entry) = self.calls.get(&leg) else { continue };
@@ -346,7 +370,25 @@ impl Calls {
             {
                 self.phase = Phase::Over;
             }
-            Phase::Serving | Phase::Stopping { .. } | Phase::Over => {}
+            Phase::Serving => self.check_duty(now),
+            Phase::Stopping { .. } | Phase::Over => {}
+        }
+        if self.phase == Phase::Over {
+            self.turns.end();
+        }
+    }
+
+    /// Ends a worker that gave way once it has nothing left to do, or no time.
+    fn check_duty(&mut self, now: Instant) {
+        let is_empty = self.calls.is_empty() && self.left.is_empty() && self.waiting.is_empty();
+        match self.duty.step(now, is_empty) {
+            Step::Wait => {}
+            Step::WindUp => self.wind_up(now),
+            Step::Stop => self.stop(now, "the time to drain is over", STOP_TIMEOUT),
+            Step::Leave => {
+                tracing::info!(slot = self.slot.name(), "drained");
+                self.phase = Phase::Over;
+            }
         }
     }
 
@@ -357,6 +399,7 @@ impl Calls {
             user_agent::add_transport_refusals(&mut refused_total, &self.counters);
             let mut counters = user_agent::counters("sip_", &*self.counters);
             counters.extend(self.ended.clone());
+            counters.insert("flows_panicked".to_owned(), self.flows_panicked);
             if let Some(mailbox) = &self.mailbox {
                 counters.extend(user_agent::counters("mailbox_", &mailbox.snapshot()));
             }
@@ -373,7 +416,7 @@ impl Calls {
 
 impl Role for Calls {
     fn admits(&mut self, _now: Instant, _listener: u16, remote: SocketAddr) -> bool {
-        self.gate.admits(remote)
+        self.gate.admits(remote) || (self.duty.is_proving() && self.gate.is_own(remote.ip()))
     }
 
     fn tls_name(&self, remote: SocketAddr) -> Option<String> {
@@ -422,9 +465,7 @@ impl Role for Calls {
             self.with(now, leg, |entry| {
                 entry.timer = None;
                 entry.call.handle_timeout(now, &entry.rules);
-                if let Some(flow) = &mut entry.flow {
-                    flow.handle_timeout(now);
-                }
+                entry.with_flow(|flow| flow.handle_timeout(now));
                 if let Some(far) = &mut entry.far {
                     far.anchor.handle_timeout(now, &entry.rules);
                 }
@@ -444,6 +485,7 @@ impl Role for Calls {
     }
 
     fn pump(&mut self, now: Instant) -> Duration {
+        self.turns.count();
         self.gate.pump();
         self.take_orders(now);
         self.settle_listeners();
@@ -452,6 +494,7 @@ impl Role for Calls {
         self.take_mailbox_replies(now);
         self.answer_queries(now);
         self.take_cut_short(now);
+        self.take_proof();
         self.check_phase(now);
         self.beat(now);
         if self.calls.is_empty() { PUMP_IDLE } else { PUMP_BUSY }

@@ -2,6 +2,7 @@
 //! [`Flow`], and what is needed to put the two together.
 
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -107,6 +108,8 @@ pub(super) struct Entry {
     /// Those of its start: a reload is for new calls.
     pub(super) rules: Arc<CallRules>,
     pub(super) flow: Option<Flow>,
+    /// The flow is gone by a fault of its own.
+    pub(super) flow_panicked: bool,
     /// Whom an anchored call goes to, in place of a flow.
     pub(super) far: Option<Box<Far>>,
     /// How it ended, once the caller's leg has.
@@ -132,6 +135,17 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// Lets the flow do something. A panic of it ends this call only, at the next settling.
+    pub(super) fn with_flow<T>(&mut self, act: impl FnOnce(&mut Flow) -> T) -> Option<T> {
+        let flow = self.flow.as_mut()?;
+        // A flow that panicked is never looked at again, and it shares nothing with other calls.
+        let done = catch_unwind(AssertUnwindSafe(|| act(flow))).ok();
+        if done.is_none() {
+            (self.flow, self.flow_panicked) = (None, true);
+        }
+        done
+    }
+
     /// When the call or its flow wants to be woken.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let of_flow = self.flow.as_ref().and_then(Flow::poll_timeout);
@@ -176,6 +190,7 @@ impl Entry {
         CallInfo {
             call_id: dialog.id().call_id.clone(),
             slot: slot.name().to_owned(),
+            drain_left_s: None,
             from: dialog.remote_uri(),
             to: dialog.local_uri(),
             mailbox: self.far.is_none().then(|| self.target.number.to_string()),

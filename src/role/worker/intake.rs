@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 use crate::base::config::Security;
 use crate::base::id::{LegId, MessageId};
 use crate::base::random::SplitMix64;
-use crate::call::admission::{Admitted, Load};
+use crate::call::admission::{Admitted, Load, Purpose};
 use crate::call::inbound::{CallSecurity, InboundCall};
 use crate::call::leg::CallLeg;
-use crate::call::target;
+use crate::call::target::{self, Target};
 use crate::mailbox::service::{MailboxHandle, MailboxInfo, MailboxRequest};
 use crate::media::order::RecordingMeta;
 use crate::role::gate::Seen;
+use crate::role::hop::SELF_TEST;
 use crate::role::worker::calls::Calls;
 use crate::role::worker::entry::{Entry, Patience, Readiness};
 use crate::role::worker::refuse::Refusal;
@@ -21,9 +22,28 @@ use crate::sip::flow::{Flow as SipFlow, Transport};
 use crate::sip::layer::ServerId;
 use crate::sip::message::{Request, Response};
 use crate::sip::uas;
+use crate::sip::uri::{Host, SipUri, Uri};
 use crate::um::answering::{CallAnswering, Limits};
 use crate::um::flow::{Flow, Party};
 use crate::um::test_extension::{Kind, TestExtension};
+
+/// How a call of ours to ourselves is admitted.
+fn own_call() -> Admitted {
+    Admitted {
+        gateway: SELF_TEST.to_owned(),
+        dial_plan: String::new(),
+        security: Security::Unsecured,
+        purpose: Purpose::Mailbox,
+        target: Target {
+            number: SELF_TEST.to_owned(),
+            header: "Request-URI",
+            uri: Uri::Sip(SipUri::new(Some(SELF_TEST), Host::Name(SELF_TEST.to_owned()), None)),
+            called: SELF_TEST.to_owned(),
+            diversion_reason: String::new(),
+        },
+        route: None,
+    }
+}
 
 impl Calls {
     /// An INVITE outside a dialog.
@@ -35,6 +55,9 @@ impl Calls {
         seen: &Seen,
         invite: Request,
     ) {
+        if self.turns_away(now, id, &flow, seen, &invite) {
+            return;
+        }
         if let Err((rule, response)) = self.admit(now, id, (flow, seen), &invite) {
             self.refuse(now, id, rule, &seen.flow, &invite, *response);
         }
@@ -42,6 +65,9 @@ impl Calls {
 
     /// Admission, then the limits.
     fn judge(&mut self, now: Instant, seen: &Seen, invite: &Request) -> Result<Admitted, Refusal> {
+        if self.tests_itself(seen) {
+            return Ok(own_call());
+        }
         let admitted = self.gate.judge(seen, invite).outcome;
         let admitted = admitted.map_err(|refused| self.not_admitted(invite, &refused))?;
         let gateway_calls = self.of_gateway.get(&admitted.gateway).copied().unwrap_or_default();
@@ -76,6 +102,7 @@ impl Calls {
         let call = InboundCall::new(leg, id, sip_flow, invite.clone(), &tag, security, &self.rules)?;
         self.next_leg += 1;
         let kind = Kind::of(&target.number).filter(|_| self.config.test_extensions.enabled);
+        let kind = if self.tests_itself(seen) { Some(Kind::Echo) } else { kind };
         let route = route.filter(|_| kind.is_none());
         if route.is_some() {
             self.check_hops(invite)?;
@@ -86,6 +113,7 @@ impl Calls {
             call,
             rules: Arc::clone(&self.rules),
             flow: None,
+            flow_panicked: false,
             far: None,
             end: None,
             caller: target::caller(invite),

@@ -5,12 +5,15 @@
 
 mod anchor;
 pub mod calls;
+mod duty;
 mod entry;
 mod greetings;
 mod intake;
 mod queues;
 pub mod reconfigure;
 mod refuse;
+mod self_test;
 mod settle;
 pub mod shards;
 pub mod start;
+pub mod watchdog;

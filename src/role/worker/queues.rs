@@ -11,7 +11,7 @@ use crate::media::order::{Audio, Event, Order};
 use crate::role::link::{FromWorker, ToWorker};
 use crate::role::user_agent;
 use crate::role::worker::anchor::Far;
-use crate::role::worker::calls::Calls;
+use crate::role::worker::calls::{Calls, ORPHAN_TIMEOUT, STOP_TIMEOUT};
 use crate::role::worker::entry::Entry;
 use crate::role::worker::shards::Shards;
 use crate::um::flow::{Flow, Input};
@@ -29,9 +29,7 @@ impl Calls {
     fn handle_media_event(&mut self, now: Instant, event: Event) {
         let wall = clock::calendar();
         let input = |entry: &mut Entry, input| {
-            if let Some(flow) = &mut entry.flow {
-                flow.handle_input(now, wall, input);
-            }
+            entry.with_flow(|flow| flow.handle_input(now, wall, input));
         };
         match event {
             Event::Opened { leg, rtp_port } => {
@@ -127,9 +125,8 @@ impl Calls {
                 MailboxReply::Review { token, samples, .. } => {
                     let audio = samples.ok().map(|samples| Audio::from_pcm(&samples));
                     self.with(now, LegId(token), |entry| {
-                        if let Some(flow) = &mut entry.flow {
-                            flow.handle_input(now, clock::calendar(), Input::Review(audio));
-                        }
+                        let wall = clock::calendar();
+                        entry.with_flow(|flow| flow.handle_input(now, wall, Input::Review(audio)));
                     });
                 }
                 MailboxReply::Kept { id, duration } => {
@@ -172,8 +169,14 @@ impl Calls {
                 }
                 Some(ToWorker::Config { config }) => self.reconfigure(config),
                 Some(ToWorker::Tls) => self.renew_tls(),
-                Some(ToWorker::Stop) => self.stop(now, "the supervisor says so"),
-                None => self.stop(now, "the supervisor is gone"),
+                Some(ToWorker::Prove) => self.prove(),
+                Some(ToWorker::Retire { successor, within_ms }) => {
+                    tracing::info!(slot = self.slot.name(), calls = self.calls.len(), within_ms, "draining");
+                    self.duty.retire(now, &successor, Duration::from_millis(within_ms));
+                }
+                Some(ToWorker::Refuse { on }) => self.duty.refuse(on),
+                Some(ToWorker::Stop) => self.stop(now, "the supervisor says so", STOP_TIMEOUT),
+                None => self.stop(now, "the supervisor is gone", ORPHAN_TIMEOUT),
                 Some(ToWorker::Start { .. }) => tracing::error!("told to start while running"),
             }
         }

@@ -1,7 +1,10 @@
 //! A new configuration for a running worker.
 
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use crossbeam::channel::Receiver;
 use crossbeam::queue::ArrayQueue;
 
 use crate::base::clock;
@@ -13,6 +16,7 @@ use crate::role::user_agent;
 use crate::role::worker::calls::Calls;
 use crate::role::worker::start;
 use crate::signal::{Listener, SignalOrder};
+use crate::sip::flow::Transport;
 
 /// The worker's orders to its own SIP loop.
 #[derive(Debug)]
@@ -29,6 +33,17 @@ impl Edge {
         // No port is 0 in a configuration, so each is bound where it says.
         let addresses: Vec<_> = listeners.iter().map(|listener| listener.address).collect();
         Self { listening: Listening::new(orders, &owned, &addresses), change: None }
+    }
+
+    /// Opens a listener on the loopback, any port, plain TCP; its index, and where its address is told.
+    pub(super) fn open_aside(&mut self) -> (u16, Receiver<io::Result<SocketAddr>>) {
+        let address = (Ipv4Addr::LOCALHOST, 0).into();
+        self.listening.open_aside(Listener { transport: Transport::Tcp, address })
+    }
+
+    /// Closes it again.
+    pub(super) fn close_aside(&self, index: u16) {
+        self.listening.order(SignalOrder::Unlisten { index });
     }
 
     /// What it listens on.

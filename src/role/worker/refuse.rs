@@ -20,10 +20,15 @@ impl Calls {
     /// Whether a request may come in at all, and is one we serve. Inside a dialog its source does
     /// not matter any more: a gateway that is taken out of the configuration may still end its calls.
     pub(super) fn inspect(&self, seen: &Seen, in_dialog: bool, request: &Request) -> Result<(), Refusal> {
-        if !in_dialog {
+        if !in_dialog && !self.tests_itself(seen) {
             self.gate.judge_peer(seen).map_err(|refused| self.not_admitted(request, &refused))?;
         }
         uas::inspect(request, &self.rules.uas).map_err(|response| ("not_served", Box::new(response)))
+    }
+
+    /// A call of our own, before anybody else's is taken.
+    pub(super) fn tests_itself(&self, seen: &Seen) -> bool {
+        self.duty.is_proving() && seen.is_self_test()
     }
 
     pub(super) fn not_admitted(&self, request: &Request, refused: &Refused) -> Refusal {
@@ -32,10 +37,10 @@ impl Calls {
     }
 
     pub(super) fn handle_options(&mut self, now: Instant, id: ServerId, request: &Request) {
-        let response = if self.is_serving() {
+        let response = if self.is_serving() && self.duty.takes_calls() {
             user_agent::options_response(request, &self.rules.uas)
         } else {
-            self.unavailable(request, "the worker is stopping")
+            self.unavailable(request, "the worker takes no new calls")
         };
         self.layer.respond(now, id, response);
     }

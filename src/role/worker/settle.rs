@@ -45,8 +45,13 @@ impl Calls {
         }
         if let Some(output) = entry.call.poll_output() {
             self.handle_caller_output(now, entry, output);
-        } else if let Some(output) = entry.flow.as_mut().and_then(Flow::poll_output) {
+        } else if let Some(output) = entry.with_flow(Flow::poll_output).flatten() {
             self.handle_flow_output(now, leg, entry, output);
+        } else if std::mem::take(&mut entry.flow_panicked) {
+            self.flows_panicked += 1;
+            let call_id = &entry.call.dialog_id().call_id;
+            tracing::error!(leg = leg.0, call_id, "the call's flow panicked; the call is ended");
+            entry.call.hang_up(now, EndCause::FlowFailed);
         } else if entry.end.is_some() && entry.flow.is_some() {
             // The flow's last word: what becomes of a recording.
             self.hang_up_flow(now, leg, entry);
@@ -63,9 +68,7 @@ impl Calls {
             Some(CallOutput::Order(order)) => self.send_order(entry, order),
             Some(CallOutput::Started) => {
                 self.answered += 1;
-                if let Some(flow) = &mut entry.flow {
-                    flow.handle_input(now, clock::calendar(), Input::Started);
-                }
+                entry.with_flow(|flow| flow.handle_input(now, clock::calendar(), Input::Started));
             }
             Some(CallOutput::Ended(end)) => entry.end = Some(end),
             // All else is for the wire.
@@ -116,13 +119,11 @@ impl Calls {
     }
 
     fn hang_up_flow(&mut self, now: Instant, leg: LegId, entry: &mut Entry) {
-        let Some(mut flow) = entry.flow.take() else {
-            return;
-        };
-        flow.handle_input(now, clock::calendar(), Input::HungUp);
-        while let Some(output) = flow.poll_output() {
+        entry.with_flow(|flow| flow.handle_input(now, clock::calendar(), Input::HungUp));
+        while let Some(output) = entry.with_flow(Flow::poll_output).flatten() {
             self.handle_flow_output(now, leg, entry, output);
         }
+        entry.flow = None;
     }
 
     fn open_leg(&mut self, now: Instant, entry: &mut Entry, order: Order) {

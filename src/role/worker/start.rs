@@ -23,6 +23,7 @@ use crate::role::user_agent;
 use crate::role::worker::calls::{Calls, Parts};
 use crate::role::worker::reconfigure::Edge;
 use crate::role::worker::shards::{Shards, ShardsError};
+use crate::role::worker::watchdog::{self, Turns};
 use crate::sdp::{LocalMedia, SrtpRules};
 use crate::signal::{self, ListenError, Listener};
 use crate::sip::session_timer::SessionRules;
@@ -94,6 +95,9 @@ fn serve(
         voiced_min: Duration::from_millis(u64::from(config.recording.voiced_min_ms)),
         files: shards.files(),
     })?;
+    let turns = Turns::default();
+    let stall_limit = Duration::from_secs(config.worker.stall_limit_s.into());
+    let pulses = shards.pulses();
     let prompts = load_prompts(&config);
     let seed = user_agent::random()?;
     let signal_config = user_agent::signal_config(&config, tls, listeners.clone());
@@ -110,12 +114,15 @@ fn serve(
         seed,
         counters: Arc::clone(&signal_config.counters),
         edge: Edge::new(Arc::clone(&signal_config.orders), &listeners),
+        turns: turns.clone(),
         config,
     });
+    watchdog::spawn(turns, pulses, stall_limit, Arc::clone(link))?;
     let bound_link = Arc::clone(link);
     let mut bind_error = None;
     let bound = |result: io::Result<Vec<SocketAddr>>| match result {
         Ok(addresses) => bound_link.report(FromWorker::Ready {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
             listeners: listeners
                 .iter()
                 .zip(&addresses)

@@ -195,6 +195,12 @@ impl Caller {
         call.unwrap_or_else(|| panic!("the call is not listed: {value:#}"))["stats"].clone()
     }
 
+    /// True when the node ends the call by BYE before the connection closes or `limit` passes without a
+    /// word; the BYE stays unanswered.
+    pub(crate) fn hears_bye(&mut self, limit: Duration) -> bool {
+        std::iter::from_fn(|| self.connection.message(limit)).any(|message| message.starts_with(b"BYE "))
+    }
+
     /// Ends the call.
     pub(crate) fn hang_up(mut self) {
         self.request("BYE", 2);

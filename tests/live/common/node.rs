@@ -390,8 +390,20 @@ impl Node {
 
     /// SIGTERM, and waits for an orderly end.
     pub(crate) fn stop(&mut self) {
+        if let Some(child) = &self.child {
+            signal("-TERM", &child.id().to_string());
+            self.wait_end();
+        }
+    }
+
+    /// Waits until it is gone after `kill -9`.
+    pub(crate) fn wait_killed(&mut self) {
+        self.child.take().expect("it ran").wait().expect("it ended");
+    }
+
+    /// Waits for an orderly end.
+    pub(crate) fn wait_end(&mut self) {
         let Some(mut child) = self.child.take() else { return };
-        signal("-TERM", &child.id().to_string());
         let status =
             wait_for("the node to stop", Duration::from_secs(20), || child.try_wait().ok().flatten());
         assert!(status.success(), "voxring ended with {status}:\n{}", self.log());
@@ -473,6 +485,7 @@ fn configuration(ports: &Ports) -> Table {
     toml! {
         [node]
         demo_mailboxes = true
+        stop_timeout_s = 0
         [router]
         port = router
         tls_port = router_tls

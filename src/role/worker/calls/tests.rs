@@ -114,6 +114,7 @@ impl Rig {
             demo_loop: audio(800),
             counters: Arc::default(),
             edge: Edge::new(Arc::new(ArrayQueue::new(64)), &listeners()),
+            turns: Turns::default(),
             seed: 1,
         });
         let now = crate::base::clock::now();
@@ -381,6 +382,164 @@ fn a_leg_that_fails_or_breaks_ends_its_call() {
     assert!(rig.order().is_none());
     rig.answers(200);
     rig.assert_forgotten();
+}
+
+impl Rig {
+    /// The supervisor orders something.
+    fn ordered(&mut self, order: ToWorker) {
+        self.orders.force_push(Some(order));
+        self.pump();
+    }
+
+    fn reported(&self) -> Vec<FromWorker> {
+        self.reports.try_iter().filter(|report| !matches!(report, FromWorker::Heartbeat(_))).collect()
+    }
+
+    /// A request that the service has vouched for.
+    fn forwarded(&self, name: &str) -> String {
+        let claim = "X-Voxring-Hop: token=0123456789abcdef0123456789abcdef;gateway=pbx;dial-plan=any;\
+                     source=192.0.2.7:33000;transport=tcp";
+        self.text("1001", name, "INVITE", 1, OFFER).replacen("Call-ID:", &format!("{claim}\r\nCall-ID:"), 1)
+    }
+}
+
+/// Goal: a worker that gave way keeps its calls, sends callers who come straight to it to the one that
+/// took over, takes what the service was still forwarding and then refuses it, answers OPTIONS with 503,
+/// and leaves when the last call is over. Method: a call that is up, then each of these.
+#[test]
+fn a_worker_that_gave_way_keeps_its_calls_and_sends_new_ones_on() {
+    let (mut rig, leg) = Rig::established("a");
+    let successor = vec![crate::control::protocol::ListenerStatus {
+        role: "worker B".into(),
+        transport: Transport::Tcp,
+        address: "192.0.2.1:5067".parse().unwrap(),
+    }];
+    rig.ordered(ToWorker::Retire { successor, within_ms: 60_000 });
+    let straggler = rig.forwarded("straggler");
+    rig.sends_text(straggler);
+    assert_eq!(rig.heard("straggler"), ["100 INVITE"], "it is taken");
+    rig.sends("straggler", "CANCEL", 1, "");
+    rig.wait(ms(1000));
+
+    rig.sends("b", "INVITE", 1, OFFER);
+    assert_eq!(rig.heard("b"), ["302 INVITE"]);
+    let contact = rig.last_response().headers.first(&Name::Contact).unwrap().clone();
+    // Where workers listen by default.
+    assert_eq!(contact, "<sip:1001@127.0.0.1:5067;transport=tcp>");
+    let late = rig.forwarded("late");
+    rig.sends_text(late);
+    assert_eq!(rig.heard("late"), ["503 INVITE"]);
+    assert!(rig.last_response().headers.contains(&Name::RetryAfter));
+    rig.sends("c", "OPTIONS", 1, "");
+    assert_eq!(rig.heard("c"), ["503 OPTIONS"]);
+
+    assert!(!rig.calls.is_finished());
+    rig.sends("a", "BYE", 2, "");
+    assert_eq!(rig.heard("a").last().unwrap(), "200 BYE");
+    while let Some(order) = rig.order() {
+        if matches!(order, Order::Close(_)) {
+            rig.media(Event::Closed { leg, stats: Box::default() });
+        }
+    }
+    rig.wait(ms(1900));
+    assert!(!rig.calls.is_finished(), "a copy of the last INVITE may still come");
+    rig.wait(ms(200));
+    assert!(rig.calls.is_finished());
+}
+
+/// Goal: a drained node's worker refuses new calls and OPTIONS until it is told otherwise, whoever
+/// vouches for them. Method: refuse, a caller and a forwarded one, take again.
+#[test]
+fn a_drained_worker_refuses_until_told_otherwise() {
+    let mut rig = Rig::new();
+    rig.ordered(ToWorker::Refuse { on: true });
+    rig.sends("a", "INVITE", 1, OFFER);
+    let forwarded = rig.forwarded("b");
+    rig.sends_text(forwarded);
+    for name in ["a", "b"] {
+        assert_eq!(rig.heard(name), ["503 INVITE"]);
+    }
+    assert!(rig.last_response().headers.contains(&Name::Warning));
+    assert_eq!(rig.calls.refusals.totals()["draining"], 2);
+    rig.ordered(ToWorker::Refuse { on: false });
+    rig.sends("c", "INVITE", 1, OFFER);
+    assert_eq!(rig.heard("c"), ["100 INVITE"]);
+}
+
+/// Goal: at the end of the time to drain a caller hears goodbye, then the call is ended by BYE. Method:
+/// a call that is up, no time.
+#[test]
+fn a_call_that_outlasts_the_drain_hears_goodbye_and_is_ended() {
+    let (mut rig, leg) = Rig::established("a");
+    rig.ordered(ToWorker::Retire { successor: Vec::new(), within_ms: 0 });
+    let Some(Order::Play(id, _, list)) = rig.order() else { panic!("nothing is said") };
+    assert_eq!((id, list.items[0].pcmu.len()), (leg, 16));
+    rig.wait(ms(4100));
+    assert_eq!(rig.heard("a").last().unwrap(), "BYE");
+    assert!(matches!(rig.order(), Some(Order::Close(_))));
+    rig.media(Event::Closed { leg, stats: Box::default() });
+    rig.answers(200);
+    rig.pump();
+    assert!(rig.calls.is_finished());
+}
+
+/// Goal: a flow with a fault ends its own call by BYE and is counted; other calls and the worker go on.
+/// Method: a flow that panics at a key, beside a sound one.
+#[test]
+fn a_panic_in_a_flow_ends_its_call_alone() {
+    let (mut rig, leg) = Rig::established("a");
+    rig.sends_to("9196", "b", "INVITE", 1, OFFER);
+    let other = rig.opened();
+    rig.sends_to("9196", "b", "ACK", 1, "");
+    rig.calls.calls.get_mut(&leg).unwrap().flow = Some(crate::um::flow::Flow::Faulty);
+    rig.media(Event::Digit { leg, digit: '1', source: crate::media::order::DigitSource::Event });
+    assert_eq!(rig.heard("a").last().unwrap(), "BYE");
+    assert_eq!(rig.calls.flows_panicked, 1);
+    assert!(rig.calls.calls[&other].flow.is_some());
+    assert!(!rig.calls.is_finished());
+}
+
+/// Goal: a call of the worker's own is taken only while it proves itself and only with the node's secret,
+/// whatever gateways say, and counts nowhere. Method: before, meanwhile with and without the secret.
+#[test]
+fn a_self_test_call_is_taken_only_while_the_worker_proves_itself() {
+    let mut rig = Rig::with(1000, |config| config.test_extensions.enabled = false);
+    let own = |rig: &Rig, name: &str, token: &str| {
+        let text = rig.text("self-test", name, "INVITE", 1, OFFER);
+        let claim = format!(
+            "X-Voxring-Hop: token={token};gateway=self-test;dial-plan=self-test;source=127.0.0.1:1;transport=tcp"
+        );
+        text.replacen("Call-ID:", &format!("{claim}\r\nCall-ID:"), 1)
+    };
+    let token = "0123456789abcdef0123456789abcdef";
+    let early = own(&rig, "early", token);
+    rig.sends_text(early);
+    assert_eq!(rig.heard("early"), ["403 INVITE"]);
+    rig.ordered(ToWorker::Prove);
+    let forged = own(&rig, "forged", "0");
+    rig.sends_text(forged);
+    assert_ne!(rig.heard("forged").last().unwrap(), "180 INVITE");
+    let wanted = own(&rig, "own", token);
+    rig.sends_text(wanted);
+    let leg = loop {
+        match rig.order() {
+            Some(Order::Open(leg, _)) => break leg,
+            Some(_) => {}
+            None => panic!("no leg is asked for: {:?}", rig.heard("own")),
+        }
+    };
+    rig.media(Event::Opened { leg, rtp_port: 20_000 });
+    assert_eq!(rig.heard("own").last().unwrap(), "200 INVITE");
+    // The rig's listeners are nobody's: the real test cannot get through, and says so.
+    let proof = loop {
+        rig.pump();
+        if let Some(FromWorker::Proof { error }) = rig.reported().pop() {
+            break error;
+        }
+        std::thread::yield_now();
+    };
+    assert!(proof.is_some_and(|why| why.starts_with("call 0: ")), "the listener's address is not ours");
+    assert_eq!(rig.calls.answered, 0);
 }
 
 /// Goal: a re-INVITE that was refused hides neither the missing ACK of the INVITE nor its CANCEL,

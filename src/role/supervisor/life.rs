@@ -1,0 +1,579 @@
+//! Which worker starts, takes calls, drains or ends: decisions only. No process, no socket, no clock.
+//!
+//! One slot is the one that takes calls, or will again once its worker is back. The other is empty, or
+//! holds a successor that has still to prove itself, or drains what is left of an earlier worker.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::control::cli::Slot;
+use crate::control::protocol::{Change, ChangeState};
+
+mod rules;
+mod state;
+
+pub(super) use rules::Rules;
+pub(super) use state::LifeState;
+
+/// A worker must be ready this long after its start; a spool full of an outage's recordings is
+/// finished within it.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// A worker's self-test takes this long at most.
+const PROOF_TIMEOUT: Duration = Duration::from_secs(15);
+/// An orderly stop takes this long at most, then the worker is killed.
+const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+/// First and longest pause between two starts of a worker that keeps dying.
+const BACKOFF_MIN: Duration = Duration::from_millis(250);
+const BACKOFF_MAX: Duration = Duration::from_secs(8);
+/// A worker that lived this long did not die of its start.
+const STABLE_AFTER: Duration = Duration::from_secs(10);
+/// A recycle of our own accord that failed is tried again after this.
+const RETRY_AFTER: Duration = Duration::from_secs(600);
+
+/// What a slot's worker is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// No process and none to come.
+    Down,
+    /// No process; the next one starts at this instant.
+    Due { at: Instant },
+    /// Started; must report that it is ready by the deadline.
+    Starting { deadline: Instant },
+    /// Ready; places its self-test calls.
+    Proving { deadline: Instant },
+    /// Takes calls.
+    Ready,
+    /// Keeps its calls and takes no new ones; ends what is left then.
+    Draining { until: Instant },
+    /// Told to end its calls; killed at the deadline.
+    Stopping { deadline: Instant },
+    /// Told to die, and not yet dead.
+    Killed,
+}
+
+/// What the supervisor is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Do {
+    /// Start a worker in the slot.
+    Start(Slot),
+    /// Have it place its self-test calls.
+    Prove(Slot),
+    /// Have it keep its calls, take no new ones, and end within this.
+    Retire(Slot, Duration),
+    /// Have it end its calls now.
+    Stop(Slot),
+    /// End it without a last word; why, for a person.
+    Kill(Slot, &'static str),
+    /// Tell the front who takes calls.
+    Front,
+    /// Tell that the latest change came to its end.
+    Changed,
+    /// The worker of another program takes calls: let that program take the supervisor's place too.
+    Replace,
+}
+
+/// One slot.
+#[derive(Debug)]
+struct SlotLife {
+    phase: Phase,
+    started: Instant,
+    /// Its last heartbeat.
+    heard: Instant,
+    restarts: u32,
+    backoff: Duration,
+    memory_kib: u64,
+    calls: u64,
+}
+
+/// Both slots.
+#[derive(Debug)]
+pub(super) struct Life {
+    rules: Rules,
+    slots: [SlotLife; 2],
+    /// The slot that takes calls, or will again.
+    taking: Slot,
+    /// Deaths of workers that took calls or were to, the latest last.
+    crashes: VecDeque<Instant>,
+    gave_up: Option<String>,
+    change: Option<Change>,
+    changes: u64,
+    /// The change under way is an upgrade.
+    upgrades: bool,
+    /// No recycle of our own accord before this.
+    retry_at: Option<Instant>,
+    stopping: bool,
+    outputs: VecDeque<Do>,
+}
+
+impl Life {
+    /// A node that starts: slot A's worker is due now.
+    pub(super) fn new(now: Instant, rules: Rules) -> Self {
+        let slot = |phase| SlotLife {
+            phase,
+            started: now,
+            heard: now,
+            restarts: 0,
+            backoff: Duration::ZERO,
+            memory_kib: 0,
+            calls: 0,
+        };
+        Self {
+            rules,
+            slots: [slot(Phase::Due { at: now }), slot(Phase::Down)],
+            taking: Slot::A,
+            crashes: VecDeque::new(),
+            gave_up: None,
+            change: None,
+            changes: 0,
+            upgrades: false,
+            retry_at: None,
+            stopping: false,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn set_rules(&mut self, rules: Rules) {
+        self.rules = rules;
+    }
+
+    pub(super) fn phase(&self, slot: Slot) -> Phase {
+        self.slots[slot.index()].phase
+    }
+
+    pub(super) fn restarts(&self, slot: Slot) -> u32 {
+        self.slots[slot.index()].restarts
+    }
+
+    /// Since the slot's last heartbeat; `None` where none is to come.
+    pub(super) fn silence(&self, now: Instant, slot: Slot) -> Option<Duration> {
+        let SlotLife { phase, heard, .. } = &self.slots[slot.index()];
+        let beats = matches!(phase, Phase::Proving { .. } | Phase::Ready | Phase::Draining { .. });
+        beats.then(|| now.saturating_duration_since(*heard))
+    }
+
+    /// The slot that takes calls now.
+    pub(super) fn takes(&self) -> Option<Slot> {
+        (self.phase(self.taking) == Phase::Ready).then_some(self.taking)
+    }
+
+    /// The slot that takes calls, or will again.
+    pub(super) fn taking(&self) -> Slot {
+        self.taking
+    }
+
+    /// Why no worker is started any more.
+    pub(super) fn gave_up(&self) -> Option<&str> {
+        self.gave_up.as_deref()
+    }
+
+    /// The latest change of worker that was asked for or decided.
+    pub(super) fn change(&self) -> Option<&Change> {
+        self.change.as_ref()
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping
+    }
+
+    /// Told to stop, and every worker is gone.
+    pub(super) fn is_over(&self) -> bool {
+        self.stopping && self.slots.iter().all(|slot| slot.phase == Phase::Down)
+    }
+
+    /// The next thing to do.
+    pub(super) fn poll(&mut self) -> Option<Do> {
+        self.outputs.pop_front()
+    }
+
+    fn slot(&mut self, slot: Slot) -> &mut SlotLife {
+        &mut self.slots[slot.index()]
+    }
+
+    fn set(&mut self, slot: Slot, phase: Phase) {
+        self.slot(slot).phase = phase;
+    }
+
+    /// A process runs in the slot.
+    pub(super) fn handle_started(&mut self, now: Instant, slot: Slot) {
+        let own = self.slot(slot);
+        (own.started, own.heard, own.memory_kib, own.calls) = (now, now, 0, 0);
+        own.phase = Phase::Starting { deadline: now + START_TIMEOUT };
+    }
+
+    /// No process could be had.
+    pub(super) fn handle_start_failed(&mut self, now: Instant, slot: Slot, error: &str) {
+        self.slot(slot).started = now;
+        self.handle_exited(now, slot, error);
+    }
+
+    /// It listens and has its shards.
+    pub(super) fn handle_ready(&mut self, now: Instant, slot: Slot) {
+        if !matches!(self.phase(slot), Phase::Starting { .. }) {
+            return;
+        }
+        self.slot(slot).heard = now;
+        if slot == self.taking {
+            // Nobody else takes calls meanwhile: there is nothing to go on with if it failed a test.
+            self.take(slot);
+        } else {
+            self.set(slot, Phase::Proving { deadline: now + PROOF_TIMEOUT });
+            self.note(ChangeState::Proving);
+            self.outputs.push_back(Do::Prove(slot));
+        }
+    }
+
+    /// Its self-test calls came to this.
+    pub(super) fn handle_proof(&mut self, now: Instant, slot: Slot, proof: Result<(), String>) {
+        if !matches!(self.phase(slot), Phase::Proving { .. }) {
+            return;
+        }
+        match proof {
+            Ok(()) => {
+                let old = std::mem::replace(&mut self.taking, slot);
+                let until = now + self.rules.drain_timeout;
+                self.take(slot);
+                self.set(old, Phase::Draining { until });
+                self.outputs.push_back(Do::Retire(old, self.rules.drain_timeout));
+            }
+            Err(why) => {
+                self.fail_change(now, format!("its self-test failed: {why}"));
+                self.kill(slot, "did not prove itself");
+            }
+        }
+    }
+
+    /// It lives.
+    pub(super) fn handle_heartbeat(&mut self, now: Instant, slot: Slot, calls: u64) {
+        let own = self.slot(slot);
+        (own.heard, own.calls) = (now, calls);
+    }
+
+    /// Its resident memory.
+    pub(super) fn handle_memory(&mut self, slot: Slot, memory_kib: u64) {
+        self.slot(slot).memory_kib = memory_kib;
+    }
+
+    /// One of its threads does not turn: without signalling it is no use at all, without a media shard
+    /// it can still finish the calls of the others.
+    pub(super) fn handle_stalled(&mut self, now: Instant, slot: Slot, thread: &str, is_signalling: bool) {
+        if !matches!(self.phase(slot), Phase::Proving { .. } | Phase::Ready | Phase::Draining { .. }) {
+            return;
+        }
+        if is_signalling || slot != self.taking {
+            self.kill(slot, "has a thread that does not turn");
+        } else if self.recycle(now, format!("{thread} does not turn")).is_err()
+            && matches!(self.phase(slot.other()), Phase::Draining { .. } | Phase::Stopping { .. })
+        {
+            self.kill(slot, "has a media shard that does not turn, and the other slot is not free");
+        }
+    }
+
+    /// It could not start; its end follows.
+    pub(super) fn handle_failed(&mut self, now: Instant, slot: Slot, why: &str) {
+        if slot != self.taking {
+            self.fail_change(now, why.to_owned());
+        }
+    }
+
+    /// Its end is no surprise.
+    pub(super) fn is_leaving(&self, slot: Slot) -> bool {
+        let phase = self.phase(slot);
+        self.stopping || matches!(phase, Phase::Draining { .. } | Phase::Stopping { .. })
+    }
+
+    /// Its process is gone.
+    pub(super) fn handle_exited(&mut self, now: Instant, slot: Slot, how: &str) {
+        let phase = std::mem::replace(&mut self.slot(slot).phase, Phase::Down);
+        if self.stopping {
+            return;
+        }
+        if slot != self.taking {
+            if matches!(phase, Phase::Starting { .. } | Phase::Proving { .. } | Phase::Due { .. }) {
+                self.fail_change(now, format!("it ended: {how}"));
+            }
+            return;
+        }
+        self.outputs.push_back(Do::Front);
+        self.slot(slot).restarts += 1;
+        self.crashes.push_back(now);
+        let other = slot.other();
+        if matches!(self.phase(other), Phase::Starting { .. } | Phase::Proving { .. }) {
+            // The successor is on its way; no time for tests now.
+            self.taking = other;
+            if matches!(self.phase(other), Phase::Proving { .. }) {
+                self.take(other);
+            }
+            return;
+        }
+        self.restart(now, slot);
+    }
+
+    /// After a pause that grows, unless it died too often.
+    fn restart(&mut self, now: Instant, slot: Slot) {
+        let Rules { crashes_max, crash_window, .. } = self.rules;
+        while self.crashes.front().is_some_and(|at| *at + crash_window < now) {
+            self.crashes.pop_front();
+        }
+        if self.crashes.len() >= crashes_max {
+            let (times, seconds) = (self.crashes.len(), crash_window.as_secs());
+            self.gave_up = Some(format!(
+                "gave up: worker died {times} times in {seconds} s; `voxring recycle` tries again"
+            ));
+            self.fail_change(now, "it keeps dying".into());
+            return;
+        }
+        let own = self.slot(slot);
+        own.backoff = if now.saturating_duration_since(own.started) >= STABLE_AFTER {
+            Duration::ZERO
+        } else {
+            (own.backoff * 2).clamp(BACKOFF_MIN, BACKOFF_MAX)
+        };
+        own.phase = Phase::Due { at: now + own.backoff };
+    }
+
+    /// When a worker that died is started again; `None`: it is not, or runs.
+    pub(super) fn restart_in(&self, slot: Slot) -> Option<Duration> {
+        let own = &self.slots[slot.index()];
+        matches!(own.phase, Phase::Due { .. }).then_some(own.backoff)
+    }
+
+    /// Puts a new worker in the place of the one that takes calls; gives the change's number.
+    ///
+    /// # Errors
+    /// Why not now, for a person.
+    pub(super) fn recycle(&mut self, now: Instant, why: String) -> Result<u64, String> {
+        self.is_free()?;
+        let (taking, other) = (self.taking, self.taking.other());
+        match (self.phase(taking), self.phase(other)) {
+            (Phase::Ready, Phase::Down) => {
+                self.begin(why);
+                self.set(other, Phase::Due { at: now });
+                self.start_due(now);
+            }
+            (Phase::Ready, _) => return Err(self.other_is_busy(now)),
+            (Phase::Down | Phase::Due { .. }, _) => {
+                self.crashes.clear();
+                self.gave_up = None;
+                self.begin(why);
+                self.slot(taking).backoff = Duration::ZERO;
+                self.set(taking, Phase::Due { at: now });
+                self.start_due(now);
+            }
+            (_, _) => return Err("the worker is starting".into()),
+        }
+        Ok(self.changes)
+    }
+
+    /// The same for an upgrade, whose program is to be looked at first: [`Self::upgrade`] goes on with it.
+    ///
+    /// # Errors
+    /// Why not now, for a person.
+    pub(super) fn prepare_upgrade(&mut self, now: Instant, why: String) -> Result<u64, String> {
+        self.is_free()?;
+        match (self.phase(self.taking), self.phase(self.taking.other())) {
+            (Phase::Ready, Phase::Down) => {}
+            (Phase::Ready, _) => return Err(self.other_is_busy(now)),
+            (_, _) => return Err("no worker takes calls; only `voxring recycle` helps".into()),
+        }
+        self.begin(why);
+        self.upgrades = true;
+        self.note(ChangeState::Checking);
+        Ok(self.changes)
+    }
+
+    /// The new program was looked at.
+    pub(super) fn upgrade(&mut self, now: Instant, checked: Result<(), String>) {
+        let other = self.taking.other();
+        match checked {
+            Err(why) => self.fail_change(now, why),
+            Ok(()) if self.takes().is_none() || self.phase(other) != Phase::Down => {
+                self.fail_change(now, "the worker that takes calls ended meanwhile".into());
+            }
+            Ok(()) => {
+                self.note(ChangeState::Starting);
+                self.set(other, Phase::Due { at: now });
+                self.start_due(now);
+            }
+        }
+    }
+
+    /// The supervisor's own program could not be replaced.
+    pub(super) fn not_replaced(&mut self, now: Instant, why: String) {
+        self.fail_change(now, why);
+    }
+
+    fn is_free(&self) -> Result<(), String> {
+        if self.stopping {
+            return Err("the node is stopping".into());
+        }
+        match &self.change {
+            Some(change) if !change.state.is_over() => Err(format!("a change is under way: {}", change.why)),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn other_is_busy(&self, now: Instant) -> String {
+        let other = self.taking.other();
+        match self.phase(other) {
+            Phase::Draining { until } => {
+                let left = until.saturating_duration_since(now).as_secs();
+                format!("slot {} still drains, for {left} s at most", other.name())
+            }
+            _ => format!("slot {} is not free", other.name()),
+        }
+    }
+
+    /// Ends the node: running calls get `node.stop_timeout_s`, asked again nothing, a third time no
+    /// word at all.
+    pub(super) fn stop(&mut self, now: Instant) {
+        let is_first = !std::mem::replace(&mut self.stopping, true);
+        for slot in Slot::BOTH {
+            match self.phase(slot) {
+                Phase::Down | Phase::Killed => {}
+                Phase::Due { .. } => self.set(slot, Phase::Down),
+                Phase::Ready | Phase::Draining { .. } if is_first && !self.rules.stop_timeout.is_zero() => {
+                    let latest = now + self.rules.stop_timeout;
+                    let until = match self.phase(slot) {
+                        Phase::Draining { until } => until.min(latest),
+                        _ => latest,
+                    };
+                    self.set(slot, Phase::Draining { until });
+                    self.outputs.push_back(Do::Retire(slot, until.saturating_duration_since(now)));
+                }
+                Phase::Stopping { .. } => self.kill(slot, "is to stop at once"),
+                Phase::Starting { .. } | Phase::Proving { .. } | Phase::Ready | Phase::Draining { .. } => {
+                    self.set(slot, Phase::Stopping { deadline: now + STOP_TIMEOUT });
+                    self.outputs.push_back(Do::Stop(slot));
+                }
+            }
+        }
+        self.outputs.push_back(Do::Front);
+    }
+
+    /// Runs what is due.
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        self.start_due(now);
+        for slot in Slot::BOTH {
+            if let Some(why) = self.overdue(now, slot) {
+                if slot != self.taking {
+                    self.fail_change(now, format!("it {why}"));
+                }
+                self.kill(slot, why);
+            }
+        }
+        if let Some(why) = self.reason(now)
+            && let Err(error) = self.recycle(now, why)
+        {
+            tracing::debug!(error, "no recycle");
+        }
+    }
+
+    fn start_due(&mut self, now: Instant) {
+        for slot in Slot::BOTH {
+            if matches!(self.phase(slot), Phase::Due { at } if at <= now) {
+                // Until it is told that one runs, or that none does.
+                self.set(slot, Phase::Starting { deadline: now + START_TIMEOUT });
+                self.outputs.push_back(Do::Start(slot));
+            }
+        }
+    }
+
+    fn overdue(&self, now: Instant, slot: Slot) -> Option<&'static str> {
+        let own = &self.slots[slot.index()];
+        let is_silent = own.heard + self.rules.heartbeat_timeout <= now;
+        match own.phase {
+            Phase::Starting { deadline } if deadline <= now => Some("did not become ready in time"),
+            Phase::Proving { deadline } if deadline <= now => Some("did not finish its self-test in time"),
+            Phase::Stopping { deadline } if deadline <= now => Some("did not stop in time"),
+            Phase::Draining { until } if until + STOP_TIMEOUT <= now => Some("did not end its calls in time"),
+            Phase::Ready | Phase::Proving { .. } | Phase::Draining { .. } if is_silent => {
+                Some("sent no heartbeat")
+            }
+            Phase::Down
+            | Phase::Due { .. }
+            | Phase::Starting { .. }
+            | Phase::Proving { .. }
+            | Phase::Ready
+            | Phase::Draining { .. }
+            | Phase::Stopping { .. }
+            | Phase::Killed => None,
+        }
+    }
+
+    /// Why the worker that takes calls should give way, if it should.
+    fn reason(&self, now: Instant) -> Option<String> {
+        let may = self.takes().is_some() && !self.stopping && self.retry_at.is_none_or(|at| at <= now);
+        if !may || self.phase(self.taking.other()) != Phase::Down {
+            return None;
+        }
+        let own = &self.slots[self.taking.index()];
+        let Rules { age_max, memory_max_kib, calls_max, .. } = self.rules;
+        let age = now.saturating_duration_since(own.started);
+        if age_max.is_some_and(|max| age >= max) {
+            return Some(format!("age: it has run for {} h", age.as_secs() / 3600));
+        }
+        if memory_max_kib.is_some_and(|max| own.memory_kib >= max) {
+            return Some(format!("memory: {} MiB are resident", own.memory_kib / 1024));
+        }
+        calls_max.filter(|max| own.calls >= *max)?;
+        Some(format!("calls: it has answered {}", own.calls))
+    }
+
+    /// Gives every worker more time: the supervisor itself did not run, and what workers said meanwhile
+    /// is still unread. A restart that is due stays due.
+    pub(super) fn postpone(&mut self, by: Duration) {
+        for own in &mut self.slots {
+            own.heard += by;
+            match &mut own.phase {
+                Phase::Starting { deadline } | Phase::Proving { deadline } | Phase::Stopping { deadline } => {
+                    *deadline += by;
+                }
+                Phase::Draining { until } => *until += by,
+                Phase::Down | Phase::Due { .. } | Phase::Ready | Phase::Killed => {}
+            }
+        }
+    }
+
+    fn take(&mut self, slot: Slot) {
+        self.set(slot, Phase::Ready);
+        self.outputs.push_back(Do::Front);
+        self.retry_at = None;
+        if std::mem::take(&mut self.upgrades) {
+            self.note(ChangeState::Replacing);
+            self.outputs.push_back(Do::Replace);
+        } else {
+            self.note(ChangeState::Done);
+        }
+    }
+
+    fn kill(&mut self, slot: Slot, why: &'static str) {
+        self.set(slot, Phase::Killed);
+        self.outputs.push_back(Do::Kill(slot, why));
+    }
+
+    fn begin(&mut self, why: String) {
+        self.changes += 1;
+        self.change = Some(Change { number: self.changes, why, state: ChangeState::Starting, error: None });
+    }
+
+    /// How far the change under way is.
+    fn note(&mut self, state: ChangeState) {
+        let Some(change) = self.change.as_mut().filter(|change| !change.state.is_over()) else { return };
+        change.state = state;
+        if state.is_over() {
+            self.outputs.push_back(Do::Changed);
+        }
+    }
+
+    fn fail_change(&mut self, now: Instant, error: String) {
+        if let Some(change) = self.change.as_mut().filter(|change| !change.state.is_over()) {
+            change.error = Some(error);
+            self.upgrades = false;
+            self.retry_at = Some(now + RETRY_AFTER);
+            self.note(ChangeState::Failed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
