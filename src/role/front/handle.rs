@@ -21,7 +21,7 @@ use crate::role::user_agent;
 use crate::signal::{self, Counters, Listener, Passed, PassedConnection, SignalOrder, TlsSetup};
 use crate::sip::flow::Transport;
 
-/// Orders that may wait; the front takes all of them every [`PUMP_INTERVAL`].
+/// Orders that may wait; the front takes all of them every `PUMP_INTERVAL`.
 const ORDERS_MAX: usize = 256;
 /// The front takes an order within this, or it is stuck.
 const TAKE_TIMEOUT: Duration = Duration::from_secs(1);
