@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::common::node::Node;
+use crate::common::pki::set;
 use crate::common::raw::{Connection, Request, offer, options_tcp, options_udp, unique};
 use crate::common::{peers, wait_for};
 
@@ -85,7 +86,8 @@ fn set_port(node: &Node, port: u16) {
 /// a fresh connection and a datagram to each port after each move.
 #[test]
 fn the_router_moves_under_load_and_back_without_losing_a_connection() {
-    let node = Node::start(|_| {});
+    // These callers never rest, which alone is no overload.
+    let node = Node::start(|config| set(config, "calls", "signalling_busy_max", 100));
     let (home, away) = (node.ports.router(), node.ports.peer());
     let uri = node.uri("9197", "tcp");
     let calls = ["call", "--to", &uri, "--calls", "10", "--rate", "10", "--duration", "30"];
