@@ -11,18 +11,15 @@ use std::f32::consts::TAU;
 
 use crate::media::order::Codec;
 
-/// Samples in a frame.
-const FRAME: usize = 102;
-/// As a divisor.
-const FRAME_F32: f32 = 102.0;
-/// In multiples of 8.
-const FRAME_ROOM: usize = FRAME.next_multiple_of(8);
-/// As a short number.
+/// Samples in a frame, for each who counts them in a type of his own.
 const FRAME_U8: u8 = 102;
-/// As an age.
-const FRAME_U32: u32 = 102;
+const FRAME: usize = FRAME_U8 as usize;
+const FRAME_U32: u32 = FRAME_U8 as u32;
+const FRAME_F32: f32 = FRAME_U8 as f32;
+/// The same in multiples of 8.
+const FRAME_ROOM: usize = FRAME.next_multiple_of(8);
 /// How far before the end of its first frame a tone may have begun.
-const FRAMES_EARLY: u32 = 204;
+const FRAMES_EARLY: u32 = 2 * FRAME_U32;
 /// Low and high group, Hz (Q.23).
 const TONES_HZ: [f32; 8] = [697.0, 770.0, 852.0, 941.0, 1209.0, 1336.0, 1477.0, 1633.0];
 /// Keys by low tone, then high tone.

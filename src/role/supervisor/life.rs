@@ -397,11 +397,6 @@ impl Life {
         }
     }
 
-    /// The supervisor's own program could not be replaced.
-    pub(super) fn not_replaced(&mut self, now: Instant, why: String) {
-        self.fail_change(now, why);
-    }
-
     fn is_free(&self) -> Result<(), String> {
         if self.stopping {
             return Err("the node is stopping".into());
@@ -565,7 +560,8 @@ impl Life {
         }
     }
 
-    fn fail_change(&mut self, now: Instant, error: String) {
+    /// The change under way comes to nothing; why, for a person.
+    pub(super) fn fail_change(&mut self, now: Instant, error: String) {
         if let Some(change) = self.change.as_mut().filter(|change| !change.state.is_over()) {
             change.error = Some(error);
             self.upgrades = false;

@@ -76,7 +76,7 @@ impl Supervisor {
         let mut told = None;
         let result = self.pass_on(&binary, signals, &mut told).await;
         if let Err(why) = result {
-            self.life.not_replaced(clock::now(), format!("the supervisor keeps its program: {why}"));
+            self.life.fail_change(clock::now(), format!("the supervisor keeps its program: {why}"));
         }
         told
     }
