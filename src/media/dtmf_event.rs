@@ -55,6 +55,16 @@ pub struct Told {
 }
 
 impl EventReceiver {
+    /// One that goes on after the event stamped `over`, whose end is told and may be repeated.
+    pub fn resume(over: Option<RtpTimestamp>) -> Self {
+        Self { current: None, over }
+    }
+
+    /// Timestamp of the newest event that is over.
+    pub fn over(&self) -> Option<RtpTimestamp> {
+        self.over
+    }
+
     /// Takes a packet's payload. Malformed ones, unknown events and such without duration tell
     /// nothing.
     pub fn handle_packet(&mut self, now: Instant, timestamp: RtpTimestamp, payload: &[u8]) -> Told {

@@ -33,6 +33,11 @@ pub enum Content<'a> {
 }
 
 impl ReorderWindow {
+    /// An empty window at `position`.
+    pub fn at(position: u64) -> Self {
+        Self { start: position, end: position, ..Self::default() }
+    }
+
     /// Position of the first sample not yet taken out.
     pub fn start(&self) -> u64 {
         self.start

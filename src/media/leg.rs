@@ -9,14 +9,15 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::base::id::{LegId, PlayId};
+use crate::base::id::{LegId, MessageId, PlayId};
+use crate::media::mark::RecordMark;
 use crate::media::order::{
     Codec, Event, FileItem, LegMode, LegPlan, LegStats, MediaPlan, Playlist, RecordEnd, RecordPlan,
 };
 use crate::media::playout::Player;
 use crate::media::record::Recorder;
 use crate::rtp::packet::{HEADER_BYTES, RtpHeader, RtpTimestamp, SeqNo, write_header};
-use crate::rtp::srtp::SrtpSession;
+use crate::rtp::srtp::{SrtpMark, SrtpSession};
 use crate::uring::prefetch;
 
 mod digits;
@@ -24,6 +25,7 @@ mod protect;
 mod receive;
 mod relay;
 mod report;
+mod resume;
 
 use digits::DigitWatch;
 use receive::Receiver;
@@ -80,13 +82,21 @@ pub struct Leg {
     /// In use while `media` says so. It stays when media goes without for a while: were it made
     /// again with the same key, it would use an index again.
     srtp: Option<Box<SrtpSession>>,
+    /// Indices of a session whose keys this process has not seen yet.
+    srtp_before: Option<Box<SrtpMark>>,
     mode: LegMode,
+    /// It goes on from another process and has not been told its mode or bridge again.
+    resumed: bool,
     sender: Sender,
     player: Option<Player>,
+    /// The last playlist that reached its end, until another order.
+    played: Option<PlayId>,
     receiver: Receiver,
     reporter: Reporter,
     digits: DigitWatch,
     recorder: Option<Box<Recorder>>,
+    /// What the last recording came to, until another order.
+    recorded: Option<Box<RecordMark>>,
     events: VecDeque<Event>,
     files: VecDeque<FileItem>,
     stats: LegStats,
@@ -121,13 +131,17 @@ impl Leg {
             id: leg,
             media: None,
             srtp: None,
+            srtp_before: None,
             mode: LegMode::Voice,
+            resumed: false,
             sender,
             player: None,
+            played: None,
             receiver: Receiver::new(now, plan.media_timeout),
             reporter: Reporter::new(now, wall, plan.cname, seed.ssrc),
             digits: DigitWatch::default(),
             recorder: None,
+            recorded: None,
             events: VecDeque::new(),
             files: VecDeque::new(),
             stats: LegStats::default(),
@@ -155,27 +169,36 @@ impl Leg {
     }
 
     /// Chooses what happens to received audio.
+    ///
+    /// Where the numbers of relayed packets are moved to is chosen anew, but for a leg that goes on as
+    /// it was in another process.
     pub fn set_mode(&mut self, mode: LegMode) {
+        let goes_on = std::mem::take(&mut self.resumed) && self.mode == mode;
         self.mode = mode;
-        self.sender.offsets = None;
+        if !goes_on {
+            self.sender.offsets = None;
+        }
     }
 
     /// Replaces what is playing. `Played` follows at its end, at once if there is nothing in it.
     pub fn play(&mut self, play: PlayId, playlist: Playlist) {
         self.player = Player::new(play, playlist);
+        self.played = None;
         if self.player.is_none() {
-            self.emit(Event::Played { leg: self.id, play });
+            self.end_play(play);
         }
     }
 
     /// Ends playing; no event.
     pub fn stop_play(&mut self) {
         self.player = None;
+        self.played = None;
     }
 
     /// Starts recording what arrives from now on. One that is under way ends first.
     pub fn record(&mut self, now: Instant, plan: RecordPlan) {
         self.end_recording(now, RecordEnd::Stopped);
+        self.recorded = None;
         let id = plan.meta.id.clone();
         let next = self.receiver.next_timestamp(now);
         self.recorder = Some(Box::new(Recorder::new(now, id, &plan, next)));
@@ -236,8 +259,7 @@ impl Leg {
             Some(player) if self.mode == LegMode::Voice => {
                 if player.fill(codec, payload) {
                     let play = player.play();
-                    self.player = None;
-                    self.emit(Event::Played { leg: self.id, play });
+                    self.end_play(play);
                 }
             }
             Some(_) | None => payload.fill(codec.silence()),
@@ -323,6 +345,13 @@ impl Leg {
         self.events.push_back(event);
     }
 
+    /// Nothing of the playlist is left.
+    fn end_play(&mut self, play: PlayId) {
+        self.player = None;
+        self.played = Some(play);
+        self.emit(Event::Played { leg: self.id, play });
+    }
+
     /// Ends a recording that has reached its limit or fallen silent.
     fn check_recording(&mut self, now: Instant) {
         if let Some(end) = self.recorder.as_ref().and_then(|recorder| recorder.ended()) {
@@ -335,14 +364,14 @@ impl Leg {
         // It may have ended by itself since it was last asked.
         let end = recorder.ended().unwrap_or(end);
         let recording = recorder.finish(now, end, &mut self.files);
-        self.emit(Event::Recorded {
-            leg: self.id,
-            id: recording.id,
-            duration: duration_of(recording.samples),
-            voiced: duration_of(recording.sound),
-            end,
-        });
+        self.recorded = Some(Box::new(recording.mark(end)));
+        self.emit(recorded(self.id, recording.id, recording.samples, recording.sound, end));
     }
+}
+
+/// The news that a recording ended with `samples`, of which `sound` are sound.
+fn recorded(leg: LegId, id: MessageId, samples: u64, sound: u64, end: RecordEnd) -> Event {
+    Event::Recorded { leg, id, duration: duration_of(samples), voiced: duration_of(sound), end }
 }
 
 /// `samples` as time.

@@ -56,6 +56,17 @@ pub enum Place {
     Ahead,
 }
 
+/// How a clock stood, for another process to go on with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClockMark {
+    /// A timestamp and its position.
+    pub anchor: Option<(RtpTimestamp, i64)>,
+    /// Timestamp after the newest packet.
+    pub expected: RtpTimestamp,
+    /// How far the stream's end lies behind real time, smoothed.
+    pub lag: i32,
+}
+
 /// Lays one leg's RTP timestamps onto its recording.
 #[derive(Debug)]
 pub struct MediaClock {
@@ -80,6 +91,17 @@ impl MediaClock {
             lag: next.map_or(0, |(_, age)| -age.clamp(0, AHEAD_MAX)),
             behind: None,
         }
+    }
+
+    /// What [`Self::resume`] needs.
+    pub fn mark(&self) -> ClockMark {
+        let lag = i32::try_from(self.lag).unwrap_or(if self.lag < 0 { i32::MIN } else { i32::MAX });
+        ClockMark { anchor: self.anchor, expected: self.expected, lag }
+    }
+
+    /// A clock that lays timestamps where the one that was marked did.
+    pub fn resume(mark: &ClockMark) -> Self {
+        Self { anchor: mark.anchor, expected: mark.expected, lag: mark.lag.into(), behind: None }
     }
 
     /// Forgets timestamps: the next packet is laid by real time.

@@ -4,6 +4,7 @@
 //! blocks come out.
 
 pub mod order;
+pub mod mark;
 pub mod audio;
 pub mod g711;
 pub mod playout;

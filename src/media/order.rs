@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::base::id::{LegId, MessageId, PlayId};
+use crate::media::mark::LegMark;
 pub use crate::sdp::plan::{Codec, MediaPlan};
 
 /// What a shard needs to open a leg.
@@ -112,11 +113,26 @@ pub enum LegMode {
     Bridged,
 }
 
+/// A leg whose process died and that goes on here, with the sockets it had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Adoption {
+    /// What was agreed for it, as signalling knew it last.
+    pub plan: LegPlan,
+    /// How far it had come.
+    pub mark: LegMark,
+    /// What it should be playing.
+    pub play: Option<(PlayId, Playlist)>,
+    /// What it should be recording.
+    pub record: Option<RecordPlan>,
+}
+
 /// Signalling to a media shard.
 #[derive(Debug)]
 pub enum Order {
     /// Bind a port pair and arm it; answered by `Opened` or `OpenFailed`.
     Open(LegId, Box<LegPlan>),
+    /// Go on with a leg of a process that died; answered by `Opened` or `OpenFailed`.
+    Adopt(LegId, Box<Adoption>),
     /// A new offer or answer took effect.
     Update(LegId, Box<MediaPlan>),
     /// Choose what happens to received audio. Legs start in `Voice`. Ends a bridge; the other leg

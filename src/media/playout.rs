@@ -26,6 +26,32 @@ impl Player {
         self.play
     }
 
+    /// Samples of the list that were played; a repeated list counts from its beginning.
+    pub fn position(&self) -> u64 {
+        let before = self.playlist.items.iter().take(self.item).map(|audio| audio.pcmu.len() as u64);
+        before.sum::<u64>() + self.offset as u64
+    }
+
+    /// Goes on where so many samples were played. Behind the end of a list that is not repeated only
+    /// the end is left.
+    pub fn skip_to(&mut self, samples: u64) {
+        let all: u64 = self.playlist.items.iter().map(|audio| audio.pcmu.len() as u64).sum();
+        let mut rest = if self.playlist.repeat { samples % all.max(1) } else { samples.min(all) };
+        (self.item, self.offset) = (0, 0);
+        while let Some(audio) = self.playlist.items.get(self.item) {
+            match usize::try_from(rest) {
+                Ok(offset) if offset < audio.pcmu.len() => {
+                    self.offset = offset;
+                    return;
+                }
+                Ok(_) | Err(_) => {
+                    rest -= audio.pcmu.len() as u64;
+                    self.item += 1;
+                }
+            }
+        }
+    }
+
     /// Fills one packet's payload, the rest of a last frame with silence. True: that was the end.
     pub fn fill(&mut self, codec: Codec, payload: &mut [u8]) -> bool {
         let mut rest = payload;

@@ -17,6 +17,8 @@ use crate::media::silence::EnergyGate;
 use crate::rtp::packet::RtpTimestamp;
 use crate::uring::prefetch;
 
+mod resume;
+
 /// A gap with later packets behind it is given up after this.
 pub const REORDER_WAIT: Duration = Duration::from_millis(100);
 /// Or when so much lies between the gap and the newest packet: 200 ms.
@@ -51,6 +53,8 @@ pub struct Recorder {
     /// Where a key's tone began and was cut.
     tone: Option<(u64, u64)>,
     end: Option<RecordEnd>,
+    /// Nothing was heard yet in this process; what came before it died with another one.
+    resumed: bool,
 }
 
 /// What a recording came to.
@@ -83,6 +87,7 @@ impl Recorder {
             silence_max: samples_in(plan.silence_max),
             tone: None,
             end: None,
+            resumed: false,
         }
     }
 
@@ -128,8 +133,9 @@ impl Recorder {
             self.packet_len = len;
         }
         let followed = arrival.newest && (arrival.in_sequence || arrival.restarted);
-        if followed && position > progress.end {
-            // Nothing was lost between, so the sender paused.
+        let resumed = std::mem::take(&mut self.resumed);
+        if (followed || resumed) && position > progress.end {
+            // Nothing was lost between, so the sender paused; or all of it was, with nothing to go by.
             let pause = Content::Silence(unsigned(position - progress.end));
             self.put(now, progress.end, pause, files);
         }

@@ -49,6 +49,18 @@ impl Default for EnergyGate {
 }
 
 impl EnergyGate {
+    /// One that has judged `samples` samples, of which `sound` were sound, the last up to `sound_end`.
+    /// What it knew of the background it learns anew.
+    pub fn resume(samples: u64, sound: u64, sound_end: u64) -> Self {
+        Self {
+            filled: samples % FRAME,
+            frames: samples / FRAME,
+            sound_frames: sound / FRAME,
+            sound_end: sound_end / FRAME,
+            ..Self::default()
+        }
+    }
+
     /// Takes the next samples.
     pub fn push(&mut self, samples: &[i16]) {
         let mut rest = samples;

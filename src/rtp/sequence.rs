@@ -56,6 +56,19 @@ pub struct Reception {
     pub jitter: u32,
 }
 
+/// What a source's statistics need to go on in another process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SourceMark {
+    /// Extended number of the first packet counted.
+    pub base: u64,
+    /// Extended number of the highest packet.
+    pub highest: u64,
+    /// Packets counted, duplicates included.
+    pub received: u64,
+    /// Interarrival jitter, RTP timestamp units times 16.
+    pub jitter_x16: u32,
+}
+
 /// The state RFC 3550 A.1 keeps for each source, with A.3's counts and A.8's jitter.
 #[derive(Debug, Clone)]
 pub struct SourceState {
@@ -93,6 +106,35 @@ impl SourceState {
         state.restart(first);
         state.highest -= 1; // A.1: max_seq = seq - 1, so that the first is in sequence.
         state
+    }
+
+    /// What [`Self::resume`] needs. A source on probation counts as valid from its newest packet on.
+    pub fn mark(&self) -> SourceMark {
+        let on_probation = self.probation > 0;
+        SourceMark {
+            base: if on_probation { self.highest } else { self.base },
+            highest: self.highest,
+            received: if on_probation { 1 } else { self.received },
+            jitter_x16: u32::try_from(self.jitter_x16).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// A valid source that was followed up to `mark` by another process: all up to there counts as
+    /// arrived, and the next report's fraction begins there.
+    pub fn resume(mark: &SourceMark) -> Self {
+        let expected = (mark.highest + 1).saturating_sub(mark.base);
+        Self {
+            base: mark.base,
+            highest: mark.highest,
+            bad_next: None,
+            probation: 0,
+            history: u128::MAX,
+            received: mark.received,
+            expected_prior: expected,
+            received_prior: mark.received,
+            transit: None,
+            jitter_x16: mark.jitter_x16.into(),
+        }
     }
 
     /// Judges one arrival and counts it (RFC 3550 A.1).

@@ -182,6 +182,10 @@ impl<I: MediaIo> Shard<I> {
                     self.outbox.event(Event::OpenFailed { leg: id, error });
                 }
             }
+            Order::Adopt(id, _) => {
+                self.snapshot.legs_refused += 1;
+                self.outbox.event(Event::OpenFailed { leg: id, error: OpenError::NoPort });
+            }
             Order::Update(id, plan) => {
                 self.with(id, |leg| leg.update(now, *plan));
                 self.period_changed(id);

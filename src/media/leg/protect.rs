@@ -18,13 +18,15 @@ impl Leg {
         if let Some(plan) = media.as_ref().and_then(|media| media.srtp.as_ref()) {
             if let Some(session) = &mut self.srtp {
                 session.update(plan);
+            } else if let Some(before) = self.srtp_before.take() {
+                self.srtp = Some(Box::new(SrtpSession::resume(plan, &before, self.sender.sequence.0, 0)));
             } else {
                 self.srtp = Some(Box::new(SrtpSession::new(plan)));
-            }
-            if self.stats.tx_packets == 0 {
-                // A peer that hears us only after our numbers wrapped would never find our rollover
-                // counter (RFC 3711 §3.3.1: it begins with nought), so the wrap is far away.
-                self.sender.sequence = SeqNo(self.sender.sequence.0 & 0x7FFF);
+                if self.stats.tx_packets == 0 {
+                    // A peer that hears us only after our numbers wrapped would never find our rollover
+                    // counter (RFC 3711 §3.3.1: it begins with nought), so the wrap is far away.
+                    self.sender.sequence = SeqNo(self.sender.sequence.0 & 0x7FFF);
+                }
             }
         }
         self.media = media;

@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::{Heard, Leg, Verdict};
+use crate::base::clock;
 use crate::base::limits::SAMPLE_RATE_HZ;
 use crate::media::jitter::Content;
+use crate::media::mark::{HeardMark, LegMark};
 use crate::media::media_clock::Arrival;
 use crate::media::order::{Event, LegMode};
 use crate::rtp::packet::{self, Packet, RtpHeader, RtpTimestamp, SeqNo};
@@ -57,6 +59,34 @@ impl Receiver {
             media_timeout,
             heard: Some(now),
         }
+    }
+
+    /// A receiver that goes on with the source another process heard. The media timeout starts `now`.
+    pub(super) fn resume(now: Instant, media_timeout: Duration, mark: &LegMark) -> Self {
+        let source = mark.source.as_ref().map(|source| Source {
+            ssrc: source.ssrc,
+            state: SourceState::resume(&source.counted),
+            duplicates: source.duplicates.into(),
+            newest: source.newest,
+            next: source.next.map(|(timestamp, heard)| (timestamp, clock::at_uptime(heard))),
+        });
+        Self { latched: mark.latched, source, lost_before: mark.lost_before, ..Self::new(now, media_timeout) }
+    }
+
+    /// What [`Self::resume`] needs of the source.
+    pub(super) fn mark(&self) -> Option<HeardMark> {
+        self.source.as_ref().map(|source| HeardMark {
+            ssrc: source.ssrc,
+            counted: source.state.mark(),
+            duplicates: u32::try_from(source.duplicates).unwrap_or(u32::MAX),
+            newest: source.newest,
+            next: source.next.map(|(timestamp, heard)| (timestamp, clock::uptime(heard))),
+        })
+    }
+
+    /// Packets lost by sources before this one.
+    pub(super) fn lost_before(&self) -> u64 {
+        self.lost_before
     }
 
     pub(super) fn latched(&self) -> Option<SocketAddr> {

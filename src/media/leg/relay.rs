@@ -33,17 +33,16 @@ pub struct Heard {
 /// How a relayed packet's numbers differ from the received one's.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Offsets {
-    sequence: u16,
-    timestamp: u32,
+    pub(super) sequence: u16,
+    pub(super) timestamp: u32,
 }
 
 impl Leg {
     /// From now on what this leg hears goes to another leg, and what that one hears goes out here.
     /// Prompts end, without an event.
     pub fn bridge(&mut self) {
-        self.player = None;
-        self.mode = LegMode::Bridged;
-        self.sender.offsets = None;
+        self.stop_play();
+        self.set_mode(LegMode::Bridged);
     }
 
     /// Makes an accepted packet ours, in place, and says where it goes. `bytes` is its datagram and
@@ -88,7 +87,8 @@ impl Leg {
         });
         let sequence = SeqNo(heard.header.sequence.0.wrapping_add(offsets.sequence));
         let timestamp = RtpTimestamp(heard.header.timestamp.0.wrapping_add(offsets.timestamp));
-        if heard.newest {
+        // Never back: a leg that goes on from another process keeps clear of what that one sent.
+        if heard.newest && sequence.since(sender.sequence) < 0x8000 {
             sender.sequence = sequence.plus(1);
         }
         // The first byte stays: version, padding, extension and CSRC count are the packet's own.

@@ -17,6 +17,21 @@ pub(super) struct Window {
 }
 
 impl Window {
+    /// One in which every index below `next` was used.
+    pub(super) fn before(next: u64) -> Self {
+        Self::with(next, u128::MAX)
+    }
+
+    /// One as [`Self::state`] told.
+    pub(super) fn with(next: u64, used: u128) -> Self {
+        Self { next, used: if next == 0 { 0 } else { used } }
+    }
+
+    /// One more than the highest index, and which of those below it were used.
+    pub(super) fn state(&self) -> (u64, u128) {
+        (self.next, self.used)
+    }
+
     /// The index that follows the highest used one.
     pub(super) fn next(&self) -> u64 {
         self.next

@@ -13,4 +13,4 @@ mod testing;
 mod transform;
 
 pub use keys::{MasterKey, Mki, SrtpPlan, key_and_salt_bytes};
-pub use session::{OVERHEAD_BYTES_MAX, SrtpError, SrtpSession};
+pub use session::{OVERHEAD_BYTES_MAX, SrtpError, SrtpMark, SrtpSession, SrtpSourceMark};

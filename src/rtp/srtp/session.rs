@@ -11,6 +11,10 @@ use super::keys::{MKI_BYTES_MAX, MasterKey, SrtpPlan};
 use super::transform::{INDEX_BYTES, Protocol, RTCP_CLEAR_BYTES, RtpHead, Transform};
 use crate::rtp::packet::HEADER_BYTES;
 
+mod resume;
+
+pub use resume::{SrtpMark, SrtpSourceMark};
+
 /// Most bytes that protection adds to a packet: tag, MKI and, for SRTCP, the index.
 pub const OVERHEAD_BYTES_MAX: usize = gcm::TAG_BYTES + MKI_BYTES_MAX + INDEX_BYTES;
 /// Sources whose rollover counters and windows are kept; one more replaces the one heard of least
