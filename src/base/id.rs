@@ -51,6 +51,16 @@ impl MessageId {
         }
     }
 
+    /// When what it names began, Unix milliseconds.
+    pub fn started_ms(&self) -> u64 {
+        self.0.get(..12).and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or_default()
+    }
+
+    /// The half that tells it from others of its millisecond.
+    pub fn random(&self) -> u64 {
+        self.0.get(12..).and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or_default()
+    }
+
     /// The text form.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -83,6 +93,7 @@ mod tests {
         assert!(early < late);
         assert_eq!(early.as_str(), "0000000000ffffffffffffffffff");
         assert_eq!(MessageId::parse(late.as_str()).unwrap(), late);
+        assert_eq!((early.started_ms(), early.random(), late.random()), (255, u64::MAX, 0));
     }
 
     /// Goal: no id can name a path outside its folder. Method: texts that try.

@@ -107,7 +107,7 @@ impl LegMark {
 
     /// The recording of this id, if the mark speaks of it.
     pub fn recording(&self, id: &MessageId) -> Option<&RecordMark> {
-        self.recording.as_ref().filter(|recording| recording.tag == tag(id))
+        self.recording.as_ref().filter(|recording| recording.tag == id.random())
     }
 
     /// Nothing in it is more than a leg can come to, so that what is counted on from it does not
@@ -135,12 +135,6 @@ impl LegMark {
         let in_order = source.is_none_or(|source| (1 << 16..=source.highest).contains(&source.base));
         counts.iter().all(|count| *count <= MOST) && in_order
     }
-}
-
-/// What tells one recording from another: the random half of its id.
-pub(super) fn tag(id: &MessageId) -> u64 {
-    let random = id.as_str().get(MessageId::LEN - 16..).unwrap_or_default();
-    u64::from_str_radix(random, 16).unwrap_or_default()
 }
 
 #[cfg(test)]

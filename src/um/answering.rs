@@ -6,10 +6,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use serde::{Deserialize, Serialize};
+
 use crate::base::id::{MessageId, PlayId};
 use crate::base::outputs::Outputs;
 use crate::media::order::{Audio, Order, RecordEnd};
 use crate::um::flow::{Input, Need, Output, Party};
+
+mod resume;
+
+pub use resume::AnsweringState;
 
 /// How long the menu waits for a key after its prompt.
 pub const MENU_WAIT: Duration = Duration::from_secs(7);
@@ -46,12 +52,34 @@ pub struct Limits {
     pub input_failures_max: u8,
 }
 
+/// What comes before the beep that starts a recording.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Opening {
+    /// The greeting, which `#` cuts short.
+    Greeting,
+    /// Nothing more.
+    Beep,
+    /// That nothing was recorded.
+    NothingRecorded,
+}
+
+/// What the caller hears last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum LastWords {
+    /// The message was sent.
+    Sent,
+    /// Nothing was recorded.
+    NothingRecorded,
+    /// Goodbye.
+    Goodbye,
+}
+
 #[derive(Debug)]
 enum State {
     /// The call is not up yet.
     Waiting,
-    /// Greeting and beep play; `beep_only` once `#` has cut the greeting short.
-    Greeting { beep_only: bool },
+    /// The opening and the beep play.
+    Greeting { opening: Opening },
     /// The recorder runs.
     Recording { id: MessageId },
     /// `#` ended the recording and `Recorded` is on its way.
@@ -63,7 +91,7 @@ enum State {
     /// The mailbox fetches the recording's audio.
     Fetching { id: MessageId },
     /// Last words; the call ends with them.
-    Leaving,
+    Leaving { words: LastWords },
     /// Nothing more to do.
     Over,
 }
@@ -103,7 +131,7 @@ impl CallAnswering {
     /// Takes one input; `wall` dates a recording that begins with it.
     pub fn handle_input(&mut self, now: Instant, wall: SystemTime, input: Input) {
         match input {
-            Input::Started => self.greet(),
+            Input::Started => self.open(Opening::Greeting),
             Input::Digit(digit) => self.handle_digit(digit),
             Input::Played(play) => self.handle_played(now, wall, play),
             Input::Recorded { id, voiced, end } => self.handle_recorded(wall, &id, voiced, end),
@@ -137,7 +165,7 @@ impl CallAnswering {
             | State::Stopping { .. }
             | State::Closing { .. }
             | State::Fetching { .. }
-            | State::Leaving
+            | State::Leaving { .. }
             | State::Over => None,
         }
     }
@@ -145,10 +173,10 @@ impl CallAnswering {
     /// The node is about to end the call: what was recorded is kept, and the caller hears goodbye.
     pub fn wind_up(&mut self, wall: SystemTime) {
         match &self.state {
-            State::Waiting | State::Closing { .. } | State::Leaving | State::Over => {}
+            State::Waiting | State::Closing { .. } | State::Leaving { .. } | State::Over => {}
             State::Greeting { .. } => {
                 self.note_missed(wall);
-                self.leave(self.prompts.goodbye.clone());
+                self.leave(LastWords::Goodbye);
             }
             State::Recording { id } => {
                 let id = id.clone();
@@ -158,7 +186,7 @@ impl CallAnswering {
             State::Stopping { id } => self.state = State::Closing { id: id.clone() },
             State::Menu { id, .. } | State::Fetching { id } => {
                 self.keep(id.clone());
-                self.leave(self.prompts.goodbye.clone());
+                self.leave(LastWords::Goodbye);
             }
         }
     }
@@ -170,7 +198,7 @@ impl CallAnswering {
             State::Greeting { .. } => "greeting",
             State::Recording { .. } | State::Stopping { .. } => "recording",
             State::Menu { .. } | State::Fetching { .. } => "menu",
-            State::Closing { .. } | State::Leaving => "leaving",
+            State::Closing { .. } | State::Leaving { .. } => "leaving",
             State::Over => "over",
         }
     }
@@ -183,18 +211,13 @@ impl CallAnswering {
             | State::Closing { id }
             | State::Menu { id, .. }
             | State::Fetching { id } => Some(id),
-            State::Waiting | State::Greeting { .. } | State::Leaving | State::Over => None,
+            State::Waiting | State::Greeting { .. } | State::Leaving { .. } | State::Over => None,
         }
-    }
-
-    fn greet(&mut self) {
-        self.play(vec![self.greeting.clone(), self.prompts.beep.clone()]);
-        self.state = State::Greeting { beep_only: false };
     }
 
     fn handle_digit(&mut self, digit: char) {
         match (&self.state, digit) {
-            (State::Greeting { beep_only: false, .. }, '#') => self.beep(),
+            (State::Greeting { opening: Opening::Greeting }, '#') => self.open(Opening::Beep),
             (State::Recording { id }, '#') => {
                 let id = id.clone();
                 self.outputs.push(Output::Order(Order::StopRecord(self.party.leg)));
@@ -213,7 +236,7 @@ impl CallAnswering {
             (State::Menu { id, .. }, '3') => {
                 let id = id.clone();
                 self.outputs.push(Output::Need(Need::Discard(id)));
-                self.beep();
+                self.open(Opening::Beep);
             }
             // The `#` that ended the recording, held long or sent twice, is no wrong choice.
             (State::Menu { .. }, '#') => {}
@@ -234,7 +257,7 @@ impl CallAnswering {
         match &mut self.state {
             State::Greeting { .. } => self.record(wall),
             State::Menu { deadline, .. } => *deadline = Some(now + MENU_WAIT),
-            State::Leaving => self.hang_up(),
+            State::Leaving { .. } => self.hang_up(),
             State::Waiting
             | State::Recording { .. }
             | State::Stopping { .. }
@@ -251,7 +274,7 @@ impl CallAnswering {
             | State::Greeting { .. }
             | State::Menu { .. }
             | State::Fetching { .. }
-            | State::Leaving
+            | State::Leaving { .. }
             | State::Over => return,
         };
         if current != *id {
@@ -262,18 +285,18 @@ impl CallAnswering {
         match (end, empty) {
             (_, false) if is_closing && end != RecordEnd::Closed => {
                 self.keep(current);
-                self.leave(self.prompts.goodbye.clone());
+                self.leave(LastWords::Goodbye);
             }
             (_, true) if is_closing && end != RecordEnd::Closed => {
                 self.drop_empty(wall, current);
-                self.leave(self.prompts.goodbye.clone());
+                self.leave(LastWords::Goodbye);
             }
             (RecordEnd::Stopped, false) => self.offer_menu(current, Vec::new()),
             (RecordEnd::Stopped, true) => self.retry_empty(wall, current),
             (RecordEnd::Silence | RecordEnd::Limit, false) => self.send(current),
             (RecordEnd::Silence | RecordEnd::Limit, true) => {
                 self.drop_empty(wall, current);
-                self.leave(self.prompts.nothing_recorded.clone());
+                self.leave(LastWords::NothingRecorded);
             }
             (RecordEnd::Closed, false) => {
                 self.keep(current);
@@ -303,14 +326,24 @@ impl CallAnswering {
             State::Recording { id } | State::Stopping { id } | State::Closing { id } => {
                 self.keep(id.clone());
             }
-            State::Leaving | State::Over => {}
+            State::Leaving { .. } | State::Over => {}
         }
         self.state = State::Over;
     }
 
-    fn beep(&mut self) {
-        self.play(vec![self.prompts.beep.clone()]);
-        self.state = State::Greeting { beep_only: true };
+    /// Plays what comes before a recording, and the beep.
+    fn open(&mut self, opening: Opening) {
+        self.play(self.opening_audio(opening));
+        self.state = State::Greeting { opening };
+    }
+
+    fn opening_audio(&self, opening: Opening) -> Vec<Audio> {
+        let before = match opening {
+            Opening::Greeting => Some(&self.greeting),
+            Opening::Beep => None,
+            Opening::NothingRecorded => Some(&self.prompts.nothing_recorded),
+        };
+        before.into_iter().chain([&self.prompts.beep]).cloned().collect()
     }
 
     fn record(&mut self, wall: SystemTime) {
@@ -343,17 +376,16 @@ impl CallAnswering {
         self.input_failures += 1;
         if self.input_failures >= self.limits.input_failures_max {
             self.drop_empty(wall, id);
-            self.leave(self.prompts.goodbye.clone());
+            self.leave(LastWords::Goodbye);
         } else {
             self.outputs.push(Output::Need(Need::Discard(id)));
-            self.play(vec![self.prompts.nothing_recorded.clone(), self.prompts.beep.clone()]);
-            self.state = State::Greeting { beep_only: true };
+            self.open(Opening::NothingRecorded);
         }
     }
 
     fn send(&mut self, id: MessageId) {
         self.keep(id);
-        self.leave(self.prompts.sent.clone());
+        self.leave(LastWords::Sent);
     }
 
     fn keep(&mut self, id: MessageId) {
@@ -373,9 +405,17 @@ impl CallAnswering {
         }
     }
 
-    fn leave(&mut self, last_words: Audio) {
-        self.play(vec![last_words]);
-        self.state = State::Leaving;
+    fn leave(&mut self, words: LastWords) {
+        self.play(vec![self.last_words(words)]);
+        self.state = State::Leaving { words };
+    }
+
+    fn last_words(&self, words: LastWords) -> Audio {
+        match words {
+            LastWords::Sent => self.prompts.sent.clone(),
+            LastWords::NothingRecorded => self.prompts.nothing_recorded.clone(),
+            LastWords::Goodbye => self.prompts.goodbye.clone(),
+        }
     }
 
     fn hang_up(&mut self) {
@@ -391,6 +431,8 @@ impl CallAnswering {
 
 #[cfg(test)]
 mod tests {
+    mod resume;
+
     use super::*;
     use crate::base::clock;
     use crate::base::id::LegId;
@@ -470,7 +512,7 @@ mod tests {
                 State::Waiting
                 | State::Greeting { .. }
                 | State::Fetching { .. }
-                | State::Leaving
+                | State::Leaving { .. }
                 | State::Over => panic!("no recording in {:?}", self.flow.state),
             }
         }

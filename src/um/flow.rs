@@ -2,12 +2,14 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use serde::{Deserialize, Serialize};
+
 use crate::base::clock;
 use crate::base::id::{LegId, MessageId, PlayId};
 use crate::base::random::SplitMix64;
-use crate::media::order::{Audio, Order, Playlist, RecordEnd, RecordPlan, RecordingMeta};
-use crate::um::answering::CallAnswering;
-use crate::um::test_extension::TestExtension;
+use crate::media::order::{Audio, LegMode, Order, Playlist, RecordEnd, RecordPlan, RecordingMeta};
+use crate::um::answering::{AnsweringState, CallAnswering};
+use crate::um::test_extension::{TestExtension, TestState};
 
 /// Something that happened on the call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +57,45 @@ pub enum Output {
     Need(Need),
     /// End the call.
     HangUp,
+}
+
+/// Where a flow stands, for one of another process to go on from there with the same audio and limits:
+/// [`CallAnswering::resume`] and [`TestExtension::resume`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FlowState {
+    /// A mailbox took the call.
+    Answering(AnsweringState),
+    /// One of 9196-9199.
+    Test(TestState),
+}
+
+impl FlowState {
+    /// The recording that is not yet decided about, or counted only; the mailbox must adopt it.
+    pub fn recording(&self) -> Option<&MessageId> {
+        match self {
+            Self::Answering(state) => state.recording(),
+            Self::Test(state) => state.recording(),
+        }
+    }
+}
+
+/// What a flow wants its leg and the mailbox to be doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResumedMedia {
+    /// What happens to received audio. Not for a leg in a bridge.
+    pub mode: LegMode,
+    /// What plays.
+    pub play: Option<(PlayId, Playlist)>,
+    /// What is recorded, as far as the flow knows: its end may be on the way.
+    pub record: Option<RecordPlan>,
+    /// The recording under way or under discussion: the mailbox must go on with it.
+    pub recording: Option<Box<RecordingMeta>>,
+}
+
+impl Default for ResumedMedia {
+    fn default() -> Self {
+        Self { mode: LegMode::Voice, play: None, record: None, recording: None }
+    }
 }
 
 /// The flow of one call.
@@ -133,6 +174,26 @@ impl Flow {
 }
 
 impl Flow {
+    /// Where it stands, once its outputs are taken. `None`: there is nothing to go on with.
+    pub fn snapshot(&self) -> Option<FlowState> {
+        match self {
+            Self::Answering(flow) => Some(FlowState::Answering(flow.snapshot())),
+            Self::Test(flow) => Some(FlowState::Test(flow.snapshot())),
+            #[cfg(test)]
+            Self::Faulty => None,
+        }
+    }
+
+    /// What its leg should be doing.
+    pub fn resume_media(&self) -> ResumedMedia {
+        match self {
+            Self::Answering(flow) => flow.resume_media(),
+            Self::Test(flow) => flow.resume_media(),
+            #[cfg(test)]
+            Self::Faulty => ResumedMedia::default(),
+        }
+    }
+
     /// The recording whose loss the caller must not miss; test extensions keep none.
     pub fn recording(&self) -> Option<&MessageId> {
         match self {
@@ -160,6 +221,11 @@ impl Party {
     pub fn next_recording(&mut self, wall: SystemTime) -> RecordingMeta {
         let id = MessageId::new(wall, self.random.bits());
         RecordingMeta { id, started_ms: clock::unix_ms(wall), ..self.meta.clone() }
+    }
+
+    /// The metadata that the recording `id` began with.
+    pub fn begun_recording(&self, id: &MessageId) -> RecordingMeta {
+        RecordingMeta { id: id.clone(), started_ms: id.started_ms(), ..self.meta.clone() }
     }
 
     /// An order to play `items` once.

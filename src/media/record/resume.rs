@@ -6,7 +6,7 @@ use super::{Recorder, Recording};
 use crate::base::clock;
 use crate::base::id::MessageId;
 use crate::media::jitter::ReorderWindow;
-use crate::media::mark::{self, RecordMark};
+use crate::media::mark::RecordMark;
 use crate::media::media_clock::MediaClock;
 use crate::media::order::{RecordEnd, RecordPlan};
 use crate::media::silence::EnergyGate;
@@ -16,7 +16,7 @@ impl Recorder {
     /// samples die with this process.
     pub fn mark(&self) -> RecordMark {
         RecordMark {
-            tag: mark::tag(&self.id),
+            tag: self.id.random(),
             end: None,
             samples: self.window.start(),
             sound: self.gate.sound(),
@@ -47,7 +47,7 @@ impl Recording {
     /// What this one came to, for a process that must tell of it once more.
     pub fn mark(&self, end: RecordEnd) -> RecordMark {
         RecordMark {
-            tag: mark::tag(&self.id),
+            tag: self.id.random(),
             end: Some(end),
             samples: self.samples,
             sound: self.sound,
