@@ -149,6 +149,29 @@ mod tests {
         assert_eq!(heard, wanted);
     }
 
+    /// Goal: a list goes on from any sample of it, and behind its end only the end is left. Method: each
+    /// position of a list with odd and empty pieces, once and repeated, against its plain concatenation.
+    #[test]
+    fn a_list_goes_on_from_any_position() {
+        let items = vec![audio(0..61), audio(0..0), audio(5..17), audio(0..40)];
+        let once = bytes(&items, Codec::Pcmu);
+        for repeat in [false, true] {
+            for position in 0..once.len() {
+                let mut player = Player::new(PlayId(1), Playlist { items: items.clone(), repeat }).unwrap();
+                player.skip_to(position as u64);
+                assert_eq!(player.position(), position as u64);
+                let mut payload = vec![0; once.len() - position];
+                assert_eq!(player.fill(Codec::Pcmu, &mut payload), !repeat);
+                assert_eq!(payload, once[position..]);
+            }
+        }
+        let mut player = Player::new(PlayId(1), Playlist { items, repeat: false }).unwrap();
+        player.skip_to(u64::MAX);
+        let mut payload = [0; 20];
+        assert!(player.fill(Codec::Pcmu, &mut payload));
+        assert_eq!(payload, [Codec::Pcmu.silence(); 20]);
+    }
+
     /// Goal: nothing to play is known at once, also when it is to be repeated.
     /// Method: no pieces, and empty pieces.
     #[test]

@@ -83,6 +83,8 @@ impl Leg {
         let keys = media.as_ref().and_then(|media| media.srtp.as_ref());
         match (keys, mark.srtp) {
             (Some(keys), Some(before)) => {
+                // What is relayed has the peer's numbers, which begin where they ended.
+                let skipped = if mark.makes_ms.is_some() { skipped } else { 0 };
                 let session = SrtpSession::resume(keys, &before, mark.sequence.0, skipped);
                 self.srtp = Some(Box::new(session));
             }

@@ -19,6 +19,7 @@ use crate::media::test_signal::{PEAK_0_DBM0, Random, dual_tone, noise, sample, s
 use crate::rtp::packet::parse;
 
 mod relay;
+mod resume;
 mod srtp;
 
 const PHONE: &str = "192.0.2.7:4000";

@@ -48,6 +48,9 @@ impl SrtpSession {
     /// The session that had come as far as `mark`. `sequence` was the number of our next packet then;
     /// the next one now is `skipped` later, under the rollover counter that this brings, and no index
     /// below it is used any more (RFC 3711 §9.1: never two packets under one).
+    ///
+    /// With `skipped` nought, for packets that are relayed, an index used since the mark can only come
+    /// again if its packet does, and then it is the same packet.
     pub fn resume(plan: &SrtpPlan, mark: &SrtpMark, sequence: u16, skipped: u64) -> Self {
         let index = Window::before(mark.rtp_next).estimate(sequence);
         let send = Sending {

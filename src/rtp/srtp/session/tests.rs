@@ -324,6 +324,61 @@ fn indices_go_on_through_an_update() {
     }
 }
 
+/// Goal: a session goes on in another process without using an index twice and with the right rollover
+/// counter, also when what is left out holds the wrap (RFC 3711 §3.3.1); replays stay replays.
+/// Method: marks at several sequence numbers, 20 packets after each, then a resumed session that leaves
+/// 30 numbers out; the peer's one session opens it all.
+#[test]
+fn a_session_goes_on_from_its_mark() {
+    for suite in SrtpSuite::ALL {
+        for start in [0_u16, 100, 0x7FF0, 0xFFC0, 0xFFDC, 0xFFF0] {
+            let (mut us, mut peer) = ends(suite, None);
+            let plan = SrtpPlan { send: us.send.master.clone(), receive: us.receive.master.clone() };
+            for sequence in start..start + 10 {
+                assert!(opened(&mut peer, &sealed(&mut us, &rtp(SSRC, sequence))).is_ok());
+            }
+            let theirs = [0xFFFF, 0, 2].map(|sequence| sealed(&mut peer, &rtp(5, sequence)));
+            assert!(theirs.iter().all(|packet| opened(&mut us, packet).is_ok()));
+            let compounds = [1, 2].map(|_| sealed_rtcp(&mut peer, &rtcp(5)));
+            assert!(compounds.iter().all(|compound| opened_rtcp(&mut us, compound).is_ok()));
+            let (mark, next) = (us.mark(), start + 10);
+            for step in 0..20 {
+                assert!(opened(&mut peer, &sealed(&mut us, &rtp(SSRC, next.wrapping_add(step)))).is_ok());
+                assert!(opened_rtcp(&mut peer, &sealed_rtcp(&mut us, &rtcp(SSRC))).is_ok());
+            }
+            let mut us = SrtpSession::resume(&plan, &mark, next, 30);
+            let mut buf = [rtp(SSRC, next.wrapping_add(29)), vec![0; OVERHEAD_BYTES_MAX]].concat();
+            assert_eq!(us.protect_rtp(&mut buf, HEADER_BYTES + 160), None, "left out for good");
+            for step in 30..40 {
+                let packet = rtp(SSRC, next.wrapping_add(step));
+                assert_eq!(opened(&mut peer, &sealed(&mut us, &packet)), Ok(packet), "{start:x}");
+            }
+            assert!(opened_rtcp(&mut peer, &sealed_rtcp(&mut us, &rtcp(SSRC))).is_ok());
+            for packet in &theirs {
+                assert_eq!(opened(&mut us, packet), Err(SrtpError::Replay));
+            }
+            for compound in &compounds {
+                assert_eq!(opened_rtcp(&mut us, compound), Err(SrtpError::Replay));
+            }
+            for sequence in [1, 3] {
+                assert!(opened(&mut us, &sealed(&mut peer, &rtp(5, sequence))).is_ok(), "rollover 1");
+            }
+        }
+    }
+}
+
+/// Goal: a session of which nothing was sent yet goes on as one, and another SSRC than ours is still
+/// refused. Method: an empty mark.
+#[test]
+fn a_session_that_sent_nothing_goes_on_from_its_first_number() {
+    let (us, mut peer) = ends(SrtpSuite::AeadAes128Gcm, None);
+    let plan = SrtpPlan { send: us.send.master.clone(), receive: us.receive.master.clone() };
+    let mut us = SrtpSession::resume(&plan, &us.mark(), 0x7FFF, 3);
+    assert!(opened(&mut peer, &sealed(&mut us, &rtp(SSRC, 0x8002))).is_ok());
+    let mut buf = [rtp(5, 0x8003), vec![0; OVERHEAD_BYTES_MAX]].concat();
+    assert_eq!(us.protect_rtp(&mut buf, HEADER_BYTES + 160), None);
+}
+
 /// Goal: four sources are told apart, each with a rollover counter of its own, and one more takes
 /// the place of the one heard of least recently. Method: sources in turn, replays of each.
 #[test]
