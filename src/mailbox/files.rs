@@ -5,7 +5,7 @@
 //! written yet is bounded by [`BLOCKS_MAX`]; beyond it the shards' queues fill, and they count.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -20,14 +20,19 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use crate::base::clock;
 use crate::base::id::MessageId;
 use crate::base::limits::GREETINGS_SAMPLES_MAX;
-use crate::mailbox::audio::{self, HEADER_BYTES};
+use crate::mailbox::audio;
 use crate::mailbox::disk::{Disk, PROBE_INTERVAL};
-use crate::mailbox::fs::{File, Fs};
+use crate::mailbox::fs::Fs;
 use crate::mailbox::service::{Counters, MailboxReply, MailboxRequest, ServiceConfig, count, send_reply};
-use crate::mailbox::spool::{self, Lane, Mover, Recovered, SpoolError, duration_ms};
+use crate::mailbox::spool::{self, Lane, Mover, Recovered, SpoolError};
 use crate::mailbox::store_thread::{Job, StoreClient};
 use crate::media::order::{FileItem, PcmBlock, RecordingMeta};
 use crate::uring::Runtime;
+
+mod adopt;
+mod recording;
+
+use recording::Recording;
 
 /// How often the queues are looked at.
 const POLL: Duration = Duration::from_millis(5);
@@ -64,7 +69,7 @@ pub(super) fn run(ends: Ends, ready: &Sender<Result<Recovered, String>>) {
     runtime.block_on(async {
         let started = async {
             let desk = open(ends, fs)?;
-            let recovered = desk.sweep().await?;
+            let recovered = desk.sweep(true).await?;
             Ok::<_, SpoolError>((desk, recovered))
         };
         match started.await {
@@ -87,16 +92,19 @@ fn open(ends: Ends, fs: Fs) -> Result<Rc<Desk>, SpoolError> {
     let mover = Rc::new(Mover::to_folder(fs, &data.join("messages"), ends.store.clone(), voiced_min_ms)?);
     let lane = Rc::new(Lane::claim(&data.join("spool"))?);
     Ok(Rc::new(Desk {
-        ends,
         lane,
         mover,
-        open: RefCell::default(),
+        open: RefCell::new(adopt::awaited(&ends.config.adopting)),
+        awaiting_until: Cell::new(Some(clock::now() + adopt::AWAITED_MAX)),
+        held: RefCell::default(),
+        orphans_seen: RefCell::default(),
         unknown: RefCell::default(),
         greetings: RefCell::default(),
         reading: tokio::sync::Mutex::default(),
         is_sweeping: Cell::new(false),
         blocks_waiting: Cell::new(0),
         tasks: Cell::new(0),
+        ends,
     }))
 }
 
@@ -112,7 +120,7 @@ async fn serve(desk: Rc<Desk>) {
             sweep_at = now + SWEEP;
             let sweeper = Rc::clone(&desk);
             desk.spawn(async move {
-                if let Err(error) = sweeper.sweep().await {
+                if let Err(error) = sweeper.sweep(false).await {
                     tracing::error!(%error, "the spool cannot be read");
                 }
                 sweeper.is_sweeping.set(false);
@@ -152,12 +160,30 @@ enum Open {
     Task(UnboundedSender<Input>),
     /// `keep = false`: samples counted so far.
     ThrownAway(u64),
+    /// A worker that died had begun it, and its adoption is still to be asked for: what came until then.
+    Awaited(Vec<Input>),
+}
+
+/// How a recording's task starts.
+enum Start {
+    /// With new files.
+    New,
+    /// With the files of a worker that died, emptied.
+    Anew,
+    /// With the files of a worker that died, made `samples` long.
+    Adopted { samples: u64, ended: bool },
 }
 
 /// Everything the loop and the tasks share; one thread, so no locks.
 struct Desk {
     ends: Ends,
     lane: Rc<Lane>,
+    /// Lanes of workers that died, in which recordings lie that go on here, or are being recovered.
+    held: RefCell<Vec<Rc<Lane>>>,
+    /// Folders of lanes without an owner at the last sweep: their owner may just be being replaced.
+    orphans_seen: RefCell<HashSet<PathBuf>>,
+    /// Until when adoptions are awaited.
+    awaiting_until: Cell<Option<Instant>>,
     mover: Rc<Mover>,
     open: RefCell<HashMap<MessageId, Open>>,
     /// Requests for recordings that have not begun: their `Begin` may be held up in a full queue.
@@ -202,6 +228,7 @@ impl Desk {
     /// One turn: requests are taken off their queue first and looked at last. A shard queues `End`
     /// before it reports the recording, so the recording a request speaks of is complete by then.
     fn turn(self: &Rc<Self>, now: Instant) {
+        self.give_up_awaited(now);
         let mut requests: Vec<_> = std::iter::from_fn(|| self.ends.requests.pop()).collect();
         for queue in &self.ends.config.files {
             while self.blocks_waiting.get() < BLOCKS_MAX
@@ -222,18 +249,17 @@ impl Desk {
     fn take_item(self: &Rc<Self>, item: FileItem) {
         let mut open = self.open.borrow_mut();
         match item {
-            FileItem::Begin(meta) if open.contains_key(&meta.id) => {
-                tracing::error!(id = %meta.id, "a recording began twice");
-            }
-            FileItem::Begin(meta) if meta.keep => {
-                let (sender, inputs) = unbounded_channel();
-                open.insert(meta.id.clone(), Open::Task(sender));
-                count(&self.ends.counters.open, 1);
-                let desk = Rc::clone(self);
-                self.spawn(async move { desk.record(*meta, inputs).await });
-            }
             FileItem::Begin(meta) => {
-                open.insert(meta.id, Open::ThrownAway(0));
+                let start = match open.get(&meta.id) {
+                    Some(Open::Awaited(_)) => Start::Anew,
+                    None => Start::New,
+                    Some(Open::Task(_) | Open::ThrownAway(_)) => {
+                        tracing::error!(id = %meta.id, "a recording began twice");
+                        return;
+                    }
+                };
+                drop(open);
+                self.start(*meta, start);
             }
             FileItem::Block(id, block) => {
                 count(&self.ends.counters.blocks, 1);
@@ -245,10 +271,14 @@ impl Desk {
                         }
                     }
                     Some(Open::ThrownAway(samples)) => *samples += block.len() as u64,
+                    Some(Open::Awaited(early)) => {
+                        self.blocks_waiting.set(self.blocks_waiting.get() + 1);
+                        early.push(Input::Block(block));
+                    }
                     None => tracing::debug!(%id, "a block of no open recording"),
                 }
             }
-            FileItem::End { id, samples } => match open.get(&id) {
+            FileItem::End { id, samples } => match open.get_mut(&id) {
                 Some(Open::Task(task)) => {
                     let _ = task.send(Input::End { samples });
                 }
@@ -256,9 +286,29 @@ impl Desk {
                     count(&self.ends.counters.thrown_away_samples, *samples);
                     open.remove(&id);
                 }
+                Some(Open::Awaited(early)) => early.push(Input::End { samples }),
                 None => tracing::debug!(%id, "the end of no open recording"),
             },
         }
+    }
+
+    /// Opens a recording, with what came of it while it was awaited.
+    fn start(self: &Rc<Self>, meta: RecordingMeta, start: Start) {
+        let early = match self.open.borrow_mut().remove(&meta.id) {
+            Some(Open::Awaited(early)) => early,
+            Some(Open::Task(_) | Open::ThrownAway(_)) | None => Vec::new(),
+        };
+        if !meta.keep {
+            return self.start_thrown_away(meta.id, &start, early);
+        }
+        let (sender, inputs) = unbounded_channel();
+        for input in early {
+            let _ = sender.send(input);
+        }
+        self.open.borrow_mut().insert(meta.id.clone(), Open::Task(sender));
+        count(&self.ends.counters.open, 1);
+        let desk = Rc::clone(self);
+        self.spawn(async move { desk.record(meta, start, inputs).await });
     }
 
     /// Does what a request asks, or keeps it for a later turn. `since`: when it came.
@@ -279,6 +329,12 @@ impl Desk {
                 });
                 return;
             }
+            MailboxRequest::Adopt { meta, samples, ended } => {
+                if self.adopt(meta, *samples, *ended).is_none() {
+                    self.wait(since, request);
+                }
+                return;
+            }
             MailboxRequest::Keep { id } => (id, Input::Keep),
             MailboxRequest::Discard { id } => (id, Input::Discard),
             MailboxRequest::Review { token, id } => (id, Input::Review { token: *token }),
@@ -286,6 +342,10 @@ impl Desk {
         };
         let is_sent = match self.open.borrow().get(id) {
             Some(Open::Task(task)) => task.send(input).is_ok(),
+            Some(Open::Awaited(_)) => {
+                self.wait(since, request);
+                return;
+            }
             Some(Open::ThrownAway(_)) | None => false,
         };
         if is_sent {
@@ -295,7 +355,7 @@ impl Desk {
             // Most missed calls ended before any recording began.
             MailboxRequest::Missed(meta) => {
                 let desk = Rc::clone(self);
-                self.spawn(async move { desk.miss(&meta).await });
+                self.spawn(async move { desk.miss(&desk.lane, &meta).await });
             }
             // What never was, or is thrown away as it comes, is discarded already; but its `Begin`
             // may still be behind what this turn could not take.
@@ -310,7 +370,9 @@ impl Desk {
             MailboxRequest::Keep { id } | MailboxRequest::Discard { id } => {
                 self.fail(id, "no such recording");
             }
-            MailboxRequest::Lookup { .. } | MailboxRequest::LoadGreeting { .. } => {}
+            MailboxRequest::Lookup { .. }
+            | MailboxRequest::LoadGreeting { .. }
+            | MailboxRequest::Adopt { .. } => {}
         }
     }
 
@@ -344,20 +406,25 @@ impl Desk {
         });
     }
 
-    /// Finishes what lies in our lane and belongs to no task, and in lanes whose worker died.
-    async fn sweep(&self) -> Result<Recovered, SpoolError> {
+    /// Finishes what lies in our lane and belongs to no task, and in lanes whose worker died. But for
+    /// the sweep `at_start` such a lane has until the next sweep to be taken by a new worker, which goes
+    /// on with the calls of the dead one.
+    async fn sweep(&self, at_start: bool) -> Result<Recovered, SpoolError> {
         let is_open = |id: &MessageId| self.open.borrow().contains_key(id);
+        self.hold_orphans(at_start)?;
         let mut recovered = spool::recover(&self.lane, &self.mover, is_open).await?;
-        for orphan in Lane::orphans(&self.ends.config.data.join("spool"))? {
-            recovered.add(spool::recover(&Rc::new(orphan), &self.mover, |_| false).await?);
+        let held = self.held.borrow().clone();
+        for lane in held {
+            recovered.add(spool::recover(&lane, &self.mover, is_open).await?);
         }
+        self.release_finished();
         count(&self.ends.counters.kept, recovered.messages);
         count(&self.ends.counters.missed, recovered.missed);
         Ok(recovered)
     }
 
-    async fn miss(&self, meta: &RecordingMeta) {
-        match self.mover.miss(&self.lane, meta).await {
+    async fn miss(&self, lane: &Lane, meta: &RecordingMeta) {
+        match self.mover.miss(lane, meta).await {
             Ok(()) => {
                 count(&self.ends.counters.missed, 1);
                 self.reply(MailboxReply::Missed { id: meta.id.clone() });
@@ -399,11 +466,13 @@ impl Desk {
     }
 
     /// One recording, from `Begin` to its last file gone.
-    async fn record(&self, meta: RecordingMeta, mut inputs: UnboundedReceiver<Input>) {
+    async fn record(&self, meta: RecordingMeta, start: Start, mut inputs: UnboundedReceiver<Input>) {
         let id = meta.id.clone();
-        let mut recording = Recording { desk: self, meta, file: None, written: 0, ended: None, error: None };
-        recording.begin().await;
-        recording.follow(&mut inputs).await;
+        let mut recording = Recording::new(self, meta);
+        if recording.start(start).await {
+            recording.follow(&mut inputs).await;
+        }
+        drop(recording);
         // Blocks still in the channel are never written.
         inputs.close();
         while let Some(input) = inputs.recv().await {
@@ -425,160 +494,6 @@ impl Desk {
                 self.reply(MailboxReply::Review { token, id: id.clone(), samples });
             }
         }
-    }
-}
-
-/// A recording's own task.
-struct Recording<'a> {
-    desk: &'a Desk,
-    meta: RecordingMeta,
-    /// `<id>.wav.part`; `None` when it could not be made.
-    file: Option<File>,
-    /// Samples in the file.
-    written: u64,
-    /// Samples that stay, once `End` came.
-    ended: Option<u64>,
-    /// The first write the disk refused; nothing is written after it, so that there is no gap.
-    error: Option<String>,
-}
-
-impl Recording<'_> {
-    async fn begin(&mut self) {
-        match self.desk.mover.begin(&self.desk.lane, &self.meta).await {
-            Ok(file) => self.file = Some(file),
-            Err(error) => self.refused(&error),
-        }
-    }
-
-    /// The disk refused: log once, keep what is there, go on taking blocks.
-    fn refused(&mut self, error: &dyn std::fmt::Display) {
-        if self.error.is_none() {
-            count(&self.desk.ends.counters.write_errors, 1);
-            tracing::error!(
-                id = %self.meta.id, mailbox = self.meta.mailbox, call_id = self.meta.call_id,
-                written_ms = duration_ms(self.written), %error, "recording cut short"
-            );
-            self.error = Some(error.to_string());
-            self.desk.ends.disk.cut_short(self.meta.id.clone());
-        }
-    }
-
-    /// Takes inputs until the recording is kept, thrown away or given up.
-    async fn follow(&mut self, inputs: &mut UnboundedReceiver<Input>) {
-        let mut is_kept = false;
-        let mut reviews = Vec::new();
-        let instead = loop {
-            let input = inputs.recv().await;
-            match input {
-                Some(Input::Block(block)) => self.append(&block).await,
-                Some(Input::End { samples }) => self.end(samples).await,
-                Some(Input::Keep) if is_kept => self.desk.fail(self.meta.id.clone(), "asked for twice"),
-                Some(Input::Keep) => is_kept = true,
-                Some(Input::Review { token }) => reviews.push(token),
-                Some(Input::Discard | Input::Missed) => break input,
-                // The worker ends, and no `End` will come.
-                None if self.ended.is_none() => self.end(self.written).await,
-                None => break None,
-            }
-            if self.ended.is_some() {
-                for token in reviews.drain(..) {
-                    self.review(token).await;
-                }
-                if is_kept {
-                    return self.keep().await;
-                }
-            }
-        };
-        // Every request has its reply, even when a later one made it void.
-        for token in reviews {
-            self.desk.refuse(&self.meta.id, Input::Review { token });
-        }
-        if is_kept {
-            self.desk.refuse(&self.meta.id, Input::Keep);
-        }
-        match instead {
-            Some(Input::Missed) => self.desk.miss(&self.meta).await,
-            Some(_) => self.discard().await,
-            None => self.settle().await,
-        }
-    }
-
-    async fn append(&mut self, block: &[i16]) {
-        self.desk.blocks_waiting.set(self.desk.blocks_waiting.get() - 1);
-        if self.error.is_some() || self.ended.is_some() {
-            return;
-        }
-        let Some(file) = &self.file else { return };
-        let position = HEADER_BYTES as u64 + self.written * 2;
-        let result = match self.desk.mover.step() {
-            Ok(()) => file.write_at(audio::to_bytes(block), position).await,
-            Err(error) => Err(error),
-        };
-        match result {
-            Ok(()) => self.written += block.len() as u64,
-            Err(error) => self.refused(&error),
-        }
-    }
-
-    async fn end(&mut self, samples: u64) {
-        let samples = samples.min(self.written);
-        self.ended = Some(samples);
-        if let Some(file) = &self.file {
-            let sealed = self.desk.mover.seal(&self.desk.lane, &self.meta.id, file, samples).await;
-            if let Err(error) = sealed {
-                self.refused(&error);
-            }
-        }
-    }
-
-    async fn keep(&mut self) {
-        let samples = self.ended.unwrap_or(self.written);
-        if samples == 0 {
-            return match self.error.take() {
-                Some(error) => self.desk.fail(self.meta.id.clone(), error),
-                None => self.desk.miss(&self.meta).await,
-            };
-        }
-        match self.desk.mover.keep(&self.desk.lane, &self.meta, samples).await {
-            Ok(()) => {
-                count(&self.desk.ends.counters.kept, 1);
-                let duration = Duration::from_millis(duration_ms(samples));
-                self.desk.reply(MailboxReply::Kept { id: self.meta.id.clone(), duration });
-            }
-            Err(error) => {
-                self.desk.ends.disk.refused();
-                self.desk.fail(self.meta.id.clone(), error);
-            }
-        }
-    }
-
-    async fn discard(&mut self) {
-        let id = self.meta.id.clone();
-        match self.desk.mover.discard(&self.desk.lane, &id).await {
-            Ok(()) => {
-                count(&self.desk.ends.counters.discarded, 1);
-                self.desk.reply(MailboxReply::Discarded { id });
-            }
-            Err(error) => self.desk.fail(id, error),
-        }
-    }
-
-    async fn review(&self, token: u64) {
-        let bytes = self.ended.unwrap_or_default() * 2;
-        let samples = match &self.file {
-            Some(file) => file.read_at(HEADER_BYTES as u64, bytes).await,
-            None => Err(std::io::Error::other("nothing could be recorded")),
-        };
-        let samples = samples.map(|data| audio::from_bytes(&data).into()).map_err(|error| error.to_string());
-        self.desk.reply(MailboxReply::Review { token, id: self.meta.id.clone(), samples });
-    }
-
-    /// Ends a recording nobody decided about by the rules of recovery: speech is kept.
-    async fn settle(&mut self) {
-        self.file = None;
-        let recovered = spool::recover_one(&self.desk.lane, &self.desk.mover, &self.meta.id).await;
-        count(&self.desk.ends.counters.kept, recovered.messages);
-        count(&self.desk.ends.counters.missed, recovered.missed);
     }
 }
 

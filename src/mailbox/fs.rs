@@ -93,6 +93,11 @@ impl Fs {
         }
     }
 
+    /// Makes a file `bytes` long: cuts it, or adds noughts.
+    pub(super) async fn resize(self, path: PathBuf, bytes: u64) -> io::Result<()> {
+        blocking(move || OpenOptions::new().write(true).open(path)?.set_len(bytes)).await
+    }
+
     /// Flushes a file or folder to disk.
     pub(super) async fn sync(self, path: &Path) -> io::Result<()> {
         let file = self.open(path).await?;

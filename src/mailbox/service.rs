@@ -5,6 +5,7 @@
 //! everything an earlier process left in the spool has been dealt with, so that no new call is
 //! taken before.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -35,6 +36,9 @@ pub struct ServiceConfig {
     pub voiced_min: Duration,
     /// The recording queue of each media shard.
     pub files: Vec<Arc<ArrayQueue<FileItem>>>,
+    /// Recordings of a worker that died, for which `MailboxRequest::Adopt` will come: nothing is done to
+    /// them until then, or until a minute has passed. Their blocks may come before the request.
+    pub adopting: HashSet<MessageId>,
 }
 
 /// What a call flow asks for. `token` comes back with the reply; each request has exactly one.
@@ -72,6 +76,17 @@ pub enum MailboxRequest {
         token: u64,
         /// Which recording.
         id: MessageId,
+    },
+    /// Go on with a recording of a worker that died, as if it had begun here and had `samples` samples
+    /// so far: surplus is cut, what is missing is silence. Answered by `Adopted`, or `Failed` when it is
+    /// decided about already or the disk refuses.
+    Adopt {
+        /// What it began with.
+        meta: Box<RecordingMeta>,
+        /// Where its next sample goes.
+        samples: u64,
+        /// Its `End` came too. If nothing of it is left it is then an empty one.
+        ended: bool,
     },
     /// Note a missed call; a recording of this id, if any, is thrown away. Answered by `Missed` or
     /// `Failed`.
@@ -113,6 +128,13 @@ pub enum MailboxReply {
         /// Its playing time.
         duration: Duration,
     },
+    /// To `Adopt`.
+    Adopted {
+        /// Which.
+        id: MessageId,
+        /// Samples of it that were on disk, at most as many as were asked for.
+        found: u64,
+    },
     /// To `Discard`.
     Discarded {
         /// Which.
@@ -132,7 +154,7 @@ pub enum MailboxReply {
         /// Which.
         id: MessageId,
     },
-    /// To `Keep`, `Discard` or `Missed`. What is recorded stays in the spool and is tried again.
+    /// To `Keep`, `Discard`, `Adopt` or `Missed`. What is recorded stays in the spool and is tried again.
     Failed {
         /// Which.
         id: MessageId,
@@ -257,6 +279,7 @@ impl MailboxHandle {
             }
             MailboxRequest::LoadGreeting { .. }
             | MailboxRequest::Keep { .. }
+            | MailboxRequest::Adopt { .. }
             | MailboxRequest::Discard { .. }
             | MailboxRequest::Review { .. }
             | MailboxRequest::Missed(_) => self.requests.push(request)?,

@@ -15,6 +15,8 @@
 //!
 //! and [`recover`] takes whatever a crash left to the end of that list. Every step may be repeated.
 //! A recording to be thrown away is first renamed to `<id>.discard`, so that it cannot come back.
+//! A worker that takes the place of a dead one goes on with recordings under way where they lie, in
+//! whichever lane; they are nobody's to recover meanwhile.
 //! What cannot be understood is set aside in `spool/broken`, never deleted.
 //!
 //! A process that dies loses what had not reached this thread: less than a second. When the whole
@@ -39,6 +41,10 @@ use crate::mailbox::fs::{File, Fs};
 use crate::mailbox::store::{self, Message, MessageKind};
 use crate::mailbox::store_thread::StoreClient;
 use crate::media::order::RecordingMeta;
+
+mod adopt;
+
+pub(super) use adopt::Found;
 
 /// Lanes looked at: far more worker processes than a node ever runs.
 const LANES_MAX: u32 = 64;
@@ -220,6 +226,16 @@ impl Mover {
 
     /// Writes the description and the still empty audio file of a new recording.
     pub(super) async fn begin(&self, lane: &Lane, meta: &RecordingMeta) -> Result<File, SpoolError> {
+        self.describe(lane, meta).await?;
+        self.step()?;
+        let part = self.fs.create(&lane.path(&meta.id, "wav.part")).await?;
+        self.step()?;
+        part.write_at(audio::header(0).to_vec(), 0).await?;
+        Ok(part)
+    }
+
+    /// Writes a recording's description.
+    async fn describe(&self, lane: &Lane, meta: &RecordingMeta) -> Result<(), SpoolError> {
         let json = serde_json::to_vec(meta).map_err(io::Error::from)?;
         let half = lane.path(&meta.id, "json.part");
         self.step()?;
@@ -228,11 +244,7 @@ impl Mover {
         file.close().await?;
         self.step()?;
         self.fs.rename(half, lane.path(&meta.id, "json")).await?;
-        self.step()?;
-        let part = self.fs.create(&lane.path(&meta.id, "wav.part")).await?;
-        self.step()?;
-        part.write_at(audio::header(0).to_vec(), 0).await?;
-        Ok(part)
+        Ok(())
     }
 
     /// Gives the recording its length and waits until it and its description are on disk.
@@ -388,9 +400,7 @@ pub(super) async fn recover_one(lane: &Lane, mover: &Mover, id: &MessageId) -> R
 
 async fn finish_found(lane: &Lane, mover: &Mover, id: &MessageId) -> Result<Recovered, SpoolError> {
     let cleaned = Recovered { cleaned: 1, ..Default::default() };
-    if lane.path(id, "discard").exists()
-        || mover.store.is_settled(id.clone()).await.map_err(SpoolError::Store)?
-    {
+    if lane.path(id, "discard").exists() || mover.is_settled(id).await? {
         mover.clean(lane, id).await?;
         return Ok(cleaned);
     }

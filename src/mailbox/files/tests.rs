@@ -20,6 +20,8 @@ macro_rules! on_every_file_system {
     };
 }
 
+mod adopt;
+
 on_every_file_system! {
     power_cut_before_any_step_loses_nothing_and_doubles_nothing,
     power_cut_during_recovery_loses_nothing_and_doubles_nothing,
@@ -88,6 +90,7 @@ struct Life {
     recovered: Recovered,
     replies: Vec<MailboxReply>,
     was_cut: bool,
+    thrown_away_samples: u64,
 }
 
 /// One life of a worker's file thread on `data`: recovery, then `items` and `requests`, until every
@@ -105,6 +108,7 @@ fn live(
     let queue = Arc::new(ArrayQueue::new(1000));
     let request_queue = Arc::new(ArrayQueue::new(1000));
     let expected = requests.len();
+    let adopting = adopted(&requests);
     for item in items {
         queue.push(item).unwrap();
     }
@@ -116,6 +120,7 @@ fn live(
             data: data.to_owned(),
             voiced_min: Duration::from_millis(200),
             files: vec![queue],
+            adopting,
         },
         requests: request_queue,
         replies: reply_sender,
@@ -127,7 +132,7 @@ fn live(
     let life = runtime(fs).block_on(async move {
         let desk = open(ends, fs).unwrap();
         desk.mover.fault.steps_left.set(steps);
-        let recovered = desk.sweep().await.unwrap();
+        let recovered = desk.sweep(true).await.unwrap();
         let mut replies = Vec::new();
         let end = clock::now() + Duration::from_secs(10);
         while replies.len() < expected {
@@ -137,10 +142,20 @@ fn live(
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let was_cut = desk.mover.fault.is_cut.get();
-        Life { recovered, replies, was_cut }
+        let thrown_away_samples = desk.ends.counters.thrown_away_samples.load(Ordering::Relaxed);
+        Life { recovered, replies, was_cut, thrown_away_samples }
     });
     store_thread.join().unwrap();
     life
+}
+
+/// The recordings that `requests` will go on with.
+fn adopted(requests: &[MailboxRequest]) -> HashSet<MessageId> {
+    let ids = requests.iter().filter_map(|request| match request {
+        MailboxRequest::Adopt { meta, .. } => Some(meta.id.clone()),
+        _ => None,
+    });
+    ids.collect()
 }
 
 /// Messages with their audio, as a listener would find them. Checks that nothing else lies about.
@@ -418,6 +433,7 @@ fn a_recording_the_disk_refused_is_kept_as_far_as_it_got(fs: Fs) {
         data: data.path().to_owned(),
         voiced_min: Duration::from_millis(200),
         files: vec![Arc::clone(&queue)],
+        adopting: HashSet::new(),
     };
     let requests = Arc::new(ArrayQueue::new(10));
     let counters = Arc::new(Counters::default());

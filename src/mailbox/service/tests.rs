@@ -44,6 +44,7 @@ impl Rig {
             data: data.path().to_owned(),
             voiced_min: Duration::from_millis(200),
             files: vec![Arc::clone(&shard)],
+            adopting: HashSet::new(),
         };
         let (handle, recovered) = spawn(config).unwrap();
         assert_eq!(recovered, Recovered::default());

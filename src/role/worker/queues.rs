@@ -132,6 +132,7 @@ impl Calls {
                 MailboxReply::Kept { id, duration } => {
                     tracing::info!(%id, duration_ms = duration.as_millis(), "message stored");
                 }
+                MailboxReply::Adopted { id, found } => tracing::info!(%id, found, "recording goes on"),
                 MailboxReply::Missed { id } => tracing::info!(%id, "missed call noted"),
                 MailboxReply::Discarded { id } => tracing::debug!(%id, "recording discarded"),
                 MailboxReply::Failed { id, error } => {

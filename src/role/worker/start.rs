@@ -1,5 +1,6 @@
 //! Puts a worker's threads together and runs its signalling shard.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -94,6 +95,7 @@ fn serve(
         data: config.node.data.clone(),
         voiced_min: Duration::from_millis(u64::from(config.recording.voiced_min_ms)),
         files: shards.files(),
+        adopting: HashSet::new(),
     })?;
     let turns = Turns::default();
     let stall_limit = Duration::from_secs(config.worker.stall_limit_s.into());
