@@ -138,4 +138,4 @@ impl LegMark {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -67,6 +67,7 @@ impl Leg {
         leg.stats = mark.stats.clone();
         leg.receiver = Receiver::resume(now, media_timeout, &mark);
         leg.digits.events = EventReceiver::resume(mark.event_over);
+        leg.recorded = mark.recording.filter(|recording| recording.end.is_some()).map(Box::new);
         leg.resume_sending(now, &mark, media);
         if let Some((play, playlist)) = play {
             leg.resume_play(play, playlist, &mark);
@@ -114,7 +115,6 @@ impl Leg {
                 self.recorder = Some(Box::new(Recorder::resume(now, id, &plan, &recording)));
             }
             Some(end) => {
-                self.recorded = Some(Box::new(recording));
                 self.emit(recorded(self.id, plan.meta.id, recording.samples, recording.sound, end));
             }
         }

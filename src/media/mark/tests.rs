@@ -117,7 +117,8 @@ fn stats() -> impl Strategy<Value = LegStats> {
 }
 
 prop_compose! {
-    fn mark()(
+    /// Any mark that words can hold.
+    pub(in crate::media) fn mark()(
         (leg, at, ssrc, sequence, timestamp) in (any::<u64>(), uptime(), any::<u32>(), any::<u16>(), timestamp()),
         mode in prop_oneof![
             Just(LegMode::Voice), Just(LegMode::Echo), Just(LegMode::Sink), Just(LegMode::Bridged)

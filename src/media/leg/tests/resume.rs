@@ -96,8 +96,8 @@ impl Ear {
 /// Goal: killed between any two packets of a prompt a leg goes on with its SSRC, with numbers and
 /// indices never used before, timestamps in step with time (but for
 /// the place of both processes' packets within a packet time), and the prompt where the mark stood; the
-/// end is told. Method: plain and each suite, a mark each 200 ms, a kill after each packet of the first
-/// 900 ms, gaps of 0.1 to 0.4 s; the phone has one session all along.
+/// end is told. Method: plain and each suite, a mark each 200 ms, just before a packet; a kill after each
+/// packet of the first 900 ms, gaps of 1 to 400 ms; the phone has one session all along.
 #[test]
 fn a_prompt_goes_on_after_a_kill_between_any_two_packets() {
     let bytes = prompt().items[0].pcmu.to_vec();
@@ -109,14 +109,15 @@ fn a_prompt_goes_on_after_a_kill_between_any_two_packets() {
             rig.leg.play(PlayId(5), prompt());
             let mut words = rig.mark();
             for step in 0..cut {
-                rig.until(ms(8 + 20 * step));
+                rig.until(ms(6 + 20 * step));
                 if step % 10 == 9 {
                     words = rig.mark();
                 }
+                rig.until(ms(8 + 20 * step));
             }
             let before = rig.sent.len();
             let (_, position) = LegMark::from_words(&words).unwrap().playing.unwrap();
-            rig.dies(&words, ms(101 + 7 * cut), Some((PlayId(5), prompt())), None);
+            rig.dies(&words, ms(1 + 9 * cut), Some((PlayId(5), prompt())), None);
             let end = rig.at() + ms(3100);
             rig.until(end);
             let mut ear = Ear::new(suite);
@@ -265,6 +266,11 @@ fn ends_that_may_not_have_been_heard_are_told_again() {
     assert_eq!(rig.recorded(), (duration, voiced, RecordEnd::Stopped));
     assert!(rig.events.iter().any(|e| matches!(e, Event::Played { play: PlayId(3), .. })));
     assert_eq!((rig.events.len(), rig.begun, rig.ended.len()), (2, 1, 1));
+    // Once more, with nothing to record: what the last recording came to is still known.
+    let before = LegMark::from_words(&words).unwrap().recording;
+    let words = rig.mark();
+    rig.dies(&words, ms(200), None, None);
+    assert_eq!(LegMark::from_words(&rig.mark()).unwrap().recording, before);
 }
 
 /// Goal: orders that the mark knows nothing of begin anew: another playlist from its start, another
@@ -485,4 +491,40 @@ fn protection_that_rested_over_a_kill_goes_on() {
         phone.unprotect_rtp(&mut packet.clone()).expect("it authenticates and is new");
     }
     assert!(rig.sent.len() > plain + 3);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Goal: no mark that can be read makes a leg panic, and its numbers go on from it. Method: random marks,
+    /// with keys or without; a recording that may be the mark's, packets, keys, its end.
+    #[test]
+    fn no_mark_makes_a_leg_panic(mark in crate::media::mark::tests::mark(), secure: bool, same: bool) {
+        let suite = SrtpSuite::AeadAes128Gcm;
+        let media = MediaPlan { srtp: secure.then(|| keys(suite, 1, 2)), ..media() };
+        let mut rig = Rig::new(media);
+        let id = mark.recording.map_or(1, |recording| if same { recording.tag } else { !recording.tag });
+        let plan = RecordPlan { duration_max: ms(5000), ..record_plan(id) };
+        let play = mark.playing.map(|(play, _)| (play, prompt()));
+        let plan_of_leg = LegPlan {
+            media: rig.leg.media.clone(),
+            address: addr(PHONE).ip(),
+            cname: "voxring@test".into(),
+            media_timeout: ms(60_000),
+        };
+        let adoption = Adoption { plan: plan_of_leg, mark: mark.clone(), play, record: Some(plan) };
+        rig.leg = Leg::resume(rig.now, UNIX_EPOCH, LegId(3), adoption);
+        let from = rig.at();
+        for (at, packet) in stream(&speech(1, 1600), 1, 1) {
+            rig.until(from + at);
+            rig.leg.handle_rtp(rig.now, mark.latched.unwrap_or(addr(PHONE)), &mut packet.clone());
+            while rig.leg.poll_output().is_some() {}
+        }
+        rig.leg.stop_record(rig.now);
+        rig.leg.close(rig.now);
+        while rig.leg.poll_output().is_some() {}
+        let again = rig.leg.mark(rig.now);
+        prop_assert_eq!(again.ssrc, mark.ssrc);
+        prop_assert!(again.stats.rx_packets >= mark.stats.rx_packets);
+    }
 }
