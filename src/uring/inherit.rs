@@ -1,4 +1,4 @@
-//! Descriptors that pass from one program to the next in the same process.
+//! Descriptors that pass from one program to the next, in the same process or in one it starts.
 //!
 //! * **I1 first**: [`Inherited::take`] runs once, before this program has opened any descriptor, so each
 //!   one above standard error was left by the program before, and nothing here owns it.
@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use monoio::net::TcpStream;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use socket2::{Socket, Type};
 
 /// What the program before has left, by number. What is not taken out is closed.
 #[derive(Debug, Default)]
@@ -50,6 +51,15 @@ impl Inherited {
     pub fn get(&mut self, number: RawFd) -> Option<OwnedFd> {
         self.0.remove(&number)
     }
+
+    /// The datagram sockets among those that are left, by their port; the others are closed.
+    pub fn into_sockets(self) -> BTreeMap<u16, Socket> {
+        let by_port = |socket: Socket| {
+            let port = socket.local_addr().ok()?.as_socket()?.port();
+            (socket.r#type().ok()? == Type::DGRAM).then_some((port, socket))
+        };
+        self.0.into_values().map(Socket::from).filter_map(by_port).collect()
+    }
 }
 
 /// Lets the next program have a descriptor; its number there.
@@ -59,6 +69,15 @@ impl Inherited {
 pub fn pass(fd: &impl AsFd) -> io::Result<RawFd> {
     fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
     Ok(fd.as_fd().as_raw_fd())
+}
+
+/// Takes that back: no program that is started later has it.
+///
+/// # Errors
+/// What the kernel says.
+pub fn hold(fd: &impl AsFd) -> io::Result<()> {
+    fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    Ok(())
 }
 
 /// Takes a connection out of its runtime. No operation may be in flight on it.

@@ -15,7 +15,9 @@ pub mod probe;
 mod region;
 mod ring;
 mod runtime;
+mod share;
 mod sockaddr;
+mod socket_line;
 pub mod sockets;
 pub mod thread;
 mod token;
@@ -28,6 +30,8 @@ pub use per_socket::PerSocket;
 pub use prefetch::prefetch;
 pub use probe::{Probe, ProbeError, probe};
 pub use runtime::Runtime;
+pub use share::SharedMemory;
+pub use socket_line::{SocketLine, Told};
 pub use sockets::bind_pair;
 pub use wake::Waker;
 
