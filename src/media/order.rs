@@ -116,6 +116,8 @@ pub enum LegMode {
 /// A leg whose process died and that goes on here, with the sockets it had.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Adoption {
+    /// The even port it had, and has.
+    pub rtp_port: u16,
     /// What was agreed for it, as signalling knew it last.
     pub plan: LegPlan,
     /// How far it had come.
@@ -124,6 +126,9 @@ pub struct Adoption {
     pub play: Option<(PlayId, Playlist)>,
     /// What it should be recording.
     pub record: Option<RecordPlan>,
+    /// The leg that it is in a bridge with: adopted in the same moment, so that nothing it hears goes
+    /// astray.
+    pub peer: Option<(LegId, Box<Adoption>)>,
 }
 
 /// Signalling to a media shard.

@@ -25,7 +25,7 @@ impl<I: MediaIo> ByHand<I> {
     /// No random numbers, or no descriptor.
     pub fn new(config: ShardConfig, io: I) -> io::Result<Self> {
         let shared = Arc::new(Shared::new()?);
-        Ok(Self { shard: Shard::new(config, io, Arc::clone(&shared))?, shared })
+        Ok(Self { shard: Shard::new(config, io, Arc::clone(&shared), None)?, shared })
     }
 
     /// Gives an order, obeyed in a later turn.

@@ -40,6 +40,8 @@ published! {
     legs_refused,
     /// Legs lost to a panic in their own code.
     legs_panicked,
+    /// Legs that would not outlast the worker's death, since their sockets could not be given away.
+    legs_unkept,
     /// Port pairs to be had, as of the last call.
     pairs_free,
     /// Port pairs in quarantine, as of the last call.

@@ -14,6 +14,7 @@ use crate::base::config::PortRange;
 use crate::base::limits::{EVENTS_MAX, ORDERS_MAX};
 use crate::media::order::{Event, FileItem, Order};
 use crate::shard::counters::{Published, ShardSnapshot};
+use crate::shard::keeping::Keeping;
 use crate::shard::turn::Shard;
 use crate::uring::{Backend, Epoll, MediaIo, PerSocket, Waker, thread as own};
 
@@ -98,12 +99,20 @@ impl Pulse {
 /// The backend is not to be had ([`crate::uring::choose()`] knows before), or no thread or
 /// descriptor is.
 pub fn spawn(config: ShardConfig) -> io::Result<ShardHandle> {
+    spawn_keeping(config, None)
+}
+
+/// The same, with legs that outlast the process.
+///
+/// # Errors
+/// As [`spawn`].
+pub fn spawn_keeping(config: ShardConfig, keeping: Option<Keeping>) -> io::Result<ShardHandle> {
     let shared = Arc::new(Shared::new()?);
     let (ready, started) = mpsc::sync_channel(1);
     let theirs = Arc::clone(&shared);
     let thread = thread::Builder::new()
         .name(format!("media-{}", config.index))
-        .spawn(move || run(config, theirs, &ready))?;
+        .spawn(move || run(config, theirs, keeping, &ready))?;
     let mut handle = ShardHandle { shared, thread: Some(thread) };
     match started.recv() {
         Ok(()) => Ok(handle),
@@ -112,7 +121,12 @@ pub fn spawn(config: ShardConfig) -> io::Result<ShardHandle> {
 }
 
 /// The shard's thread. The backend must be made where it is used.
-fn run(config: ShardConfig, shared: Arc<Shared>, ready: &mpsc::SyncSender<()>) -> io::Result<()> {
+fn run(
+    config: ShardConfig,
+    shared: Arc<Shared>,
+    keeping: Option<Keeping>,
+    ready: &mpsc::SyncSender<()>,
+) -> io::Result<()> {
     if let Some(id) = config.cpu
         && !core_affinity::set_for_current(core_affinity::CoreId { id })
     {
@@ -125,18 +139,19 @@ fn run(config: ShardConfig, shared: Arc<Shared>, ready: &mpsc::SyncSender<()>) -
     let streams = config.legs_max.saturating_mul(2);
     let waker = Arc::clone(&shared.waker);
     match config.backend {
-        Backend::Uring => serve(PerSocket::new(clock::now(), streams, waker)?, config, shared, ready),
-        Backend::Epoll => serve(Epoll::new(streams, waker)?, config, shared, ready),
+        Backend::Uring => {
+            serve(PerSocket::new(clock::now(), streams, waker)?, (config, shared, keeping), ready)
+        }
+        Backend::Epoll => serve(Epoll::new(streams, waker)?, (config, shared, keeping), ready),
     }
 }
 
 fn serve<I: MediaIo>(
     io: I,
-    config: ShardConfig,
-    shared: Arc<Shared>,
+    (config, shared, keeping): (ShardConfig, Arc<Shared>, Option<Keeping>),
     ready: &mpsc::SyncSender<()>,
 ) -> io::Result<()> {
-    let mut shard = Shard::new(config, io, shared)?;
+    let mut shard = Shard::new(config, io, shared, keeping)?;
     // The receiver waits for this; if it is gone there is nobody to serve.
     if ready.send(()).is_err() {
         return Ok(());

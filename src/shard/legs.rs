@@ -8,11 +8,14 @@ use std::time::{Duration, Instant};
 use crate::base::id::{LegId, MessageId};
 use crate::base::limits::SAMPLE_RATE_HZ;
 use crate::media::leg::{Leg, LegOutput, Verdict};
-use crate::media::order::{Event, FileItem, LegMode, LegStats, RecordEnd};
+use crate::media::order::{Adoption, Event, FileItem, LegMode, LegStats, RecordEnd};
+use crate::shard::keeping::Keeper;
 use crate::shard::outbox::Outbox;
 use crate::shard::wheel::Phase;
 use crate::uring::{Forward, Receive, prefetch};
 
+/// How often it is noted how far a leg has come, besides at each order.
+const MARK_INTERVAL: Duration = Duration::from_millis(200);
 /// Sockets of a leg: RTP is stream `2 * slot`, RTCP the one after it.
 pub(super) const HALVES: u32 = 2;
 
@@ -26,9 +29,18 @@ enum Condition {
 }
 
 /// A recording under way, so that a broken leg's file still ends well.
-struct Tape {
+pub(super) struct Tape {
     id: MessageId,
     samples: u64,
+}
+
+impl Tape {
+    /// That of a leg whose recording goes on from another process.
+    pub(super) fn resume(adoption: &Adoption) -> Option<Self> {
+        let id = &adoption.record.as_ref()?.meta.id;
+        let recording = adoption.mark.recording(id).filter(|recording| recording.end.is_none())?;
+        Some(Self { id: id.clone(), samples: recording.samples })
+    }
 }
 
 /// One leg with what the shard knows about it.
@@ -41,6 +53,8 @@ pub(super) struct Slot {
     /// The slot of the leg it is bridged to. Both are open and name each other, or neither does.
     peer: Option<u32>,
     tape: Option<Tape>,
+    /// When it was noted how far it has come; `None`: that is due.
+    marked: Option<Instant>,
 }
 
 /// All legs, by slot and by id.
@@ -73,7 +87,8 @@ impl Legs {
 
     /// Puts a leg into `next_slot`.
     pub(super) fn insert(&mut self, id: LegId, port: u16, phase: Phase, leg: Leg) {
-        let slot = Slot { id, port, phase, leg, condition: Condition::Open, peer: None, tape: None };
+        let slot =
+            Slot { id, port, phase, leg, condition: Condition::Open, peer: None, tape: None, marked: None };
         let index = match self.free.pop() {
             Some(index) => {
                 self.slots[index as usize] = Some(slot);
@@ -145,6 +160,30 @@ impl Legs {
         }
     }
 
+    /// Notes how far an open leg has come.
+    pub(super) fn mark(&mut self, now: Instant, index: u32, outbox: &mut Outbox, keeper: &Keeper) {
+        if !keeper.is_on() {
+            return;
+        }
+        let mark = self.with(index, outbox, |leg| leg.mark(now));
+        if let (Some(mark), Some(slot)) = (mark, self.slot_mut(index)) {
+            slot.marked = Some(now);
+            keeper.note(slot.port, &mark);
+        }
+    }
+
+    /// A recording goes on that began elsewhere.
+    pub(super) fn resume_tape(&mut self, index: u32, tape: Option<Tape>) {
+        if let (Some(slot), Some(tape)) = (self.slot_mut(index), tape) {
+            slot.tape = Some(tape);
+        }
+    }
+
+    /// Whether that was done long ago.
+    pub(super) fn is_mark_due(&mut self, now: Instant, index: u32) -> bool {
+        self.slot_mut(index).is_some_and(|slot| slot.marked.is_none_or(|at| at + MARK_INTERVAL <= now))
+    }
+
     /// Slots whose code panicked since the last call.
     pub(super) fn take_broken(&mut self) -> Vec<u32> {
         std::mem::take(&mut self.broken)
@@ -199,8 +238,15 @@ impl Slot {
     fn take_outputs(&mut self, outbox: &mut Outbox) {
         while let Some(output) = self.leg.poll_output() {
             match output {
-                LegOutput::Event(event) => outbox.event(event),
+                LegOutput::Event(event) => {
+                    if let Event::Digit { .. } | Event::Played { .. } | Event::Recorded { .. } = &event {
+                        self.marked = None;
+                    }
+                    outbox.event(event);
+                }
                 LegOutput::File(item) => {
+                    // What was said must be known to have been said.
+                    self.marked = None;
                     match &item {
                         FileItem::Begin(meta) => {
                             self.tape = Some(Tape { id: meta.id.clone(), samples: 0 });

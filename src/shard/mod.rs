@@ -5,6 +5,8 @@
 mod by_hand;
 mod counters;
 mod handle;
+mod keeping;
+pub mod ledger;
 mod legs;
 mod outbox;
 mod ports;
@@ -15,4 +17,5 @@ pub use by_hand::ByHand;
 pub use counters::ShardSnapshot;
 #[cfg(test)]
 pub(crate) use handle::FakeShard;
-pub use handle::{Pulse, ShardConfig, ShardHandle, spawn};
+pub use handle::{Pulse, ShardConfig, ShardHandle, spawn, spawn_keeping};
+pub use keeping::Keeping;

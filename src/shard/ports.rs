@@ -63,6 +63,13 @@ impl Ports {
         Err(OpenError::NoPort)
     }
 
+    /// Takes a certain pair, for a leg that has it already; false if it is none of this slice or not
+    /// free.
+    pub(super) fn claim(&mut self, port: u16) -> bool {
+        let found = self.free.iter().position(|free| *free == port);
+        found.is_some_and(|index| self.free.remove(index).is_some())
+    }
+
     /// The pair's leg is gone: it rests from now on.
     pub(super) fn release(&mut self, now: Instant, port: u16) {
         self.resting.push_back((now + self.quarantine, port));

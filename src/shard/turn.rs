@@ -7,14 +7,16 @@ use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use socket2::Socket;
 
 use crate::base::clock;
 use crate::base::id::LegId;
 use crate::media::leg::{Leg, LegSeed};
-use crate::media::order::{Event, LegPlan, OpenError, Order};
+use crate::media::order::{Adoption, Event, LegPlan, OpenError, Order};
 use crate::shard::counters::ShardSnapshot;
 use crate::shard::handle::{ShardConfig, Shared};
-use crate::shard::legs::{HALVES, Legs, Reaper};
+use crate::shard::keeping::{Keeper, Keeping};
+use crate::shard::legs::{HALVES, Legs, Reaper, Tape};
 use crate::shard::outbox::Outbox;
 use crate::shard::ports::Ports;
 use crate::shard::wheel::{Grid, Wheel};
@@ -50,6 +52,7 @@ pub(super) struct Shard<I> {
     shared: Arc<Shared>,
     legs: Legs,
     ports: Ports,
+    keeper: Keeper,
     wheel: Wheel<(u32, LegId)>,
     grid: Grid,
     outbox: Outbox,
@@ -74,7 +77,12 @@ impl<I: MediaIo> Shard<I> {
     ///
     /// # Errors
     /// No random numbers.
-    pub(super) fn new(config: ShardConfig, io: I, shared: Arc<Shared>) -> io::Result<Self> {
+    pub(super) fn new(
+        config: ShardConfig,
+        io: I,
+        shared: Arc<Shared>,
+        keeping: Option<Keeping>,
+    ) -> io::Result<Self> {
         let now = clock::now();
         let mut state = u64::from_ne_bytes(random()?) | 1;
         let ports = Ports::new(config.ports, config.quarantine, |n| {
@@ -92,6 +100,7 @@ impl<I: MediaIo> Shard<I> {
             shared,
             legs: Legs::default(),
             ports,
+            keeper: Keeper::new(keeping),
             wheel: Wheel::new(),
             grid: Grid::new(now),
             outbox,
@@ -132,6 +141,7 @@ impl<I: MediaIo> Shard<I> {
         self.tick(now);
         self.close_broken(now);
         self.outbox.flush();
+        self.keeper.flush();
         self.publish(now);
     }
 
@@ -146,6 +156,7 @@ impl<I: MediaIo> Shard<I> {
         while let Some(index) = self.closed.pop() {
             let Some((leg, port, stats)) = self.legs.remove(index) else { continue };
             self.ports.release(now, port);
+            self.keeper.release(port);
             self.snapshot.add_media(&stats);
             self.outbox.event(Event::Closed { leg, stats: Box::new(stats) });
         }
@@ -182,26 +193,42 @@ impl<I: MediaIo> Shard<I> {
                     self.outbox.event(Event::OpenFailed { leg: id, error });
                 }
             }
-            Order::Adopt(id, _) => {
-                self.snapshot.legs_refused += 1;
-                self.outbox.event(Event::OpenFailed { leg: id, error: OpenError::NoPort });
+            Order::Adopt(id, mut adoption) => {
+                let peer = adoption.peer.take();
+                self.adopt(now, id, *adoption);
+                if let Some((peer, adoption)) = peer {
+                    self.adopt(now, peer, *adoption);
+                    self.bridge(now, id, peer);
+                }
             }
             Order::Update(id, plan) => {
                 self.with(id, |leg| leg.update(now, *plan));
-                self.period_changed(id);
+                self.changed(now, id);
             }
             Order::Mode(id, mode) => {
                 if let Some(index) = self.legs.find(id) {
                     self.legs.part(&mut self.outbox, index);
                 }
                 self.with(id, |leg| leg.set_mode(mode));
-                self.period_changed(id);
+                self.changed(now, id);
             }
-            Order::Bridge(one, other) => self.bridge(one, other),
-            Order::Play(id, play, list) => self.with(id, |leg| leg.play(play, list)),
-            Order::StopPlay(id) => self.with(id, Leg::stop_play),
-            Order::Record(id, plan) => self.with(id, |leg| leg.record(now, plan)),
-            Order::StopRecord(id) => self.with(id, |leg| leg.stop_record(now)),
+            Order::Bridge(one, other) => self.bridge(now, one, other),
+            Order::Play(id, play, list) => {
+                self.with(id, |leg| leg.play(play, list));
+                self.changed(now, id);
+            }
+            Order::StopPlay(id) => {
+                self.with(id, Leg::stop_play);
+                self.changed(now, id);
+            }
+            Order::Record(id, plan) => {
+                self.with(id, |leg| leg.record(now, plan));
+                self.changed(now, id);
+            }
+            Order::StopRecord(id) => {
+                self.with(id, |leg| leg.stop_record(now));
+                self.changed(now, id);
+            }
             Order::Close(id) => match self.legs.find(id) {
                 Some(index) => self.close(now, index),
                 None => self.snapshot.orders_unknown += 1,
@@ -226,44 +253,83 @@ impl<I: MediaIo> Shard<I> {
         }
     }
 
-    fn bridge(&mut self, one: LegId, other: LegId) {
+    fn bridge(&mut self, now: Instant, one: LegId, other: LegId) {
         let found = self.legs.find(one).zip(self.legs.find(other));
         let joined = found.is_some_and(|(one, other)| self.legs.bridge(&mut self.outbox, one, other));
         self.snapshot.orders_unknown += u64::from(!joined);
-        self.period_changed(one);
-        self.period_changed(other);
+        self.changed(now, one);
+        self.changed(now, other);
     }
 
-    fn period_changed(&mut self, id: LegId) {
+    /// A leg does something else from now on: maybe at another pace, and that is noted.
+    fn changed(&mut self, now: Instant, id: LegId) {
         let Some(index) = self.legs.find(id) else { return };
         let period = self.legs.with(index, &mut self.outbox, |leg| leg.period_ms());
         if let (Some(period_ms), Some(slot)) = (period, self.legs.slot_mut(index)) {
             slot.phase = self.wheel.change(slot.phase, period_ms);
         }
+        self.legs.mark(now, index, &mut self.outbox, &self.keeper);
     }
 
     fn open(&mut self, now: Instant, id: LegId, plan: LegPlan) -> Result<(), OpenError> {
+        self.may_enter(id)?;
+        let random: [u8; 10] = random().map_err(|error| refused(&error))?;
+        let address = plan.address;
+        let (port, (rtp, rtcp)) = self.ports.allocate(now, |port| bind_pair(address, port))?;
+        self.keeper.keep(port, &rtp, &rtcp);
+        self.enter(now, id, (port, rtp, rtcp), Leg::new(now, clock::calendar(), id, plan, seed(random)));
+        Ok(())
+    }
+
+    fn adopt(&mut self, now: Instant, id: LegId, adoption: Adoption) {
+        if let Err(error) = self.try_adopt(now, id, adoption) {
+            self.snapshot.legs_refused += 1;
+            self.outbox.event(Event::OpenFailed { leg: id, error });
+        }
+    }
+
+    /// Goes on with a leg of a process that died, where that had it.
+    fn try_adopt(&mut self, now: Instant, id: LegId, adoption: Adoption) -> Result<(), OpenError> {
+        self.may_enter(id)?;
+        let port = adoption.rtp_port;
+        if !self.ports.claim(port) {
+            return Err(OpenError::NoPort);
+        }
+        match self.keeper.take(adoption.plan.address, port) {
+            Ok((rtp, rtcp)) => {
+                let tape = Tape::resume(&adoption);
+                let leg = Leg::resume(now, clock::calendar(), id, adoption);
+                let index = self.enter(now, id, (port, rtp, rtcp), leg);
+                self.legs.resume_tape(index, tape);
+                Ok(())
+            }
+            Err(error) => {
+                self.ports.release(now, port);
+                Err(refused(&error))
+            }
+        }
+    }
+
+    fn may_enter(&self, id: LegId) -> Result<(), OpenError> {
         if self.draining {
             return Err(OpenError::Draining);
         }
         if self.legs.find(id).is_some() {
             return Err(OpenError::Socket(libc::EEXIST));
         }
-        if self.legs.len() >= self.config.legs_max {
-            return Err(OpenError::NoPort);
-        }
-        let random: [u8; 10] = random().map_err(|error| refused(&error))?;
-        let address = plan.address;
-        let (port, (rtp, rtcp)) = self.ports.allocate(now, |port| bind_pair(address, port))?;
-        let leg = Leg::new(now, clock::calendar(), id, plan, seed(random));
+        if self.legs.len() >= self.config.legs_max { Err(OpenError::NoPort) } else { Ok(()) }
+    }
+
+    fn enter(&mut self, now: Instant, id: LegId, (port, rtp, rtcp): (u16, Socket, Socket), leg: Leg) -> u32 {
         let index = self.legs.next_slot();
         let phase = self.wheel.enter((index, id), leg.period_ms());
         self.io.open(index * HALVES, rtp);
         self.io.open(index * HALVES + 1, rtcp);
         self.legs.insert(id, port, phase, leg);
+        self.legs.mark(now, index, &mut self.outbox, &self.keeper);
         self.snapshot.legs_opened += 1;
         self.outbox.event(Event::Opened { leg: id, rtp_port: port });
-        Ok(())
+        index
     }
 
     /// Says BYE, cancels both receives; `Closed` follows when the kernel let go.
@@ -300,14 +366,14 @@ impl<I: MediaIo> Shard<I> {
             self.snapshot.late_ticks += u64::from(late > LATE);
         }
         self.parked = false;
-        let Self { wheel, legs, io, outbox, snapshot, .. } = self;
+        let Self { wheel, legs, io, outbox, snapshot, keeper, .. } = self;
         wheel.advance(tick, |(index, id), missed| {
             if !legs.holds(index, id) {
                 return None;
             }
             let late = missed.min(CATCH_UP_MAX);
             snapshot.skipped_packets += u64::from(missed - late);
-            legs.with(index, outbox, |leg| {
+            let period = legs.with(index, outbox, |leg| {
                 leg.handle_timeout(now);
                 leg.skip_packets(missed - late);
                 for _ in 0..=late {
@@ -315,7 +381,11 @@ impl<I: MediaIo> Shard<I> {
                 }
                 rtcp(io, leg, now, index);
                 leg.period_ms()
-            })
+            });
+            if keeper.is_on() && legs.is_mark_due(now, index) {
+                legs.mark(now, index, outbox, keeper);
+            }
+            period
         });
         let seen = self.io.counters().completions;
         let ticks = tick - due + 1;
@@ -400,6 +470,7 @@ impl<I: MediaIo> Shard<I> {
         snapshot.stale_completions = io.stale;
         snapshot.unknown_completions = io.unknown;
         snapshot.oversize_datagrams = io.oversize;
+        snapshot.legs_unkept = self.keeper.unkept;
         snapshot.events_dropped = self.outbox.dropped;
         snapshot.gap_samples = self.outbox.gap_samples;
         self.shared.published.store(snapshot);

@@ -70,6 +70,14 @@ pub enum FlowState {
 }
 
 impl FlowState {
+    /// It cannot go on without its mailbox's greeting.
+    pub fn wants_greeting(&self) -> bool {
+        match self {
+            Self::Answering(state) => state.wants_greeting(),
+            Self::Test(_) => false,
+        }
+    }
+
     /// The recording that is not yet decided about, or counted only; the mailbox must adopt it.
     pub fn recording(&self) -> Option<&MessageId> {
         match self {

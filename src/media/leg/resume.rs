@@ -57,7 +57,7 @@ impl Leg {
     /// A leg that another process had as `adoption` says, called `leg` here. `wall` is calendar time at
     /// `now`, for RTCP. `Played` and `Recorded` that were due come again, in case they had not been heard.
     pub fn resume(now: Instant, wall: SystemTime, leg: LegId, adoption: Adoption) -> Self {
-        let Adoption { plan, mark, play, record } = adoption;
+        let Adoption { rtp_port: _, plan, mark, play, record, peer: _ } = adoption;
         let LegPlan { media, address, cname, media_timeout } = plan;
         let seed = LegSeed { ssrc: mark.ssrc, sequence: mark.sequence.0, timestamp: mark.timestamp.0 };
         let plan = LegPlan { media: None, address, cname, media_timeout };

@@ -62,7 +62,7 @@ fn shard() -> Shard<FakeIo> {
     let ports = free_pair();
     let (backend, quarantine) = (Backend::Uring, Duration::ZERO);
     let config = ShardConfig { index: 0, cpu: None, backend, ports, quarantine, legs_max: 1 };
-    Shard::new(config, FakeIo::default(), Arc::new(Shared::new().unwrap())).unwrap()
+    Shard::new(config, FakeIo::default(), Arc::new(Shared::new().unwrap()), None).unwrap()
 }
 
 /// One pair that was free a moment ago.

@@ -37,6 +37,11 @@ enum Step {
 }
 
 impl AnsweringState {
+    /// The greeting is still to be heard, or may be.
+    pub fn wants_greeting(&self) -> bool {
+        matches!(self.step, Step::Waiting | Step::Greeting(_))
+    }
+
     /// The recording under way or under discussion.
     pub fn recording(&self) -> Option<&MessageId> {
         match &self.step {

@@ -42,7 +42,7 @@ impl Rig {
             cname: "voxring@test".into(),
             media_timeout: ms(60_000),
         };
-        let adoption = Adoption { plan, mark, play, record };
+        let adoption = Adoption { rtp_port: 20_000, plan, mark: mark.clone(), play, record, peer: None };
         self.leg = Leg::resume(self.now, UNIX_EPOCH, LegId(2), adoption);
         self.drain();
     }
@@ -512,7 +512,8 @@ proptest! {
             cname: "voxring@test".into(),
             media_timeout: ms(60_000),
         };
-        let adoption = Adoption { plan: plan_of_leg, mark: mark.clone(), play, record: Some(plan) };
+        let (plan, record) = (plan_of_leg, Some(plan));
+        let adoption = Adoption { rtp_port: 20_000, plan, mark: mark.clone(), play, record, peer: None };
         rig.leg = Leg::resume(rig.now, UNIX_EPOCH, LegId(3), adoption);
         let from = rig.at();
         for (at, packet) in stream(&speech(1, 1600), 1, 1) {
