@@ -82,6 +82,16 @@ impl Anchor {
         }
     }
 
+    /// For a call that goes on after its process's death: an answered callee of this gateway, the last
+    /// of so many tries. The caller has both legs bridged.
+    pub fn resume(gateway: &str, callee: OutboundCall, tries: u32) -> Self {
+        let mut anchor = Self::new([]);
+        anchor.report.tries = tries.saturating_sub(1);
+        anchor.begin(gateway, callee);
+        (anchor.has_rung, anchor.is_bridged) = (true, true);
+        anchor
+    }
+
     /// The gateway that [`AnchorOutput::Call`] named is called.
     pub fn begin(&mut self, gateway: &str, callee: OutboundCall) {
         self.asked = false;

@@ -9,15 +9,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::base::id::LegId;
-use crate::call::leg::{CallLeg, Leg, Life, Path, agreed_interval, cseq_number, describe, read_offer};
+use crate::call::leg::{
+    CallLeg, KeptLeg, Leg, Life, Path, agreed_interval, cseq_number, describe, read_offer,
+};
 use crate::call::leg::{refusal, refuse_media};
 use crate::call::outcome::{EndCause, Output};
-use crate::media::order::{LegStats, MediaPlan};
+use crate::media::order::{LegPlan, LegStats, MediaPlan};
 use crate::sdp::{KeySource, LocalMedia, Negotiated, OfferKeys, OwnKeys};
 use crate::sip::dialog::{Dialog, DialogId};
 use crate::sip::flow::{Destination, Flow, FlowId, Transport};
+use crate::sip::header::SyntaxError;
 use crate::sip::layer::{ClientId, ServerId};
 use crate::sip::message::{Method, Request, Response};
 use crate::sip::session_timer::{self, SessionRules};
@@ -26,6 +30,9 @@ use crate::sip::uas::UasRules;
 mod contact;
 
 use contact::contact;
+
+/// A transaction of a process that is gone.
+const GONE: ServerId = ServerId(u64::MAX);
 
 /// What every call of a worker has in common.
 #[derive(Debug, Clone)]
@@ -89,6 +96,15 @@ struct Opening {
     /// What the INVITE's 200 will say about the session interval.
     interval: Option<session_timer::Negotiated>,
     has_rung: bool,
+}
+
+/// An answered call, for another process to go on with.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct KeptInbound {
+    /// Its leg.
+    pub leg: KeptLeg,
+    cseq: Option<u32>,
+    is_established: bool,
 }
 
 /// An inbound call. `Debug` shows little of it: descriptions have keys.
@@ -171,6 +187,27 @@ impl InboundCall {
         Ok(Self { leg, server, cseq, was_offered, opening: Some(Box::new(opening)) })
     }
 
+    /// For another process; `None` unless it was answered and stands.
+    pub fn kept(&self) -> Option<KeptInbound> {
+        let is_established = matches!(self.leg.life, Life::Established { .. });
+        // An answer that is still to come in an ACK would come to the dead.
+        let leg = self.leg.kept().filter(|_| is_established || self.was_offered)?;
+        Some(KeptInbound { leg, cseq: self.cseq, is_established })
+    }
+
+    /// Goes on where [`Self::kept`] was said. An ACK that had not come is taken as come: it may have
+    /// reached the process that died.
+    ///
+    /// # Errors
+    /// What was kept is of another form.
+    pub fn resume(id: LegId, kept: KeptInbound) -> Result<Self, SyntaxError> {
+        let mut leg = Leg::resume(id, kept.leg)?;
+        if !kept.is_established {
+            leg.put(Output::Started);
+        }
+        Ok(Self { leg, server: GONE, cseq: kept.cseq, was_offered: true, opening: None })
+    }
+
     /// The INVITE that opened the call; `None` once it has its final response.
     pub fn invite(&self) -> Option<&Request> {
         self.opening.as_ref().map(|opening| &opening.invite)
@@ -208,6 +245,14 @@ impl InboundCall {
     /// True until the INVITE has its final response.
     pub fn awaits_answer(&self) -> bool {
         self.opening.is_some()
+    }
+
+    /// What its INVITE came over.
+    pub fn flow(&self) -> Option<Flow> {
+        match self.leg.path {
+            Path::From { flow, .. } => Some(flow),
+            Path::To { .. } => None,
+        }
     }
 
     /// Where our requests to the caller go.
@@ -375,6 +420,22 @@ impl Opening {
 }
 
 impl CallLeg for InboundCall {
+    fn handle_flow(&mut self, flow: Flow) {
+        self.leg.handle_flow(flow);
+    }
+
+    fn media_plan(&self, rules: &CallRules) -> LegPlan {
+        self.leg.media_plan(rules)
+    }
+
+    fn rtp_port(&self) -> u16 {
+        self.leg.rtp_port
+    }
+
+    fn is_answered(&self) -> bool {
+        self.leg.is_answered()
+    }
+
     fn id(&self) -> LegId {
         self.leg.id
     }

@@ -20,8 +20,10 @@ use crate::sip::session_timer::{SessionEvent, SessionTimer};
 use crate::sip::target;
 use crate::sip::uas::refuse;
 
+mod kept;
 mod renegotiation;
 
+pub use kept::KeptLeg;
 pub(super) use renegotiation::{Described, agreed_interval, describe, read_offer, refuse_media};
 use renegotiation::{Pending, Reinvite};
 
@@ -74,6 +76,18 @@ pub trait CallLeg {
 
     /// A connection closed; if it was this leg's, our next request opens another.
     fn handle_flow_closed(&mut self, flow: FlowId);
+
+    /// A request in the dialog came over this flow: with the old one gone, ours go there too.
+    fn handle_flow(&mut self, flow: Flow);
+
+    /// The media leg's even port.
+    fn rtp_port(&self) -> u16;
+
+    /// There is a 2xx, and the dialog stands.
+    fn is_answered(&self) -> bool;
+
+    /// What its media leg is to be, for one that goes on after its process's death.
+    fn media_plan(&self, rules: &CallRules) -> LegPlan;
 
     /// Ends the call from our side.
     fn hang_up(&mut self, now: Instant, cause: EndCause);
@@ -186,12 +200,7 @@ impl Leg {
 
     /// Asks for the media leg.
     pub(super) fn open(&mut self, media: Option<MediaPlan>, rules: &CallRules) {
-        let plan = LegPlan {
-            media,
-            address: self.local.addresses.first(),
-            cname: rules.cname.clone(),
-            media_timeout: rules.media_timeout,
-        };
+        let plan = LegPlan { media, ..self.media_plan(rules) };
         self.put(Output::Order(Order::Open(self.id, Box::new(plan))));
         self.has_media = true;
     }
@@ -199,6 +208,10 @@ impl Leg {
     /// True until the dialog begins to end.
     pub(super) fn is_alive(&self) -> bool {
         !matches!(self.life, Life::Closing { .. } | Life::Ended { .. })
+    }
+
+    pub(super) fn is_answered(&self) -> bool {
+        matches!(self.life, Life::Answered { .. } | Life::Established { .. })
     }
 
     /// Why it ends, once it does; also while our BYE waits for an ACK.
@@ -326,11 +339,16 @@ impl Leg {
     pub(super) fn destination(&self) -> Destination {
         let (listener, otherwise) = match self.path {
             Path::From { flow, closed } => {
-                let back = Destination::Flow(flow);
-                if self.dialog.is_direct() && !closed {
+                let Flow { transport, remote, listener, .. } = flow;
+                let back = match transport {
+                    // Its socket's own name died with an earlier process.
+                    Transport::Udp if closed => Destination::Address { transport, remote, listener },
+                    Transport::Udp | Transport::Tcp | Transport::Tls => Destination::Flow(flow),
+                };
+                if self.dialog.is_direct() && (!closed || transport == Transport::Udp) {
                     return back;
                 }
-                (flow.listener, back)
+                (listener, back)
             }
             Path::To { transport, remote, listener, .. } => {
                 let first = Destination::Address { transport, remote, listener };
@@ -351,6 +369,15 @@ impl Leg {
     pub(super) fn handle_flow_closed(&mut self, gone: FlowId) {
         if let Path::From { flow, closed } = &mut self.path {
             *closed |= flow.id == gone;
+        }
+    }
+
+    pub(super) fn handle_flow(&mut self, came: Flow) {
+        if let Path::From { flow, closed } = &mut self.path
+            && *closed
+            && flow.transport == came.transport
+        {
+            (*flow, *closed) = (came, false);
         }
     }
 

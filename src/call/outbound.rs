@@ -15,11 +15,11 @@ use bytes::Bytes;
 use crate::base::id::LegId;
 use crate::call::inbound::{CallRules, Refusal};
 use crate::call::leg::{CallLeg, Leg, Life, Path, cseq_number, describe, refusal};
-use crate::call::outcome::{EndCause, Output};
-use crate::media::order::{LegStats, MediaPlan};
+use crate::call::outcome::{EndCause, Hop, Output};
+use crate::media::order::{LegPlan, LegStats, MediaPlan};
 use crate::sdp::{LocalMedia, OfferKeys, OwnKeys};
 use crate::sip::dialog::{Dialog, DialogId};
-use crate::sip::flow::{Destination, FlowId, Transport};
+use crate::sip::flow::{Destination, Flow, FlowId, Transport};
 use crate::sip::header::NameAddr;
 use crate::sip::layer::{ClientId, ServerId};
 use crate::sip::message::{Method, Name, Request, Response};
@@ -27,8 +27,10 @@ use crate::sip::session_timer::{self, SessionRules, SessionTimer};
 use crate::sip::uri::Uri;
 
 mod invite;
+mod kept;
 
 pub use invite::{TooManyHops, Way};
+pub use kept::KeptOutbound;
 
 /// A media shard opens a leg within this.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -208,6 +210,12 @@ impl OutboundCall {
     /// The transaction of the INVITE that began it.
     pub fn invite_client(&self) -> Option<ClientId> {
         self.invite.as_ref().map(|(client, _)| *client)
+    }
+
+    /// Its INVITE's transaction and where that went, until the final response.
+    pub fn ringing(&self) -> Option<(ClientId, Hop)> {
+        let is_open = matches!(self.state, State::Calling { .. } | State::Proceeding { .. });
+        self.invite_client().filter(|_| is_open).map(|client| (client, self.leg.hop()))
     }
 
     /// The offer was of SRTP.
@@ -398,6 +406,22 @@ impl OutboundCall {
 }
 
 impl CallLeg for OutboundCall {
+    fn handle_flow(&mut self, flow: Flow) {
+        self.leg.handle_flow(flow);
+    }
+
+    fn media_plan(&self, rules: &CallRules) -> LegPlan {
+        self.leg.media_plan(rules)
+    }
+
+    fn rtp_port(&self) -> u16 {
+        self.leg.rtp_port
+    }
+
+    fn is_answered(&self) -> bool {
+        self.leg.is_answered()
+    }
+
     fn id(&self) -> LegId {
         self.leg.id
     }

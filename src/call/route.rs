@@ -50,6 +50,19 @@ impl Route {
         }
     }
 
+    /// One of a call that is past all routing: a name and no more.
+    pub fn named(name: String) -> Self {
+        Self {
+            name,
+            pattern: RoutePattern::default(),
+            gateways: Vec::new(),
+            strip_digits: 0,
+            prefix: String::new(),
+            ring_timeout: Duration::ZERO,
+            try_timeout: Duration::ZERO,
+        }
+    }
+
     /// The number that the gateway is asked for.
     pub fn number(&self, dialled: &str) -> String {
         self.prefix.chars().chain(dialled.chars().skip(self.strip_digits)).collect()

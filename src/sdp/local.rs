@@ -2,16 +2,19 @@
 
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 use super::error::OfferError;
 use super::plan::Codec;
 use crate::base::config::{Addresses, SrtpSuite};
 use crate::rtp::srtp::{MasterKey, SrtpPlan, key_and_salt_bytes};
 
 /// What we have to offer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocalMedia {
     /// Where our media sockets are, at most one of each family. The offer's family chooses; our
     /// own offers have the first.
+    #[serde(with = "listed")]
     pub addresses: Addresses,
     /// Codecs, in the order our own offers have them. The offerer's order decides in answers.
     pub codecs: Vec<Codec>,
@@ -23,8 +26,27 @@ pub struct LocalMedia {
     pub srtp: SrtpRules,
 }
 
+/// Addresses as a list, in any form; a configuration file has them as text.
+mod listed {
+    use std::net::IpAddr;
+
+    use serde::de::Error as _;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::Addresses;
+
+    pub(super) fn serialize<S: Serializer>(addresses: &Addresses, serializer: S) -> Result<S::Ok, S::Error> {
+        addresses.iter().collect::<Vec<_>>().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Addresses, D::Error> {
+        Addresses::new(Vec::<IpAddr>::deserialize(deserializer)?)
+            .ok_or_else(|| D::Error::custom("no address"))
+    }
+}
+
 /// When audio is sent and received under SRTP, and how.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SrtpRules {
     /// Crypto suites, in the order our own offers have them. The offerer's order decides in
     /// answers.
@@ -82,7 +104,7 @@ impl OwnKeys<'_> {
 }
 
 /// The keys in an offer of ours, one for each `a=crypto` line; without any the offer is RTP/AVP.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OfferKeys(Vec<MasterKey>);
 
 impl OfferKeys {

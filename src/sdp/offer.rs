@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 use sdp_types::{Connection, Media, Session, Time};
+use serde::{Deserialize, Serialize};
 
 use super::answer::{Negotiated, audio_line, secure};
 use super::local::{LocalMedia, OfferKeys};
@@ -18,7 +19,7 @@ const DTMF_PAYLOAD_TYPE: u8 = 101;
 ///
 /// The version grows by one when a description differs from the one before and stays otherwise
 /// (RFC 3264 §8), so that a session refresh is recognised as one.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Origin {
     session_id: u64,
     version: u64,

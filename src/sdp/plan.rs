@@ -17,7 +17,7 @@ pub enum Codec {
 }
 
 /// What offer and answer agreed on for one leg, seen from our side.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MediaPlan {
     /// Where RTP goes. `None`: nowhere (`c=0.0.0.0`, the old form of hold).
     pub remote_rtp: Option<SocketAddr>,
@@ -43,7 +43,7 @@ pub struct MediaPlan {
 }
 
 /// Direction attributes (RFC 8866 §6.7), from the side that writes them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Direction {
     /// It sends.
     pub send: bool,

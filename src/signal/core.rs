@@ -186,8 +186,10 @@ impl<R: Role + 'static> Core<R> {
     /// Routes one message.
     pub(super) fn send(&mut self, now: Instant, transmit: Transmit) {
         let id = match transmit.destination {
-            Destination::Flow(Flow { transport: Transport::Udp, id, remote, .. }) => {
+            Destination::Flow(Flow { transport: Transport::Udp, id, remote, listener, .. }) => {
                 let socket = self.sockets.iter().position(|s| s.as_ref().is_some_and(|s| s.flow_id() == id));
+                // A flow of an earlier process has no socket of its own here.
+                let socket = socket.or_else(|| self.socket_for(listener, remote));
                 return self.send_datagram(now, socket, remote, transmit);
             }
             Destination::Address { transport: Transport::Udp, remote, listener } => {

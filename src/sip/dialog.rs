@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::header::{CSeq, Name, NameAddr, Params, SyntaxError};
 use super::headers::Headers;
 use super::message::{Method, Request, Response};
@@ -74,7 +76,57 @@ pub struct Dialog {
     contact: Box<str>,
 }
 
+/// A dialog, for another process to go on with: its parts as they are on the wire.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptDialog {
+    call_id: String,
+    local_tag: String,
+    remote_tag: String,
+    local: Box<str>,
+    remote: Box<str>,
+    local_cseq: u32,
+    remote_cseq: Option<u32>,
+    route_set: Vec<String>,
+    remote_target: Box<str>,
+    contact: Box<str>,
+}
+
 impl Dialog {
+    /// For another process.
+    pub fn kept(&self) -> KeptDialog {
+        KeptDialog {
+            call_id: self.id.call_id.clone(),
+            local_tag: self.id.local_tag.clone(),
+            remote_tag: self.id.remote_tag.clone(),
+            local: self.local.clone(),
+            remote: self.remote.clone(),
+            local_cseq: self.local_cseq,
+            remote_cseq: self.remote_cseq,
+            route_set: self.route_set.iter().map(ToString::to_string).collect(),
+            remote_target: self.remote_target.clone(),
+            contact: self.contact.clone(),
+        }
+    }
+
+    /// Goes on where [`Self::kept`] was said.
+    ///
+    /// # Errors
+    /// A route is none: what was kept is of another form.
+    pub fn resume(kept: KeptDialog) -> Result<Self, SyntaxError> {
+        let routes = kept.route_set.iter().map(|route| NameAddr::parse_kindly(route.as_bytes()));
+        Ok(Self {
+            route_set: routes.collect::<Result<_, _>>()?,
+            id: DialogId::shared(&kept.call_id, kept.local_tag, kept.remote_tag),
+            local: kept.local,
+            remote: kept.remote,
+            // One that was sent in the last moment may not be kept: no number is used twice.
+            local_cseq: kept.local_cseq.saturating_add(1),
+            remote_cseq: kept.remote_cseq,
+            remote_target: kept.remote_target,
+            contact: kept.contact,
+        })
+    }
+
     /// The dialog that our response to `request` makes (RFC 3261 §12.1.1). `local_tag` goes into
     /// that response's To, `contact` (a whole value, `<sip:...>`) is where the peer reaches us.
     ///

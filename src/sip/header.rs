@@ -481,7 +481,7 @@ impl RetryAfter {
 }
 
 /// Who refreshes a session (RFC 4028 §4).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Refresher {
     /// The side that sent the request.
     Uac,

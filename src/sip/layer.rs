@@ -303,6 +303,25 @@ impl Layer {
         self.cancel_client(now, id);
     }
 
+    /// The INVITE as it was sent, but for its body, while it has no final response: for another process to
+    /// end it by [`Self::cancel_sent`].
+    pub fn sent_invite(&self, id: ClientId) -> Option<&Request> {
+        self.clients.get(&id)?.sent_invite()
+    }
+
+    /// Gives up on an INVITE that a process sent which died. What it is answered with finds no transaction:
+    /// a refusal needs none of us, and a callee whose 2xx gets no ACK ends the call itself (RFC 3261
+    /// §13.3.1.4).
+    pub fn cancel_sent(
+        &mut self,
+        now: Instant,
+        destination: Destination,
+        invite: &Request,
+        sent_by: SocketAddr,
+    ) {
+        self.cancel_orphan(now, destination, invite, sent_by);
+    }
+
     /// A connection closed. Unanswered requests sent over it fail now.
     pub fn handle_flow_closed(&mut self, flow: FlowId) {
         let first = (flow, Id::Server(ServerId(0)));

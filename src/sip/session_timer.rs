@@ -2,8 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::header::{Refresher, SessionExpires};
 use super::message::{Method, Name, Request, Response};
+use crate::base::clock;
 
 /// The floor of every session interval, seconds (RFC 4028 §4).
 pub const SESSION_INTERVAL_MIN_S: u32 = 90;
@@ -25,7 +28,7 @@ impl SessionRules {
 }
 
 /// What one INVITE or UPDATE and its 2xx agreed on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Negotiated {
     /// The session interval, seconds.
     pub interval_s: u32,
@@ -130,7 +133,38 @@ pub struct SessionTimer {
     expiry: Option<Instant>,
 }
 
+/// A running timer, for another process to go on with: times are uptimes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptTimer {
+    negotiated: Negotiated,
+    we_refresh: bool,
+    refresh: Option<Duration>,
+    expiry: Option<Duration>,
+}
+
 impl SessionTimer {
+    /// For another process.
+    pub fn kept(&self) -> KeptTimer {
+        let Self { negotiated, we_refresh, refresh, expiry } = *self;
+        KeptTimer {
+            negotiated,
+            we_refresh,
+            refresh: refresh.map(clock::uptime),
+            expiry: expiry.map(clock::uptime),
+        }
+    }
+
+    /// Goes on where [`Self::kept`] was said.
+    pub fn resume(kept: &KeptTimer) -> Self {
+        let KeptTimer { negotiated, we_refresh, refresh, expiry } = *kept;
+        Self {
+            negotiated,
+            we_refresh,
+            refresh: refresh.map(clock::at_uptime),
+            expiry: expiry.map(clock::at_uptime),
+        }
+    }
+
     /// Starts when we send the 2xx.
     pub fn uas(now: Instant, negotiated: Negotiated) -> Self {
         Self::start(now, negotiated, negotiated.refresher == Refresher::Uas)

@@ -51,7 +51,7 @@ pub(crate) struct Described {
     /// Our offer in a 200 to the INVITE awaits its answer in the ACK.
     pub(in crate::call) awaits_answer: bool,
     /// Both sides offered at once: ours waits until then (RFC 3261 §14.1).
-    offer_at: Option<Instant>,
+    pub(super) offer_at: Option<Instant>,
 }
 
 impl Default for Described {

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::base::config::SrtpSuite;
 
 /// Key and salt of the suite with the longest ones: 32 and 12 bytes.
@@ -32,7 +34,7 @@ fn salt_bytes(suite: SrtpSuite) -> usize {
 }
 
 /// A master key identifier: names the master key in each packet (RFC 3711 §3.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mki {
     /// Its value.
     pub value: u32,
@@ -56,8 +58,10 @@ impl Mki {
     }
 }
 
-/// Master key and salt of one direction, with the MKI its packets carry. `Debug` hides the key.
-#[derive(Clone, PartialEq, Eq)]
+/// Master key and salt of one direction, with the MKI its packets carry. `Debug` hides the key; serde
+/// does not, for the worker that goes on with a dead one's calls needs it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Parts", into = "Parts")]
 pub struct MasterKey {
     suite: SrtpSuite,
     /// Key, then salt, then noughts.
@@ -106,6 +110,28 @@ impl MasterKey {
     }
 }
 
+/// A master key taken apart.
+#[derive(Serialize, Deserialize)]
+struct Parts {
+    suite: SrtpSuite,
+    key_and_salt: Vec<u8>,
+    mki: Option<Mki>,
+}
+
+impl From<MasterKey> for Parts {
+    fn from(key: MasterKey) -> Self {
+        Self { suite: key.suite, key_and_salt: key.key_and_salt().to_vec(), mki: key.mki }
+    }
+}
+
+impl TryFrom<Parts> for MasterKey {
+    type Error = &'static str;
+
+    fn try_from(parts: Parts) -> Result<Self, Self::Error> {
+        Self::new(parts.suite, &parts.key_and_salt, parts.mki).ok_or("no SRTP master key")
+    }
+}
+
 impl fmt::Debug for MasterKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MasterKey")
@@ -119,7 +145,7 @@ impl fmt::Debug for MasterKey {
 ///
 /// A key protects at most 2^48 SRTP and 2^31 SRTCP packets (RFC 3711 §9.2), whatever lifetime was
 /// offered: at 50 packets a second the first takes 178,000 years, so no lifetime is kept here.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SrtpPlan {
     /// Ours: what we send is protected with it.
     pub send: MasterKey,

@@ -34,6 +34,12 @@ pub(super) struct Client {
     scheduled: Option<Instant>,
 }
 
+impl Client {
+    pub(super) fn sent_invite(&self) -> Option<&Request> {
+        self.invite.as_deref()
+    }
+}
+
 #[derive(Debug)]
 enum Machine {
     Invite(ClientInvite),
@@ -192,6 +198,19 @@ impl Layer {
         if let Machine::Invite(machine) = &mut client.machine {
             let step = machine.cancel(now);
             self.take_client_step(now, id, step, None);
+        }
+    }
+
+    pub(super) fn cancel_orphan(
+        &mut self,
+        now: Instant,
+        destination: Destination,
+        invite: &Request,
+        sent_by: SocketAddr,
+    ) {
+        let branch = invite.top_via().ok();
+        if let Some(key) = branch.and_then(|via| Some(Key::of_client(via.branch()?, true))) {
+            self.add_client(now, destination, sibling(invite, Method::Cancel, None), sent_by, key);
         }
     }
 
