@@ -107,6 +107,8 @@ pub enum FromWorker {
     },
     /// One of its threads does not turn.
     Stalled(Stall),
+    /// Its last call is over, and it exits in order: nobody has to go on for it.
+    Over,
     /// It lives; every [`HEARTBEAT_INTERVAL`], from the signalling shard itself.
     Heartbeat(Heartbeat),
     /// To `ToWorker::Calls`.
@@ -345,6 +347,7 @@ mod tests {
             FromWorker::Proof { error: Some("no RTP came back".into()) },
             FromWorker::Stalled(Stall { thread: "media-0".into(), for_ms: 2000, at: "S\nfutex".into() }),
             FromWorker::Failed { reason: "no \u{1F4DE}".into() },
+            FromWorker::Over,
             FromWorker::Heartbeat(heartbeat),
             FromWorker::Calls { query: 9, calls: vec![call] },
         ];

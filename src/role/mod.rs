@@ -3,6 +3,7 @@
 pub mod front;
 mod gate;
 pub mod hop;
+pub mod legacy;
 pub mod link;
 pub mod listening;
 mod overload;

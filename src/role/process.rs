@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::base::config::Config;
 use crate::control::cli::Slot;
 use crate::role::hop::HopSecret;
+use crate::role::legacy::{self, Legacy};
 use crate::role::link::{FromWorker, ToWorker, encode};
 
 /// Where a supervisor's next program finds its state: a descriptor's number. Not for workers.
@@ -76,7 +77,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `voxring worker` for `slot`; `program`: another one than the program that runs now.
+    /// Starts `voxring worker` for `slot`; `program`: another one than the program that runs now;
+    /// `legacy`: what its calls outlast it by.
     ///
     /// # Errors
     /// No process or no socket pair could be had.
@@ -84,6 +86,7 @@ impl Process {
         now: Instant,
         (slot, generation): (Slot, u64),
         program: Option<&Path>,
+        legacy: Option<Legacy>,
         config: &Config,
         hop_secret: &HopSecret,
         events: &mpsc::Sender<ProcessEvent>,
@@ -94,7 +97,13 @@ impl Process {
         command.arg0("voxring").args(["worker", "--slot", slot.name()]).env_remove(HANDOVER);
         // A group of its own, so that the terminal's ^C reaches the supervisor alone.
         command.stdin(Stdio::from(OwnedFd::from(theirs))).process_group(0);
-        let pid = start(&mut command)?;
+        let pid = match legacy {
+            Some(legacy) => legacy.spawn(&mut command)?,
+            None => {
+                legacy::disown(&mut command);
+                start(&mut command)?
+            }
+        };
         let process = Self::watch(
             (pid, generation, now),
             Line { socket: ours.into(), unread: Vec::new() },

@@ -37,6 +37,7 @@ mod life;
 mod reload;
 mod router;
 mod upgrade;
+mod vault;
 mod worker;
 
 use certificates::Certificates;
@@ -152,7 +153,7 @@ pub fn serve(place: Place, (mut config, mut source): (Config, Source)) -> Result
 /// # Errors
 /// See [`ServeError`]; the workers then end.
 pub fn resume(place: Place, handover: Handover) -> Result<(), ServeError> {
-    let Handover { state, front, lock, control, lines } = handover;
+    let Handover { state, front, lock, control, lines, kept } = handover;
     let tls = load_tls(&state.config, &state.source)?;
     let store = Store::open(&state.config.node.data)?;
     let (hop_secret, connections) = (state.hop_secret.clone(), front.connections.len());
@@ -169,7 +170,7 @@ pub fn resume(place: Place, handover: Handover) -> Result<(), ServeError> {
     uring::Runtime::new(RING_ENTRIES)?.block_on(async move {
         let server = Server::resume(&start.config.node.data, control).map_err(ServeError::Control)?;
         let mut supervisor = Supervisor::new(start, store, front, hop_secret);
-        supervisor.take_over(state, lines)?;
+        supervisor.take_over(state, lines, kept)?;
         let version = env!("CARGO_PKG_VERSION");
         tracing::info!(version, connections, "the supervisor's program was replaced");
         supervisor.run(server).await

@@ -21,7 +21,7 @@ use crate::common::{audio, now, peers, wait_for};
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Sends calls to the number on to these gateways, in this order.
-fn route(config: &mut Table, call_uris: &[&str]) {
+pub(crate) fn route(config: &mut Table, call_uris: &[&str]) {
     let list = |config: &mut Table, name: &str, block: Table| {
         let blocks = config.entry(name).or_insert_with(|| Value::Array(Vec::new()));
         blocks.as_array_mut().expect("a list").push(block.into());

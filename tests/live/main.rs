@@ -24,6 +24,7 @@ mod ipv6;
 mod life;
 mod load;
 mod message;
+mod outlast;
 mod proxy_handoff;
 mod refusals;
 mod reload;

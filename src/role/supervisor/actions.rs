@@ -8,6 +8,7 @@ use crate::base::clock;
 use crate::control::cli::Slot;
 use crate::control::protocol::{Change, ChangeState, ErrorKind, ListenerStatus, Reply, ShardStatus};
 use crate::role::front::FrontOrder;
+use crate::role::legacy::Legacy;
 use crate::role::link::{FromWorker, Heartbeat, Stall, ToWorker};
 use crate::role::process::{Process, ProcessEvent, ProcessEventKind};
 use crate::role::worker::watchdog::SIGNALLING;
@@ -50,8 +51,9 @@ impl Supervisor {
     fn start_worker(&mut self, now: Instant, slot: Slot) -> Result<(), ServeError> {
         self.generations += 1;
         let which = (slot, self.generations);
+        let legacy = self.legacy(slot);
         let (config, secret) = (&self.config, &self.hop_secret);
-        match Process::spawn(now, which, self.program.as_deref(), config, secret, &self.events) {
+        match Process::spawn(now, which, self.program.as_deref(), legacy, config, secret, &self.events) {
             Ok(process) => {
                 tracing::info!(slot = slot.name(), pid = process.pid, "worker started");
                 self.workers[slot.index()].process = Some(process);
@@ -65,6 +67,17 @@ impl Supervisor {
             Err(error) => return Err(error.into()),
         }
         Ok(())
+    }
+
+    /// What the slot's next worker inherits.
+    fn legacy(&mut self, slot: Slot) -> Option<Legacy> {
+        let vault = &mut self.workers[slot.index()].vault;
+        // Without ports it cannot start, and says so itself.
+        let opened = vault.open(slot.rtp_ports(&self.config)?, self.config.calls.calls_max as usize);
+        if let Err(error) = &opened {
+            tracing::error!(slot = slot.name(), %error, "calls would not outlast their worker");
+        }
+        opened.ok()
     }
 
     fn retire(&mut self, slot: Slot, within: Duration) {
@@ -145,6 +158,10 @@ impl Supervisor {
                 tracing::error!(slot = slot.name(), thread, for_ms, at, "a loop of the worker does not turn");
                 self.life.handle_stalled(now, slot, &thread, thread == SIGNALLING);
             }
+            FromWorker::Over => {
+                self.workers[slot.index()].is_over = true;
+                self.life.handle_over(slot);
+            }
             FromWorker::Calls { query, calls } => self.take_calls(slot, query, calls),
         }
         Ok(())
@@ -171,6 +188,7 @@ impl Supervisor {
     }
 
     fn worker_exited(&mut self, slot: Slot, how: &str) -> Result<(), ServeError> {
+        let is_over = self.workers[slot.index()].is_over;
         let gone = self.workers[slot.index()].clear();
         self.totals.add(&gone);
         for query in self.queries.values_mut() {
@@ -178,7 +196,17 @@ impl Supervisor {
         }
         self.answer_queries();
         let is_wanted = self.life.is_leaving(slot);
-        self.life.handle_exited(clock::now(), slot, how);
+        let now = clock::now();
+        self.life.handle_exited(now, slot, how);
+        let vault = &mut self.workers[slot.index()].vault;
+        if is_over || !self.life.has_heir(slot) {
+            vault.clear();
+        } else {
+            vault.collect();
+            tracing::info!(slot = slot.name(), legs = vault.legs(), "the next worker goes on with its calls");
+            // Callers hear nothing meanwhile.
+            self.life.handle_timeout(now);
+        }
         if is_wanted {
             tracing::info!(slot = slot.name(), how, calls = gone.calls_total, "the worker has ended");
             return Ok(());

@@ -17,6 +17,7 @@ use nix::unistd::execve;
 use serde::{Deserialize, Serialize};
 
 use super::life::{Life, LifeState, Rules};
+use super::vault::{Kept, Vault, VaultState};
 use super::worker::Totals;
 use super::{ServeError, Supervisor};
 use crate::base::clock;
@@ -33,7 +34,7 @@ use crate::uring::inherit::{self, Inherited};
 
 /// The form of the state, and of what supervisor and workers say to each other. To be raised with
 /// every change that an older or newer program would not understand.
-pub const FORM: u32 = 1;
+pub const FORM: u32 = 2;
 /// What the supervisor is told by; they wait while one program gives way to the next.
 pub(super) fn signals() -> SigSet {
     SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP])
@@ -60,6 +61,7 @@ pub(super) struct State {
     control: RawFd,
     listeners: Vec<ListenerState>,
     connections: Vec<ConnectionState>,
+    vaults: Vec<(Slot, VaultState)>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -99,6 +101,7 @@ pub struct Handover {
     pub(super) lock: File,
     pub(super) control: OwnedFd,
     pub(super) lines: HashMap<Slot, Line>,
+    pub(super) kept: Vec<(Slot, Kept)>,
 }
 
 /// The sockets of a supervisor that gives way.
@@ -107,6 +110,8 @@ pub(super) struct Parts {
     pub(super) control: OwnedFd,
     /// `None`: the worker has just ended.
     pub(super) lines: Vec<(Slot, Option<Line>)>,
+    /// What outlasts each worker.
+    pub(super) kept: Vec<(Slot, Kept)>,
 }
 
 impl Handover {
@@ -148,7 +153,9 @@ impl Handover {
         front.draining = state.draining;
         let lock = File::from(inherited.get(state.lock).ok_or_else(|| missing("lock"))?);
         let control = inherited.get(state.control).ok_or_else(|| missing("control socket"))?;
-        Ok(Some(Self { state, front, lock, control, lines }))
+        let vaults = state.vaults.iter();
+        let kept = vaults.map(|(slot, vault)| (*slot, Kept::receive(vault, &mut inherited))).collect();
+        Ok(Some(Self { state, front, lock, control, lines, kept }))
     }
 }
 
@@ -232,6 +239,7 @@ fn state(supervisor: &Supervisor, parts: &Parts) -> io::Result<State> {
         let socket = inherit::pass(&own.socket)?;
         io::Result::Ok(ConnectionState { listener, local, remote, socket })
     };
+    let vault = |(slot, kept): &(Slot, Kept)| io::Result::Ok((*slot, kept.pass()?));
     let mut totals = supervisor.totals.clone();
     totals.add_refused(supervisor.front.refused());
     Ok(State {
@@ -253,6 +261,7 @@ fn state(supervisor: &Supervisor, parts: &Parts) -> io::Result<State> {
         control: inherit::pass(&parts.control)?,
         listeners: parts.front.listeners.iter().map(listener).collect::<io::Result<_>>()?,
         connections: parts.front.connections.iter().map(connection).collect::<io::Result<_>>()?,
+        vaults: parts.kept.iter().map(vault).collect::<io::Result<_>>()?,
     })
 }
 
@@ -265,8 +274,10 @@ impl Supervisor {
         &mut self,
         state: State,
         mut lines: HashMap<Slot, Line>,
+        kept: Vec<(Slot, Kept)>,
     ) -> Result<(), ServeError> {
         let now = clock::now();
+        self.keep_again(kept);
         let before = |ms| now.checked_sub(Duration::from_millis(ms)).unwrap_or(now);
         self.started = before(state.started_ago_ms);
         (self.totals, self.generations, self.draining) = (state.totals, state.generations, state.draining);
@@ -283,6 +294,18 @@ impl Supervisor {
         self.was_ready = true;
         self.order_all(&ToWorker::Refuse { on: self.draining });
         Ok(())
+    }
+
+    /// Goes on keeping what outlasts the workers.
+    pub(super) fn keep_again(&mut self, kept: Vec<(Slot, Kept)>) {
+        for (slot, kept) in kept {
+            match Vault::resume(kept) {
+                Ok(vault) => self.workers[slot.index()].vault = vault,
+                Err(error) => {
+                    tracing::error!(slot = slot.name(), %error, "calls would not outlast their worker");
+                }
+            }
+        }
     }
 
     /// Watches a worker again whose line was to be passed on.

@@ -83,6 +83,9 @@ struct SlotLife {
     backoff: Duration,
     memory_kib: u64,
     calls: u64,
+    /// Its calls are to be over by then, and it takes no new ones: so too, if this one dies, the worker
+    /// that goes on with them.
+    drains: Option<Instant>,
 }
 
 /// Both slots.
@@ -116,6 +119,7 @@ impl Life {
             backoff: Duration::ZERO,
             memory_kib: 0,
             calls: 0,
+            drains: None,
         };
         Self {
             rules,
@@ -212,7 +216,9 @@ impl Life {
             return;
         }
         self.slot(slot).heard = now;
-        if slot == self.taking {
+        if let Some(until) = self.slot(slot).drains {
+            self.set_draining(now, slot, until);
+        } else if slot == self.taking {
             // Nobody else takes calls meanwhile: there is nothing to go on with if it failed a test.
             self.take(slot);
         } else {
@@ -232,8 +238,7 @@ impl Life {
                 let old = std::mem::replace(&mut self.taking, slot);
                 let until = now + self.rules.drain_timeout;
                 self.take(slot);
-                self.set(old, Phase::Draining { until });
-                self.outputs.push_back(Do::Retire(old, self.rules.drain_timeout));
+                self.set_draining(now, old, until);
             }
             Err(why) => {
                 self.fail_change(now, format!("its self-test failed: {why}"));
@@ -275,10 +280,16 @@ impl Life {
         }
     }
 
+    /// It has ended its last call and is about to exit: nobody has to go on for it.
+    pub(super) fn handle_over(&mut self, slot: Slot) {
+        self.slot(slot).drains = None;
+    }
+
     /// Its end is no surprise.
     pub(super) fn is_leaving(&self, slot: Slot) -> bool {
-        let phase = self.phase(slot);
-        self.stopping || matches!(phase, Phase::Draining { .. } | Phase::Stopping { .. })
+        let own = &self.slots[slot.index()];
+        let drained = matches!(own.phase, Phase::Draining { .. }) && own.drains.is_none();
+        self.stopping || drained || matches!(own.phase, Phase::Stopping { .. })
     }
 
     /// Its process is gone.
@@ -288,24 +299,45 @@ impl Life {
             return;
         }
         if slot != self.taking {
-            if matches!(phase, Phase::Starting { .. } | Phase::Proving { .. } | Phase::Due { .. }) {
-                self.fail_change(now, format!("it ended: {how}"));
+            match self.slot(slot).drains {
+                Some(until) if now < until => self.crash(now, slot),
+                Some(_) => self.slot(slot).drains = None,
+                None if matches!(
+                    phase,
+                    Phase::Starting { .. } | Phase::Proving { .. } | Phase::Due { .. }
+                ) =>
+                {
+                    self.fail_change(now, format!("it ended: {how}"));
+                }
+                None => {}
             }
             return;
         }
         self.outputs.push_back(Do::Front);
-        self.slot(slot).restarts += 1;
-        self.crashes.push_back(now);
         let other = slot.other();
-        if matches!(self.phase(other), Phase::Starting { .. } | Phase::Proving { .. }) {
-            // The successor is on its way; no time for tests now.
+        let has_successor = self.slot(other).drains.is_none()
+            && matches!(self.phase(other), Phase::Starting { .. } | Phase::Proving { .. });
+        if has_successor {
+            // It is on its way; no time for tests now. The dead one's calls go on where they were.
             self.taking = other;
+            self.slot(slot).drains = Some(now + self.rules.drain_timeout);
             if matches!(self.phase(other), Phase::Proving { .. }) {
                 self.take(other);
             }
-            return;
         }
+        self.crash(now, slot);
+    }
+
+    fn crash(&mut self, now: Instant, slot: Slot) {
+        self.slot(slot).restarts += 1;
+        self.crashes.push_back(now);
         self.restart(now, slot);
+    }
+
+    fn set_draining(&mut self, now: Instant, slot: Slot, until: Instant) {
+        self.slot(slot).drains = Some(until);
+        self.set(slot, Phase::Draining { until });
+        self.outputs.push_back(Do::Retire(slot, until.saturating_duration_since(now)));
     }
 
     /// After a pause that grows, unless it died too often.
@@ -313,6 +345,11 @@ impl Life {
         let Rules { crashes_max, crash_window, .. } = self.rules;
         while self.crashes.front().is_some_and(|at| *at + crash_window < now) {
             self.crashes.pop_front();
+        }
+        if self.crashes.len() >= crashes_max && slot != self.taking {
+            // What calls it had are lost; the other one must not be.
+            self.slot(slot).drains = None;
+            return;
         }
         if self.crashes.len() >= crashes_max {
             let (times, seconds) = (self.crashes.len(), crash_window.as_secs());
@@ -322,8 +359,11 @@ impl Life {
             self.fail_change(now, "it keeps dying".into());
             return;
         }
+        // Its calls wait.
+        let is_first = self.crashes.len() == 1;
         let own = self.slot(slot);
-        own.backoff = if now.saturating_duration_since(own.started) >= STABLE_AFTER {
+        let is_stable = now.saturating_duration_since(own.started) >= STABLE_AFTER;
+        own.backoff = if is_stable || is_first {
             Duration::ZERO
         } else {
             (own.backoff * 2).clamp(BACKOFF_MIN, BACKOFF_MAX)
@@ -432,8 +472,7 @@ impl Life {
                         Phase::Draining { until } => until.min(latest),
                         _ => latest,
                     };
-                    self.set(slot, Phase::Draining { until });
-                    self.outputs.push_back(Do::Retire(slot, until.saturating_duration_since(now)));
+                    self.set_draining(now, slot, until);
                 }
                 Phase::Stopping { .. } => self.kill(slot, "is to stop at once"),
                 Phase::Starting { .. } | Phase::Proving { .. } | Phase::Ready | Phase::Draining { .. } => {
@@ -463,6 +502,11 @@ impl Life {
         }
     }
 
+    /// A worker in this slot goes on with what a dead one has left: nobody else will.
+    pub(super) fn has_heir(&self, slot: Slot) -> bool {
+        matches!(self.phase(slot), Phase::Due { .. } | Phase::Starting { .. })
+    }
+
     fn start_due(&mut self, now: Instant) {
         for slot in Slot::BOTH {
             if matches!(self.phase(slot), Phase::Due { at } if at <= now) {
@@ -471,47 +515,6 @@ impl Life {
                 self.outputs.push_back(Do::Start(slot));
             }
         }
-    }
-
-    fn overdue(&self, now: Instant, slot: Slot) -> Option<&'static str> {
-        let own = &self.slots[slot.index()];
-        let is_silent = own.heard + self.rules.heartbeat_timeout <= now;
-        match own.phase {
-            Phase::Starting { deadline } if deadline <= now => Some("did not become ready in time"),
-            Phase::Proving { deadline } if deadline <= now => Some("did not finish its self-test in time"),
-            Phase::Stopping { deadline } if deadline <= now => Some("did not stop in time"),
-            Phase::Draining { until } if until + STOP_TIMEOUT <= now => Some("did not end its calls in time"),
-            Phase::Ready | Phase::Proving { .. } | Phase::Draining { .. } if is_silent => {
-                Some("sent no heartbeat")
-            }
-            Phase::Down
-            | Phase::Due { .. }
-            | Phase::Starting { .. }
-            | Phase::Proving { .. }
-            | Phase::Ready
-            | Phase::Draining { .. }
-            | Phase::Stopping { .. }
-            | Phase::Killed => None,
-        }
-    }
-
-    /// Why the worker that takes calls should give way, if it should.
-    fn reason(&self, now: Instant) -> Option<String> {
-        let may = self.takes().is_some() && !self.stopping && self.retry_at.is_none_or(|at| at <= now);
-        if !may || self.phase(self.taking.other()) != Phase::Down {
-            return None;
-        }
-        let own = &self.slots[self.taking.index()];
-        let Rules { age_max, memory_max_kib, calls_max, .. } = self.rules;
-        let age = now.saturating_duration_since(own.started);
-        if age_max.is_some_and(|max| age >= max) {
-            return Some(format!("age: it has run for {} h", age.as_secs() / 3600));
-        }
-        if memory_max_kib.is_some_and(|max| own.memory_kib >= max) {
-            return Some(format!("memory: {} MiB are resident", own.memory_kib / 1024));
-        }
-        calls_max.filter(|max| own.calls >= *max)?;
-        Some(format!("calls: it has answered {}", own.calls))
     }
 
     /// Gives every worker more time: the supervisor itself did not run, and what workers said meanwhile

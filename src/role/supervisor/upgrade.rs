@@ -106,7 +106,8 @@ impl Supervisor {
                 tracing::error!(%error, "while the program is replaced");
             }
         }
-        let parts = handover::Parts { front, control, lines };
+        let kept = self.workers.iter_mut().map(|worker| (worker.slot, worker.vault.rest())).collect();
+        let parts = handover::Parts { front, control, lines, kept };
         *told = tokio::time::timeout(SIGNAL_WAIT, signals.next()).await.ok();
         if told.is_some() {
             self.carry_on(parts);
@@ -124,6 +125,7 @@ impl Supervisor {
             Ok(front) => self.front = front,
             Err(error) => tracing::error!(%error, "router and service could not go on"),
         }
+        self.keep_again(parts.kept);
         for (slot, line) in parts.lines {
             self.watch_again(slot, line);
         }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::life::{Life, Phase};
+use super::vault::Vault;
 use crate::control::cli::Slot;
 use crate::control::protocol::{ListenerStatus, WorkerState, WorkerStatus};
 use crate::role::front::HopPorts;
@@ -23,6 +24,10 @@ pub(super) struct Worker {
     pub(super) memory_kib: u64,
     /// Of the running process.
     pub(super) counters: Heartbeat,
+    /// It has said that its calls are over.
+    pub(super) is_over: bool,
+    /// What outlasts the process.
+    pub(super) vault: Vault,
 }
 
 /// Sums over the processes that are gone.
@@ -41,13 +46,16 @@ impl Worker {
             version: String::new(),
             memory_kib: 0,
             counters: Heartbeat::default(),
+            is_over: false,
+            vault: Vault::default(),
         }
     }
 
-    /// Nothing is known of a process that is gone.
+    /// Nothing is known of a process that is gone, but what it left.
     pub(super) fn clear(&mut self) -> Heartbeat {
-        let slot = self.slot;
-        std::mem::replace(self, Self::new(slot)).counters
+        let mut gone = std::mem::replace(self, Self::new(self.slot));
+        self.vault = std::mem::take(&mut gone.vault);
+        gone.counters
     }
 
     /// Where it takes calls.

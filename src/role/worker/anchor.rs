@@ -16,6 +16,7 @@ use crate::control::protocol::CalleeInfo;
 use crate::media::order::{LegStats, Order};
 use crate::role::worker::calls::Calls;
 use crate::role::worker::entry::{Entry, Patience};
+use crate::role::worker::estate::KeptFar;
 use crate::role::worker::refuse::Refusal;
 use crate::sdp::LocalMedia;
 use crate::sip::flow::Transport;
@@ -68,6 +69,36 @@ impl Far {
             latched: None,
             stats: None,
         }
+    }
+
+    /// For a call that goes on after its worker's death.
+    pub(super) fn resume(anchor: Anchor, kept: KeptFar, shard: Option<usize>) -> Self {
+        let call_id = anchor.callee().map_or_else(String::new, |callee| callee.dialog_id().call_id.clone());
+        Self {
+            anchor,
+            // No other gateway is tried any more.
+            route: Arc::new(Route::named(kept.route)),
+            number: kept.number,
+            gateway: kept.gateway,
+            transport: kept.transport,
+            call_id,
+            shard,
+            latched: kept.latched,
+            stats: None,
+        }
+    }
+
+    /// For another worker; `None` unless the callee has answered and stands.
+    pub(super) fn kept(&self) -> Option<KeptFar> {
+        Some(KeptFar {
+            callee: self.anchor.callee()?.kept()?,
+            route: self.route.name.clone(),
+            number: self.number.clone(),
+            gateway: self.gateway.clone(),
+            tries: self.anchor.tries(),
+            transport: self.transport,
+            latched: self.latched,
+        })
     }
 
     /// The gateway that is called at this address.

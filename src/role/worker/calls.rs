@@ -23,6 +23,7 @@ use crate::role::user_agent;
 use crate::role::worker::anchor::Left;
 use crate::role::worker::duty::{Duty, Step};
 use crate::role::worker::entry::{Entry, Patience};
+use crate::role::worker::estate::Estate;
 use crate::role::worker::greetings::Greetings;
 use crate::role::worker::reconfigure::Edge;
 use crate::role::worker::shards::Shards;
@@ -102,6 +103,8 @@ pub struct Calls {
     turns: Turns,
     /// Flows that panicked.
     pub(super) flows_panicked: u64,
+    /// Where calls are written down, if they outlast the worker.
+    pub(super) estate: Option<Estate>,
 }
 
 /// What [`Calls::new`] puts together.
@@ -134,6 +137,8 @@ pub struct Parts {
     pub edge: Edge,
     /// Counted at each turn of the SIP loop, for the watchdog.
     pub turns: Turns,
+    /// Where calls are written down, if they outlast the worker.
+    pub estate: Option<Estate>,
 }
 
 impl Calls {
@@ -178,6 +183,7 @@ impl Calls {
             duty: Duty::default(),
             turns: parts.turns,
             flows_panicked: 0,
+            estate: parts.estate,
         }
     }
 
@@ -233,7 +239,10 @@ impl Calls {
             return self.refuse_in_clear(now, id, &seen.flow, &request);
         }
         let mut taken = Ok(());
-        self.with_leg(now, leg, |call, rules| taken = call.handle_request(now, id, &request, rules));
+        self.with_leg(now, leg, |call, rules| {
+            call.handle_flow(flow);
+            taken = call.handle_request(now, id, &request, rules);
+        });
         match taken {
             Ok(()) => self.note_reinvite(id, leg),
             Err((rule, response)) => self.refuse(now, id, rule, &seen.flow, &request, *response),
@@ -368,7 +377,7 @@ impl Calls {
                 if (self.calls.is_empty() && self.left.is_empty() && self.waiting.is_empty())
                     || deadline <= now =>
             {
-                self.phase = Phase::Over;
+                self.end_in_order();
             }
             Phase::Serving => self.check_duty(now),
             Phase::Stopping { .. } | Phase::Over => {}
@@ -387,9 +396,15 @@ impl Calls {
             Step::Stop => self.stop(now, "the time to drain is over", STOP_TIMEOUT),
             Step::Leave => {
                 tracing::info!(slot = self.slot.name(), "drained");
-                self.phase = Phase::Over;
+                self.end_in_order();
             }
         }
+    }
+
+    /// Ends in order: nobody has to go on with its calls.
+    fn end_in_order(&mut self) {
+        self.phase = Phase::Over;
+        self.link.report(FromWorker::Over);
     }
 
     fn beat(&mut self, now: Instant) {
@@ -400,6 +415,8 @@ impl Calls {
             let mut counters = user_agent::counters("sip_", &*self.counters);
             counters.extend(self.ended.clone());
             counters.insert("flows_panicked".to_owned(), self.flows_panicked);
+            let kept = self.estate.iter().flat_map(Estate::counters);
+            counters.extend(kept.map(|(name, count)| (name.to_owned(), count)));
             if let Some(mailbox) = &self.mailbox {
                 counters.extend(user_agent::counters("mailbox_", &mailbox.snapshot()));
             }
@@ -495,6 +512,8 @@ impl Role for Calls {
         self.answer_queries(now);
         self.take_cut_short(now);
         self.take_proof();
+        self.check_resuming(now);
+        self.write_down();
         self.check_phase(now);
         self.beat(now);
         if self.calls.is_empty() { PUMP_IDLE } else { PUMP_BUSY }

@@ -15,9 +15,11 @@ use crate::control::cli::Slot;
 use crate::control::protocol::CallInfo;
 use crate::media::order::{Audio, LegStats};
 use crate::role::worker::anchor::Far;
+use crate::role::worker::estate::Deaths;
+use crate::shard::ledger::EntryId;
 use crate::sip;
 use crate::sip::layer::ServerId;
-use crate::um::flow::Flow;
+use crate::um::flow::{Flow, FlowState};
 
 /// What the call needs before it can be answered.
 #[derive(Debug, Default)]
@@ -29,6 +31,8 @@ pub(super) struct Readiness {
     /// The greeting is here; test extensions need none.
     pub(super) greeting: Option<Audio>,
     pub(super) wants_greeting: bool,
+    /// Where the flow stood in a worker that died; it goes on once the greeting is here.
+    pub(super) resuming: Option<Box<FlowState>>,
 }
 
 impl Readiness {
@@ -132,6 +136,10 @@ pub(super) struct Entry {
     /// Where the call stands in the timer queue.
     pub(super) timer: Option<Instant>,
     pub(super) patience: Patience,
+    /// Where the call is written down.
+    pub(super) place: Option<EntryId>,
+    /// Workers that died with it.
+    pub(super) deaths: Deaths,
 }
 
 impl Entry {

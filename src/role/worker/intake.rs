@@ -16,6 +16,7 @@ use crate::role::gate::Seen;
 use crate::role::hop::SELF_TEST;
 use crate::role::worker::calls::Calls;
 use crate::role::worker::entry::{Entry, Patience, Readiness};
+use crate::role::worker::estate::Deaths;
 use crate::role::worker::refuse::Refusal;
 use crate::role::worker::shards::Shards;
 use crate::sip::flow::{Flow as SipFlow, Transport};
@@ -128,6 +129,8 @@ impl Calls {
             stats: None,
             timer: None,
             patience: Patience::for_answer(now),
+            place: None,
+            deaths: Deaths::default(),
         };
         *self.of_gateway.entry(gateway).or_default() += 1;
         self.calls.insert(leg, Box::new(entry));
@@ -222,8 +225,15 @@ impl Calls {
             // The mailbox has logged why.
             Ok(None) | Err(_) => self.prompts.greeting.clone(),
         };
-        self.with(now, leg, |entry| entry.ready.greeting = Some(greeting));
-        self.answer_when_ready(now, leg);
+        let mut resuming = None;
+        self.with(now, leg, |entry| {
+            entry.ready.greeting = Some(greeting);
+            resuming = entry.ready.resuming.take();
+        });
+        match resuming {
+            Some(state) => self.go_on(now, leg, Some(*state)),
+            None => self.answer_when_ready(now, leg),
+        }
     }
 
     /// Answers once leg and greeting are there.
@@ -245,27 +255,26 @@ impl Calls {
     fn answering_flow(&mut self, leg: LegId) -> Option<Flow> {
         let party = self.party(leg, true)?;
         let greeting = self.calls.get(&leg)?.ready.greeting.clone()?;
+        let (prompts, limits) = (Arc::clone(&self.prompts), self.answering_limits());
+        Some(Flow::Answering(Box::new(CallAnswering::new(party, greeting, prompts, limits))))
+    }
+
+    pub(super) fn answering_limits(&self) -> Limits {
         let recording = &self.config.recording;
-        let limits = Limits {
+        Limits {
             duration_max: self.recording_duration_max(),
             silence_max: Duration::from_secs(u64::from(recording.silence_s)),
             voiced_min: Duration::from_millis(u64::from(recording.voiced_min_ms)),
             input_failures_max: self.config.calls.input_failures_max,
-        };
-        Some(Flow::Answering(Box::new(CallAnswering::new(
-            party,
-            greeting,
-            Arc::clone(&self.prompts),
-            limits,
-        ))))
+        }
     }
 
-    fn recording_duration_max(&self) -> Duration {
+    pub(super) fn recording_duration_max(&self) -> Duration {
         Duration::from_secs(60 * u64::from(self.config.recording.duration_max_min))
     }
 
     /// What the flow knows of its call.
-    fn party(&mut self, leg: LegId, keep: bool) -> Option<Party> {
+    pub(super) fn party(&mut self, leg: LegId, keep: bool) -> Option<Party> {
         let entry = self.calls.get(&leg)?;
         let meta = RecordingMeta {
             // Each recording gets its own; this one is never used.

@@ -7,6 +7,7 @@ mod anchor;
 pub mod calls;
 mod duty;
 mod entry;
+pub mod estate;
 mod greetings;
 mod intake;
 mod queues;

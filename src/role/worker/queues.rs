@@ -77,6 +77,10 @@ impl Calls {
     fn handle_open_failed(&mut self, now: Instant, leg: LegId, why: &str) {
         self.release_leg(leg);
         let owner = self.owner(leg);
+        if self.calls.get(&owner).and_then(|entry| entry.leg(leg)).is_some_and(CallLeg::is_answered) {
+            tracing::error!(leg = leg.0, why, "a dead worker's leg cannot go on");
+            return self.with_leg(now, leg, |call, _| call.handle_closed(now, None));
+        }
         if owner != leg {
             return self.with(now, owner, |entry| {
                 if let Some(callee) = entry.far.as_mut().and_then(|far| far.anchor.callee_mut()) {

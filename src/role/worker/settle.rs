@@ -34,6 +34,9 @@ impl Calls {
         entry.patience = entry.patience.next(now, &entry.call);
         entry.timer = entry.poll_timeout();
         self.timers.extend(entry.timer.map(|at| (at, leg)));
+        if let Some(estate) = &mut self.estate {
+            estate.note(leg);
+        }
         self.calls.insert(leg, entry);
     }
 
@@ -147,6 +150,9 @@ impl Calls {
     }
 
     fn forget(&mut self, now: Instant, leg: LegId, entry: &Entry) {
+        if let Some(estate) = &mut self.estate {
+            estate.forget(entry.place);
+        }
         self.by_dialog.remove(entry.call.dialog_id());
         let reinvites = entry.reinvites.iter().map(|(_, id)| *id);
         for id in reinvites.chain([entry.server]) {

@@ -12,7 +12,7 @@ use crate::control::cli::Slot;
 use crate::control::protocol::ShardStatus;
 use crate::media::order::{Event, FileItem, Order};
 use crate::role::user_agent;
-use crate::shard::{self, Pulse, ShardConfig, ShardHandle, ShardSnapshot};
+use crate::shard::{self, Keeping, Pulse, ShardConfig, ShardHandle, ShardSnapshot};
 use crate::uring::{self, Choice, ProbeError};
 
 /// One media shard and what we know of it.
@@ -78,10 +78,11 @@ pub enum ShardsError {
 
 impl Shards {
     /// Starts the slot's shards, each pinned to a processor of its own as far as there are enough.
+    /// `keeping`: what lets their legs outlast the process.
     ///
     /// # Errors
     /// See [`ShardsError`].
-    pub fn spawn(config: &Config, slot: Slot) -> Result<Self, ShardsError> {
+    pub fn spawn(config: &Config, slot: Slot, mut keeping: Option<Keeping>) -> Result<Self, ShardsError> {
         let choice = uring::choose(config.worker.io_backend)?;
         let cpus = core_affinity::get_core_ids().unwrap_or_default();
         let count = match config.worker.media_shards {
@@ -105,7 +106,9 @@ impl Shards {
                 // An anchored call has two.
                 legs_max: 2 * config.calls.calls_max as usize,
             };
-            let handle = shard::spawn(shard_config).map_err(|error| ShardsError::Spawn { index, error })?;
+            let keeping = keeping.as_mut().map(|all| all.share(ports));
+            let handle = shard::spawn_keeping(shard_config, keeping);
+            let handle = handle.map_err(|error| ShardsError::Spawn { index, error })?;
             let (waiting, strain) = (VecDeque::new(), Strain::default());
             entries.push(Entry { handle, cpu, ports, legs: 0, waiting, strain });
         }
@@ -205,6 +208,20 @@ impl Shards {
                 Ok(())
             }
             Some(_) | None => Err(order),
+        }
+    }
+
+    /// The shard whose slice a port is of.
+    pub fn of_port(&self, port: u16) -> Option<usize> {
+        self.entries.iter().position(|entry| (entry.ports.first..=entry.ports.last).contains(&port))
+    }
+
+    /// Has a shard go on with so many legs of a worker that died, however much it has to do.
+    pub fn adopt(&mut self, shard: usize, legs: usize, order: Order) {
+        if let Some(entry) = self.entries.get_mut(shard) {
+            entry.legs += legs;
+            entry.waiting.push_back(order);
+            entry.flush();
         }
     }
 
@@ -391,7 +408,7 @@ mod tests {
     fn a_shard_with_open_legs_ends() {
         let mut config = Config::default();
         config.worker.media_shards = 1;
-        let mut shards = Shards::spawn(&config, Slot::A).unwrap();
+        let mut shards = Shards::spawn(&config, Slot::A, None).unwrap();
         assert_eq!(shards.open(open(1)).unwrap(), 0);
         let opened = std::iter::repeat_with(|| shards.poll()).flatten().next();
         assert!(matches!(opened, Some(Event::Opened { leg: LegId(1), .. })), "{opened:?}");

@@ -1,6 +1,5 @@
 //! Puts a worker's threads together and runs its signalling shard.
 
-use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,13 +18,16 @@ use crate::mailbox::service::{self, ServiceConfig, ServiceError};
 use crate::media::order::{Audio, Codec};
 use crate::role::gate::Gate;
 use crate::role::hop::HopSecret;
+use crate::role::legacy::Inheritance;
 use crate::role::link::{FromWorker, WorkerLink};
 use crate::role::user_agent;
 use crate::role::worker::calls::{Calls, Parts};
+use crate::role::worker::estate::{Estate, Heritage};
 use crate::role::worker::reconfigure::Edge;
 use crate::role::worker::shards::{Shards, ShardsError};
 use crate::role::worker::watchdog::{self, Turns};
 use crate::sdp::{LocalMedia, SrtpRules};
+use crate::shard::Keeping;
 use crate::signal::{self, ListenError, Listener};
 use crate::sip::session_timer::SessionRules;
 use crate::sip::uas::UasRules;
@@ -69,9 +71,11 @@ pub enum WorkerError {
 /// # Errors
 /// See [`WorkerError`]; the supervisor is told the same.
 pub fn run() -> Result<(), WorkerError> {
+    // Before anything is opened.
+    let inheritance = Inheritance::take();
     let (link, slot, config, hop_secret) = WorkerLink::open().map_err(WorkerError::Link)?;
     let link = Arc::new(link);
-    let result = serve(&link, slot, config, hop_secret);
+    let result = serve(&link, slot, config, hop_secret, inheritance);
     if let Err(error) = &result {
         link.report(FromWorker::Failed { reason: error.to_string() });
         // The link's own thread writes it; a failed start has time for that.
@@ -85,17 +89,19 @@ fn serve(
     slot: Slot,
     config: Box<Config>,
     hop_secret: HopSecret,
+    inheritance: Option<Inheritance>,
 ) -> Result<(), WorkerError> {
+    let (estate, heritage, keeping) = take_up(inheritance);
     let tls = tls::load(&config, clock::calendar())?;
     let listeners = listeners(&config, slot);
     await_ports(slot, &listeners)?;
-    let shards = Shards::spawn(&config, slot)?;
+    let shards = Shards::spawn(&config, slot, keeping)?;
     let shard_status = shards.status();
     let (mailbox, recovered) = service::spawn(ServiceConfig {
         data: config.node.data.clone(),
         voiced_min: Duration::from_millis(u64::from(config.recording.voiced_min_ms)),
         files: shards.files(),
-        adopting: HashSet::new(),
+        adopting: heritage.recordings(),
     })?;
     let turns = Turns::default();
     let stall_limit = Duration::from_secs(config.worker.stall_limit_s.into());
@@ -103,7 +109,7 @@ fn serve(
     let prompts = load_prompts(&config);
     let seed = user_agent::random()?;
     let signal_config = user_agent::signal_config(&config, tls, listeners.clone());
-    let calls = Calls::new(Parts {
+    let mut calls = Calls::new(Parts {
         slot,
         rules: call_rules(&config),
         layer: user_agent::layer(&config)?,
@@ -118,7 +124,9 @@ fn serve(
         edge: Edge::new(Arc::clone(&signal_config.orders), &listeners),
         turns: turns.clone(),
         config,
+        estate,
     });
+    calls.inherit(clock::now(), heritage);
     watchdog::spawn(turns, pulses, stall_limit, Arc::clone(link))?;
     let bound_link = Arc::clone(link);
     let mut bind_error = None;
@@ -142,9 +150,31 @@ fn serve(
     Ok(ended?)
 }
 
+/// What calls outlast this worker by, and the calls that have outlasted another one. Sockets of legs that
+/// nobody knows of are given up.
+fn take_up(inheritance: Option<Inheritance>) -> (Option<Estate>, Heritage, Option<Keeping>) {
+    let Some(Inheritance { line, ledger, mut sockets }) = inheritance else {
+        return (None, Heritage::default(), None);
+    };
+    let (estate, heritage) = Estate::new(ledger.clone());
+    let ports = heritage.ports();
+    sockets.retain(|port, _| {
+        let even = *port & !1;
+        let is_known = ports.contains(&even);
+        if !is_known && even == *port {
+            ledger.clear_mark(even);
+            if let Err(error) = line.release(even) {
+                tracing::warn!(port = even, %error, "a port of no call cannot be given up");
+            }
+        }
+        is_known
+    });
+    (Some(estate), heritage, Some(Keeping { ledger, line: Arc::new(line), sockets }))
+}
+
 /// Waits until the slot's ports can be bound.
 fn await_ports(slot: Slot, listeners: &[Listener]) -> Result<(), WorkerError> {
-    const STEP: Duration = Duration::from_millis(50);
+    const STEP: Duration = Duration::from_millis(5);
     let mut left = PORT_PATIENCE;
     let mut is_told = false;
     for listener in listeners {

@@ -1,5 +1,6 @@
 //! A gateway in the test's own hands: it takes what the node calls it with, and says what a test wants.
 
+use std::cell::Cell;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::time::Duration;
@@ -68,7 +69,8 @@ impl Gateway {
         let invite = Asked::read(&message).expect("a request");
         assert_eq!(invite.method, "INVITE", "{}", invite.head);
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
-        Callee { connection, latest: invite.clone(), invite, socket, media: None, cseq: 0 }
+        let numbers = Cell::new(Numbers { sequence: 7, timestamp: 7, ssrc: 7 });
+        Callee { connection, latest: invite.clone(), invite, socket, media: None, numbers, cseq: 0 }
     }
 }
 
@@ -82,6 +84,8 @@ pub(crate) struct Callee {
     socket: UdpSocket,
     /// Where the node takes this side's RTP.
     media: Option<SocketAddr>,
+    /// Of the next packet.
+    numbers: Cell<Numbers>,
     cseq: u32,
 }
 
@@ -170,16 +174,22 @@ impl Callee {
         )
     }
 
+    /// Goes on over another connection.
+    pub(crate) fn reconnect(&mut self, connection: Connection) {
+        self.connection = connection;
+    }
+
     /// Sends sound at its own pace.
     pub(crate) fn speaks(&self, sound: &[i16]) {
         let media = self.media.expect("an offer named it");
-        let mut numbers = Numbers { sequence: 7, timestamp: 7, ssrc: 7 };
+        let mut numbers = self.numbers.get();
         let mut pace = Pace::start();
         for samples in sound.chunks_exact(160) {
             pace.wait();
             self.socket.send_to(&numbers.packet(samples), media).expect("the loopback takes it");
             numbers = numbers.next();
         }
+        self.numbers.set(numbers);
     }
 
     /// The sound of all packets that came so far.

@@ -76,6 +76,7 @@ pub(crate) struct Caller {
     tag: String,
     to: String,
     contact: String,
+    cseq: u32,
 }
 
 struct Srtp {
@@ -114,7 +115,7 @@ impl Caller {
         getrandom::fill(&mut random).expect("the kernel has randomness");
         let numbers = Numbers { sequence: 1000, timestamp: 5000, ssrc: u32::from_be_bytes(random) };
         let media = answered_media(&response.body);
-        let mut caller = Self { connection, socket, media, numbers, srtp, tag, to, contact };
+        let mut caller = Self { connection, socket, media, numbers, srtp, tag, to, contact, cseq: 1 };
         caller.request("ACK", 1);
         Ok(caller)
     }
@@ -171,7 +172,13 @@ impl Caller {
     /// # Errors
     /// How many could not be read.
     pub(crate) fn heard(&mut self) -> Result<Vec<i16>, usize> {
-        let (mut sound, mut unreadable) = (Vec::new(), 0);
+        let mut sound = Vec::new();
+        self.read(|packet| sound.extend(packet[12..].iter().map(|&byte| audio::ulaw_decode(byte))))?;
+        Ok(sound)
+    }
+
+    fn read(&mut self, mut each: impl FnMut(&[u8])) -> Result<(), usize> {
+        let mut unreadable = 0;
         self.socket.set_nonblocking(true).expect("a socket option");
         let mut buffer = [0; 2048];
         while let Ok(count) = self.socket.recv(&mut buffer) {
@@ -180,11 +187,11 @@ impl Caller {
                 Some(srtp) => srtp.incoming.decrypt_rtp(&buffer[..count]).ok().map(|plain| plain.to_vec()),
             };
             match plain {
-                Some(plain) => sound.extend(plain[12..].iter().map(|&byte| audio::ulaw_decode(byte))),
+                Some(plain) => each(&plain),
                 None => unreadable += 1,
             }
         }
-        if unreadable == 0 { Ok(sound) } else { Err(unreadable) }
+        if unreadable == 0 { Ok(()) } else { Err(unreadable) }
     }
 
     /// What the node counts of this call's media.
@@ -203,9 +210,55 @@ impl Caller {
 
     /// Ends the call.
     pub(crate) fn hang_up(mut self) {
-        self.request("BYE", 2);
-        let response = self.connection.final_response(LIMIT).expect("an answer to BYE");
-        assert_eq!(response.status, 200, "{}", response.head);
+        assert_eq!(self.asks("BYE"), 200);
+    }
+
+    /// A request in the dialog; gives the status it is answered with.
+    pub(crate) fn asks(&mut self, method: &str) -> u16 {
+        self.cseq += 1;
+        self.request(method, self.cseq);
+        let response = self.connection.final_response(LIMIT).expect("a final response");
+        response.status
+    }
+
+    /// Goes on over another connection.
+    pub(crate) fn reconnect(&mut self, connection: Connection) {
+        self.connection = connection;
+    }
+
+    /// Presses a key (RFC 4733): four packets of 160 samples each, and the end three times.
+    pub(crate) fn press(&mut self, event: u8) {
+        let mut pace = Pace::start();
+        let timestamp = self.numbers.timestamp;
+        for step in [1, 2, 3, 4, 4, 4_u16] {
+            pace.wait();
+            let mut plain = Numbers { timestamp, ..self.numbers }.packet(&[]);
+            plain[1] = 101;
+            let [high, low] = (160 * step).to_be_bytes();
+            plain.extend([event, if step == 4 { 0x8A } else { 0x0A }, high, low]);
+            let packet = match &mut self.srtp {
+                None => plain,
+                Some(srtp) => srtp.outgoing.encrypt_rtp(&plain).expect("a sound packet").to_vec(),
+            };
+            self.send(&packet);
+            self.numbers = self.numbers.next();
+        }
+    }
+
+    /// The headers of all packets that came so far, and their sound.
+    ///
+    /// # Errors
+    /// As [`Self::heard`].
+    pub(crate) fn stream(&mut self) -> Result<Vec<(Numbers, Vec<i16>)>, usize> {
+        let mut packets = Vec::new();
+        self.read(|packet| {
+            let word =
+                |at: usize| u32::from_be_bytes([packet[at], packet[at + 1], packet[at + 2], packet[at + 3]]);
+            let sequence = u16::from_be_bytes([packet[2], packet[3]]);
+            let numbers = Numbers { sequence, timestamp: word(4), ssrc: word(8) };
+            packets.push((numbers, packet[12..].iter().map(|&byte| audio::ulaw_decode(byte)).collect()));
+        })?;
+        Ok(packets)
     }
 }
 
@@ -238,7 +291,8 @@ fn offer(media: SocketAddr, key: Option<(SrtpSuite, &[u8])>) -> String {
     };
     format!(
         "v=0\r\no=raw 1 1 IN {family} {ip}\r\ns=-\r\nc=IN {family} {ip}\r\nt=0 0\r\n\
-         m=audio {port} {profile} 0\r\na=rtpmap:0 PCMU/8000\r\n{crypto}"
+         m=audio {port} {profile} 0 101\r\na=rtpmap:0 PCMU/8000\r\na=rtpmap:101 telephone-event/8000\r\n\
+         {crypto}"
     )
 }
 

@@ -37,10 +37,7 @@ impl Life {
     pub(in super::super) fn state(&self, now: Instant) -> LifeState {
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let slot = |own: &SlotLife| SlotState {
-            drain_left_ms: match own.phase {
-                Phase::Draining { until } => Some(ms(until.saturating_duration_since(now))),
-                _ => None,
-            },
+            drain_left_ms: own.drains.map(|until| ms(until.saturating_duration_since(now))),
             started_ago_ms: ms(now.saturating_duration_since(own.started)),
             restarts: own.restarts,
         };
@@ -68,6 +65,7 @@ impl Life {
             let own = life.slot(slot);
             own.started = now.checked_sub(Duration::from_millis(started_ago_ms)).unwrap_or(now);
             own.restarts = restarts;
+            own.drains = drain_left_ms.map(|left| now + Duration::from_millis(left));
             own.phase = match (has_process[slot.index()], drain_left_ms) {
                 (true, Some(left)) => Phase::Draining { until: now + Duration::from_millis(left) },
                 (true, None) if is_taking => Phase::Ready,

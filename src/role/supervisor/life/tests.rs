@@ -61,6 +61,13 @@ impl Node {
         self.said()
     }
 
+    /// It has ended its calls first.
+    fn leave(&mut self, slot: Slot) -> Vec<String> {
+        self.life.handle_over(slot);
+        assert!(self.life.is_leaving(slot));
+        self.exit(slot)
+    }
+
     /// Recycles until the other slot takes calls.
     fn recycled() -> Self {
         let mut node = Self::ready();
@@ -104,7 +111,7 @@ fn a_recycle_goes_from_slot_to_slot_and_back() {
     assert_eq!(node.change(), (ChangeState::Done, None));
     let refused = node.life.recycle(node.now, "again".into()).unwrap_err();
     assert_eq!(refused, "slot A still drains, for 3600 s at most");
-    assert!(node.exit(A).is_empty(), "nobody is restarted");
+    assert!(node.leave(A).is_empty(), "nobody is restarted");
     assert_eq!(node.life.recycle(node.now, "again".into()), Ok(2));
     assert_eq!(node.said(), ["start A"]);
     node.start(A);
@@ -186,8 +193,8 @@ fn age_memory_and_calls_are_reasons_to_recycle() {
     assert_eq!(node.pass(100), ["start B"]);
 }
 
-/// Goal: a worker that is silent for three seconds is killed once and replaced; a draining one too, but
-/// nobody takes its place. Method: no heartbeat from one of them.
+/// Goal: a worker that is silent for three seconds is killed once and replaced; a draining one too.
+/// Method: no heartbeat from one of them.
 #[test]
 fn a_silent_worker_is_killed_and_replaced() {
     let mut node = Node::ready();
@@ -196,7 +203,7 @@ fn a_silent_worker_is_killed_and_replaced() {
     assert_eq!(node.pass(1_000), Vec::<String>::new());
     assert_eq!(node.exit(A), ["front"]);
     assert_eq!(node.life.takes(), None);
-    assert_eq!(node.pass(250), ["start A"]);
+    assert_eq!(node.pass(0), ["start A"], "at once: its calls wait");
     node.start(A);
     assert_eq!(node.said(), ["front"], "no test: nobody else takes calls");
     assert_eq!(node.life.restarts(A), 1);
@@ -209,6 +216,40 @@ fn a_silent_worker_is_killed_and_replaced() {
     node.life.handle_heartbeat(node.now, B, 0);
     assert_eq!(node.pass(0), ["kill A: sent no heartbeat"]);
     assert_eq!(node.exit(A), Vec::<String>::new());
+    assert_eq!(node.life.takes(), Some(B));
+    assert_eq!(node.pass(0), ["start A"]);
+}
+
+/// Goal: a worker that dies while it drains is replaced by one that goes on with its calls, takes no new
+/// ones, and has what was left of the time; one that has ended its calls, or has no time left, is not, and
+/// one that keeps dying is given up without harm to the other. Method: each of them on a fake clock.
+#[test]
+fn calls_of_a_draining_worker_outlast_it() {
+    let mut node = Node::recycled();
+    assert_eq!(node.live(100), Vec::<String>::new());
+    assert_eq!(node.exit(A), Vec::<String>::new());
+    assert!(node.life.has_heir(A) && !node.life.is_leaving(A));
+    assert_eq!(node.pass(0), ["start A"]);
+    node.start(A);
+    assert_eq!(node.said(), ["retire A 3500"]);
+    assert_eq!((node.life.takes(), node.life.restarts(A)), (Some(B), 1));
+    assert!(node.leave(A).is_empty());
+    assert!(!node.life.has_heir(A));
+    assert_eq!(node.live(10), Vec::<String>::new());
+
+    let mut node = Node::recycled();
+    node.live(3_601);
+    node.exit(A);
+    assert!(!node.life.has_heir(A), "its time is over");
+
+    let mut node = Node::recycled();
+    for _ in 0..5 {
+        node.exit(A);
+        node.live(9);
+        node.start(A);
+        node.said();
+    }
+    assert!(!node.life.has_heir(A) && node.life.gave_up().is_none());
     assert_eq!(node.life.takes(), Some(B));
 }
 
@@ -256,8 +297,9 @@ fn a_crash_loop_stops_until_an_operator_recycles() {
     assert_eq!(node.life.gave_up(), None);
 }
 
-/// Goal: a worker that dies while its successor is on its way is not started again: the successor takes
-/// calls as soon as it can. Method: a death while the successor starts, and while it proves itself.
+/// Goal: when a worker dies while its successor is on its way, the successor takes calls as soon as it
+/// can, and the dead one's calls go on in its own slot. Method: a death while the successor starts, and
+/// while it proves itself.
 #[test]
 fn a_successor_on_its_way_replaces_a_worker_that_dies() {
     for is_ready in [false, true] {
@@ -270,9 +312,13 @@ fn a_successor_on_its_way_replaces_a_worker_that_dies() {
         node.said();
         let said = node.exit(A);
         assert!(said.contains(&"front".to_owned()));
+        assert_eq!(node.pass(0), ["start A"]);
         node.life.handle_ready(node.now, B);
         assert_eq!(node.life.takes(), Some(B));
-        assert_eq!(node.live(10), ["front", "changed"][..if is_ready { 0 } else { 2 }]);
+        assert_eq!(node.said(), ["front", "changed"][..if is_ready { 0 } else { 2 }]);
+        node.start(A);
+        assert_eq!(node.said(), ["retire A 3600"]);
+        assert_eq!(node.leave(A), Vec::<String>::new());
         assert_eq!(node.life.phase(A), Phase::Down);
         assert_eq!(node.change().0, ChangeState::Done);
     }

@@ -116,6 +116,7 @@ impl Rig {
             edge: Edge::new(Arc::new(ArrayQueue::new(64)), &listeners()),
             turns: Turns::default(),
             seed: 1,
+            estate: None,
         });
         let now = crate::base::clock::now();
         Self {
