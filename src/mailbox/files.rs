@@ -21,13 +21,15 @@ use crate::base::clock;
 use crate::base::id::MessageId;
 use crate::base::limits::GREETINGS_SAMPLES_MAX;
 use crate::mailbox::audio::{self, HEADER_BYTES};
-use crate::mailbox::disk::{Disk, PROBE_INTERVAL};
+use crate::mailbox::disk::{Disk, Trouble};
 use crate::mailbox::fs::{File, Fs};
 use crate::mailbox::service::{Counters, MailboxReply, MailboxRequest, ServiceConfig, count, send_reply};
 use crate::mailbox::spool::{self, Lane, Mover, Recovered, SpoolError, duration_ms};
 use crate::mailbox::store_thread::{Job, StoreClient};
 use crate::media::order::{FileItem, PcmBlock, RecordingMeta};
 use crate::uring::Runtime;
+
+mod watch;
 
 /// How often the queues are looked at.
 const POLL: Duration = Duration::from_millis(5);
@@ -65,6 +67,7 @@ pub(super) fn run(ends: Ends, ready: &Sender<Result<Recovered, String>>) {
         let started = async {
             let desk = open(ends, fs)?;
             let recovered = desk.sweep().await?;
+            desk.look().await;
             Ok::<_, SpoolError>((desk, recovered))
         };
         match started.await {
@@ -94,7 +97,10 @@ fn open(ends: Ends, fs: Fs) -> Result<Rc<Desk>, SpoolError> {
         unknown: RefCell::default(),
         greetings: RefCell::default(),
         reading: tokio::sync::Mutex::default(),
+        sweep_at: Cell::new(clock::now()),
         is_sweeping: Cell::new(false),
+        watched: Cell::new(clock::now()),
+        is_watching: Cell::new(false),
         blocks_waiting: Cell::new(0),
         tasks: Cell::new(0),
     }))
@@ -102,14 +108,13 @@ fn open(ends: Ends, fs: Fs) -> Result<Rc<Desk>, SpoolError> {
 
 /// The loop. Ends when told to and every recording is at its end.
 async fn serve(desk: Rc<Desk>) {
-    let mut sweep_at = clock::now() + SWEEP;
-    let mut probe_at = clock::now();
+    desk.sweep_at.set(clock::now() + SWEEP);
     loop {
         let now = clock::now();
         let is_stopping = desk.ends.stop.load(Ordering::Acquire);
         desk.turn(now);
-        if now >= sweep_at && !desk.is_sweeping.replace(true) {
-            sweep_at = now + SWEEP;
+        if now >= desk.sweep_at.get() && !desk.is_sweeping.replace(true) {
+            desk.sweep_at.set(now + SWEEP);
             let sweeper = Rc::clone(&desk);
             desk.spawn(async move {
                 if let Err(error) = sweeper.sweep().await {
@@ -118,12 +123,7 @@ async fn serve(desk: Rc<Desk>) {
                 sweeper.is_sweeping.set(false);
             });
         }
-        if desk.ends.disk.refuses() && now >= probe_at {
-            probe_at = now + PROBE_INTERVAL;
-            let (disk, file) = (Arc::clone(&desk.ends.disk), desk.lane.probe());
-            // It waits for the disk, this thread must not.
-            tokio::task::spawn_blocking(move || disk.probe(&file));
-        }
+        desk.watch(now);
         if is_stopping {
             break;
         }
@@ -167,6 +167,10 @@ struct Desk {
     reading: tokio::sync::Mutex<()>,
     /// One sweep at a time: two would take each other's work for a half-removed recording.
     is_sweeping: Cell<bool>,
+    sweep_at: Cell<Instant>,
+    /// One look at the disk at a time.
+    is_watching: Cell<bool>,
+    watched: Cell<Instant>,
     blocks_waiting: Cell<usize>,
     tasks: Cell<usize>,
 }
@@ -451,7 +455,7 @@ impl Recording<'_> {
     }
 
     /// The disk refused: log once, keep what is there, go on taking blocks.
-    fn refused(&mut self, error: &dyn std::fmt::Display) {
+    fn refused(&mut self, error: &SpoolError) {
         if self.error.is_none() {
             count(&self.desk.ends.counters.write_errors, 1);
             tracing::error!(
@@ -459,7 +463,8 @@ impl Recording<'_> {
                 written_ms = duration_ms(self.written), %error, "recording cut short"
             );
             self.error = Some(error.to_string());
-            self.desk.ends.disk.cut_short(self.meta.id.clone());
+            let why = Trouble::of_spool(error).unwrap_or(Trouble::Other);
+            self.desk.ends.disk.cut_short(self.meta.id.clone(), why);
         }
     }
 
@@ -516,7 +521,7 @@ impl Recording<'_> {
         };
         match result {
             Ok(()) => self.written += block.len() as u64,
-            Err(error) => self.refused(&error),
+            Err(error) => self.refused(&error.into()),
         }
     }
 
@@ -546,7 +551,9 @@ impl Recording<'_> {
                 self.desk.reply(MailboxReply::Kept { id: self.meta.id.clone(), duration });
             }
             Err(error) => {
-                self.desk.ends.disk.refused();
+                if let Some(why) = Trouble::of_spool(&error) {
+                    self.desk.ends.disk.refused(why);
+                }
                 self.desk.fail(self.meta.id.clone(), error);
             }
         }

@@ -307,6 +307,9 @@ tables! {
         /// A recording with less sound than this is a missed call, not a message. What a crash cut off
         /// is judged by the value at the start of the worker that finds it.
         voiced_min_ms: u16 = 200, 0..=10000 "milliseconds" => calls;
+        /// With less free space than this in the data folder calls for mailboxes get 503; recordings under
+        /// way have it to themselves. An hour of them takes 55 MiB.
+        free_mib_min: u32 = 64, 0..=1048576 "MiB";
     }
 
     /// Extensions for tests.

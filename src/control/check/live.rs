@@ -12,6 +12,7 @@ use crate::base::config::{Config, IoBackend, Source};
 use crate::control::client;
 use crate::control::listeners::{planned, try_bind};
 use crate::control::protocol::{ListenerStatus, Reply, Request, SOCKET_NAME};
+use crate::mailbox::store::{StoreError, database, examine};
 use crate::sip::flow::Transport;
 use crate::uring;
 
@@ -132,6 +133,31 @@ pub(super) fn data_folder(report: &mut Report, config: &Config, source: &Source)
             format!("{} is too long for a Unix socket (106 bytes at most)", socket.display()),
             "name a shorter folder in node.data",
         );
+    }
+}
+
+/// Reads the database, if there is one, and looks whether it is whole.
+pub(super) fn store(report: &mut Report, config: &Config, source: &Source) {
+    let file = database(&config.node.data);
+    match examine(&config.node.data) {
+        Ok(true) => report.pass(format!("message store {} is whole", file.display())),
+        Ok(false) => {}
+        Err(StoreError::Damaged { file, what }) => {
+            let file = file.display();
+            report.error(
+                source.locate("node.data"),
+                format!("the message store {file} is damaged: {what}"),
+                format!(
+                    "stop the node; put a backup in its place, or what can be read: sqlite3 {file} .recover | \
+                     sqlite3 new.db; remove {file}-wal and {file}-shm; start: the spool is delivered then"
+                ),
+            );
+        }
+        Err(error) => report.error(
+            source.locate("node.data"),
+            format!("the message store {} cannot be read: {error}", file.display()),
+            "see who holds it or who owns it: lsof, ls -l",
+        ),
     }
 }
 
