@@ -187,6 +187,10 @@ tables! {
         recycle_memory_mib: u32 = 0, 0..=1048576 "MiB" => now;
         /// The same after this many answered calls. 0: calls are no reason.
         recycle_calls: u32 = 0, 0..=4000000000 "calls" => now;
+        /// A worker with this much resident memory takes no new calls, which get 503 with Retry-After, and
+        /// gives way to a new one as soon as the other slot is free. Above recycle_memory_mib, and below
+        /// what the machine or its cgroup gives. 0: it takes calls until the kernel ends it.
+        memory_max_mib: u32 = 0, 0..=1048576 "MiB" => now;
         /// A worker that gave way keeps its calls for this long at most, then they are ended with BYE and
         /// recordings are stored.
         drain_timeout_s: u32 = 3600, 0..=86400 "seconds" => now;

@@ -84,10 +84,13 @@ impl Calls {
         (sip_flow, seen): (SipFlow, &Seen),
         invite: &Request,
     ) -> Result<(), Refusal> {
-        let unavailable = |why| Box::new(self.unavailable(invite, why));
+        let unavailable = |why: &str| Box::new(self.unavailable(invite, why));
         if !self.is_serving() {
             let rule = if self.waiting.is_empty() { "stopping" } else { "mailbox_busy" };
             return Err((rule, unavailable("the worker takes no calls now")));
+        }
+        if let Some(shortage) = self.resources.shortage() {
+            return Err((shortage.rule(), unavailable(&shortage.to_string())));
         }
         if self.shards.as_ref().is_some_and(Shards::are_behind) {
             return Err((
