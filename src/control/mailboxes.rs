@@ -151,7 +151,10 @@ fn kind(error: &StoreError) -> ErrorKind {
             ErrorKind::NotFound
         }
         StoreError::MailboxExists { .. } => ErrorKind::Exists,
-        StoreError::Sqlite { .. } | StoreError::Io { .. } | StoreError::Newer { .. } => ErrorKind::Failed,
+        StoreError::Sqlite { .. }
+        | StoreError::Io { .. }
+        | StoreError::Damaged { .. }
+        | StoreError::Newer { .. } => ErrorKind::Failed,
     }
 }
 

@@ -118,6 +118,11 @@ pub fn status(status: &Status) -> String {
         .collect();
     let header = ["WORKER", "STATE", "VERSION", "PROCESS", "UP", "RESTARTS", "HEARTBEAT", "CALLS", "MIB"];
     text.push_str(&table(&header, &workers));
+    for worker in &status.workers {
+        if let Some(trouble) = &worker.trouble {
+            let _ = writeln!(text, "worker {} refuses new calls: {trouble}", worker.slot);
+        }
+    }
     text.push_str(&shards(status));
     text.push_str(&refused(&status.refused_total));
     text.push_str(&counters(status));

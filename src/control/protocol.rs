@@ -413,6 +413,9 @@ pub struct WorkerStatus {
     /// Until its last calls are ended, seconds, while it drains.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain_left_s: Option<u64>,
+    /// What it is short of, so that it refuses new calls or those for mailboxes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
     /// Resident memory, KiB.
     pub memory_kib: u64,
     /// Since this process started, seconds.

@@ -21,7 +21,7 @@ use crate::base::clock;
 use crate::base::id::MessageId;
 use crate::base::limits::GREETINGS_SAMPLES_MAX;
 use crate::mailbox::audio;
-use crate::mailbox::disk::{Disk, PROBE_INTERVAL};
+use crate::mailbox::disk::Disk;
 use crate::mailbox::fs::Fs;
 use crate::mailbox::service::{Counters, MailboxReply, MailboxRequest, ServiceConfig, count, send_reply};
 use crate::mailbox::spool::{self, Lane, Mover, Recovered, SpoolError};
@@ -31,6 +31,7 @@ use crate::uring::Runtime;
 
 mod adopt;
 mod recording;
+mod watch;
 
 use recording::Recording;
 
@@ -70,6 +71,7 @@ pub(super) fn run(ends: Ends, ready: &Sender<Result<Recovered, String>>) {
         let started = async {
             let desk = open(ends, fs)?;
             let recovered = desk.sweep(true).await?;
+            desk.look().await;
             Ok::<_, SpoolError>((desk, recovered))
         };
         match started.await {
@@ -101,7 +103,10 @@ fn open(ends: Ends, fs: Fs) -> Result<Rc<Desk>, SpoolError> {
         unknown: RefCell::default(),
         greetings: RefCell::default(),
         reading: tokio::sync::Mutex::default(),
+        sweep_at: Cell::new(clock::now()),
         is_sweeping: Cell::new(false),
+        watched: Cell::new(clock::now()),
+        is_watching: Cell::new(false),
         blocks_waiting: Cell::new(0),
         tasks: Cell::new(0),
         ends,
@@ -110,14 +115,13 @@ fn open(ends: Ends, fs: Fs) -> Result<Rc<Desk>, SpoolError> {
 
 /// The loop. Ends when told to and every recording is at its end.
 async fn serve(desk: Rc<Desk>) {
-    let mut sweep_at = clock::now() + SWEEP;
-    let mut probe_at = clock::now();
+    desk.sweep_at.set(clock::now() + SWEEP);
     loop {
         let now = clock::now();
         let is_stopping = desk.ends.stop.load(Ordering::Acquire);
         desk.turn(now);
-        if now >= sweep_at && !desk.is_sweeping.replace(true) {
-            sweep_at = now + SWEEP;
+        if now >= desk.sweep_at.get() && !desk.is_sweeping.replace(true) {
+            desk.sweep_at.set(now + SWEEP);
             let sweeper = Rc::clone(&desk);
             desk.spawn(async move {
                 if let Err(error) = sweeper.sweep(false).await {
@@ -126,12 +130,7 @@ async fn serve(desk: Rc<Desk>) {
                 sweeper.is_sweeping.set(false);
             });
         }
-        if desk.ends.disk.refuses() && now >= probe_at {
-            probe_at = now + PROBE_INTERVAL;
-            let (disk, file) = (Arc::clone(&desk.ends.disk), desk.lane.probe());
-            // It waits for the disk, this thread must not.
-            tokio::task::spawn_blocking(move || disk.probe(&file));
-        }
+        desk.watch(now);
         if is_stopping {
             break;
         }
@@ -193,6 +192,10 @@ struct Desk {
     reading: tokio::sync::Mutex<()>,
     /// One sweep at a time: two would take each other's work for a half-removed recording.
     is_sweeping: Cell<bool>,
+    sweep_at: Cell<Instant>,
+    /// One look at the disk at a time.
+    is_watching: Cell<bool>,
+    watched: Cell<Instant>,
     blocks_waiting: Cell<usize>,
     tasks: Cell<usize>,
 }

@@ -18,6 +18,7 @@ use serde::Serialize;
 
 use crate::base::id::MessageId;
 use crate::mailbox::disk::Disk;
+pub use crate::mailbox::disk::Trouble;
 use crate::mailbox::files;
 use crate::mailbox::spool::Recovered;
 use crate::mailbox::store::StoreError;
@@ -34,6 +35,8 @@ pub struct ServiceConfig {
     pub data: PathBuf,
     /// What a crash left with less sound than this becomes a missed call, not a message.
     pub voiced_min: Duration,
+    /// With less free space than this new recordings make no sense, bytes.
+    pub free_min: u64,
     /// The recording queue of each media shard.
     pub files: Vec<Arc<ArrayQueue<FileItem>>>,
     /// Recordings of a worker that died, for which `MailboxRequest::Adopt` will come: nothing is done to
@@ -233,10 +236,10 @@ pub struct MailboxHandle {
 pub fn spawn(config: ServiceConfig) -> Result<(MailboxHandle, Recovered), ServiceError> {
     // One more than the requests: a reply always fits.
     let (reply_sender, replies) = bounded(REQUESTS_MAX + 1);
-    let (store, store_thread) = store_thread::spawn(&config.data, reply_sender.clone())?;
+    let disk = Arc::new(Disk::default());
+    let (store, store_thread) = store_thread::spawn(&config.data, reply_sender.clone(), Arc::clone(&disk))?;
     let requests = Arc::new(ArrayQueue::new(REQUESTS_MAX));
     let counters = Arc::new(Counters::default());
-    let disk = Arc::new(Disk::default());
     let stop = Arc::new(AtomicBool::new(false));
     let ends = files::Ends {
         config,
@@ -295,10 +298,10 @@ impl MailboxHandle {
         Some(reply)
     }
 
-    /// Messages can be stored. False after a write was refused, until one succeeds again: a caller
+    /// Why messages cannot be stored. After a write was refused, until one succeeds again: a caller
     /// taken now would speak to nobody.
-    pub fn can_store(&self) -> bool {
-        !self.disk.refuses()
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.disk.trouble()
     }
 
     /// The next recording of which the disk refused a part; its call should end, since what the

@@ -135,7 +135,12 @@ impl Lane {
 
     fn try_lock(spool: &Path, number: u32) -> io::Result<Option<Self>> {
         let folder = spool.join(number.to_string());
-        let lock = std::fs::File::create(folder.join(".lock"))?;
+        let file = folder.join(".lock");
+        let lock = match std::fs::File::create(&file) {
+            // A worker starts on a spool that cannot be written now; calls are refused until it can.
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => std::fs::File::open(&file)?,
+            result => result?,
+        };
         match lock.try_lock() {
             Ok(()) => Ok(Some(Self { folder, broken: spool.join("broken"), _lock: lock })),
             Err(TryLockError::WouldBlock) => Ok(None),

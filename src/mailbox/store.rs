@@ -20,7 +20,10 @@ use crate::base::id::MessageId;
 use crate::mailbox::pin::{self, PinError};
 
 mod greeting;
+mod health;
 mod schema;
+
+pub use health::examine;
 
 /// Days a deleted message's id is remembered.
 pub const TOMBSTONE_DAYS: u64 = 30;
@@ -38,6 +41,18 @@ pub enum StoreError {
     /// Ours: the audio cannot be read or removed, or the data folder not made.
     #[error("message store: {0}")]
     Io(#[from] std::io::Error),
+    /// Ours, and for an operator to mend: the database is no database, or not whole.
+    #[error(
+        "{} is damaged: {what}. Stop the node, put a backup in its place, or save what can be read \
+         (sqlite3 {} .recover | sqlite3 new.db) and put new.db there, remove {}-wal and -shm, start; \
+         recordings wait in the spool", .file.display(), .file.display(), .file.display()
+    )]
+    Damaged {
+        /// The database.
+        file: PathBuf,
+        /// What SQLite found.
+        what: String,
+    },
     /// A newer voxring made this store.
     #[error("the message store has version {found}; this voxring knows versions up to {known}")]
     Newer {
@@ -174,8 +189,18 @@ impl Store {
         folders.recursive(true).mode(0o700);
         folders.create(data.join("messages"))?;
         folders.create(data.join("greetings"))?;
-        let connection = schema::open(&data.join("voxring.db"))?;
+        let connection = schema::open(&database(data))?;
         Ok(Self { connection, data: data.to_owned() })
+    }
+
+    /// The same for a start: the database is read as a whole first.
+    ///
+    /// # Errors
+    /// As [`Store::open`]; `Damaged`.
+    pub fn open_checked(data: &Path) -> Result<Self, StoreError> {
+        let store = Self::open(data)?;
+        schema::check(&store.connection, &database(data))?;
+        Ok(store)
     }
 
     /// Adds a mailbox.
@@ -463,6 +488,11 @@ impl Store {
     fn audio_path(&self, mailbox: &str, id: &MessageId) -> PathBuf {
         self.data.join("messages").join(audio_key(mailbox, id))
     }
+}
+
+/// The database in the folder `data`.
+pub fn database(data: &Path) -> PathBuf {
+    data.join("voxring.db")
 }
 
 /// Where a message's audio is among all audio: `<mailbox>/<id>.wav`.

@@ -195,7 +195,7 @@ pub enum OpenError {
     #[error("no free RTP port pair in this shard's slice")]
     NoPort,
     /// The kernel refused sockets or buffers.
-    #[error("no socket for media: {0}")]
+    #[error("no socket for media: {}", std::io::Error::from_raw_os_error(*.0))]
     Socket(i32),
     /// The shard is draining.
     #[error("the media shard is draining")]

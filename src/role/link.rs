@@ -144,6 +144,9 @@ pub struct Heartbeat {
     pub counters: BTreeMap<String, u64>,
     /// Its media shards.
     pub shards: Vec<ShardStatus>,
+    /// What it is short of, so that it refuses new calls or those for mailboxes.
+    #[serde(default)]
+    pub trouble: Option<String>,
 }
 
 /// The worker's end, shared out to two small threads; the signalling shard only touches queues.
@@ -334,6 +337,7 @@ mod tests {
             refused_total: BTreeMap::from([("no_mailbox".into(), 3)]),
             counters: BTreeMap::from([("sip_accepted".into(), 4)]),
             shards: vec![shard.clone()],
+            trouble: Some("the disk for messages is full".into()),
         };
         let reports = [
             FromWorker::Ready {

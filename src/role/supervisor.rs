@@ -138,7 +138,7 @@ pub fn serve(place: Place, (mut config, mut source): (Config, Source)) -> Result
     let file = (config.router.clone(), source.clone());
     let overlay = call_router::apply(&mut config, &mut source)?;
     let tls = load_tls(&config, &source)?;
-    let store = Store::open(&config.node.data)?;
+    let store = Store::open_checked(&config.node.data)?;
     let hop_secret = HopSecret::random()?;
     let front = front::spawn(&config, tls.clone(), hop_secret.clone(), None)?;
     let start = Start { config: Arc::new(config), source, place, file, overlay, tls, lock };

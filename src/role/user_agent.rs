@@ -75,6 +75,7 @@ pub fn add_transport_refusals(refused: &mut BTreeMap<String, u64>, counters: &Co
     let refusals = [
         ("connections_max", &counters.refused),
         ("source_connections", &counters.source_refused),
+        ("descriptors", &counters.descriptors_refused),
         ("unknown_source", &counters.unknown_source),
         ("framing", &counters.frame_errors),
         ("unreadable", &counters.parse_errors),

@@ -32,6 +32,8 @@ pub struct Counters {
     pub accepted: Counter,
     /// Connections closed at once because `connections_max` were open.
     pub refused: Counter,
+    /// Connections closed at once because hardly a descriptor was left.
+    pub descriptors_refused: Counter,
     /// Times the kernel could not hand out a new connection (no file descriptor left).
     pub accept_errors: Counter,
     /// Connections we opened.

@@ -3,13 +3,14 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use monoio::io::{CancelHandle, Canceller};
 use monoio::net::udp::UdpSocket;
 use monoio::net::{TcpListener, TcpStream};
+use nix::sys::resource::{Resource, getrlimit};
 use socket2::{Domain, Protocol, Type};
 
 use super::connection::{Connection, Stage};
@@ -25,6 +26,9 @@ use crate::sip::flow::{Flow, Transport};
 
 /// Connections the kernel completes before we accept them.
 const BACKLOG: i32 = 1024;
+/// Descriptors that connections leave to everything else of the process. Without any, the kernel could
+/// not even accept one to close it, and its peer would wait.
+const DESCRIPTORS_KEPT: u64 = 32;
 /// Pause after the kernel refused to hand out a connection: descriptors come back in time.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -195,6 +199,10 @@ impl<R: Role + 'static> Core<R> {
         if !self.role.admits(now, index, remote) {
             return self.drop_unknown(now, remote, transport);
         }
+        if is_scarce(&stream) {
+            self.counters.descriptors_refused.add(1);
+            return self.log_refused(now, remote, transport, "descriptors");
+        }
         if self.is_full() {
             self.counters.refused.add(1);
             return self.log_refused(now, remote, transport, "connections_max");
@@ -225,6 +233,13 @@ impl<R: Role + 'static> Core<R> {
             tracing::warn!(peer = %remote, transport = transport.name(), rule, "connection refused");
         }
     }
+}
+
+/// Whether a connection has one of the last descriptors. The kernel hands out the lowest number that is
+/// free, so all below are in use.
+fn is_scarce(stream: &TcpStream) -> bool {
+    let number = u64::try_from(stream.as_raw_fd()).unwrap_or(0);
+    getrlimit(Resource::RLIMIT_NOFILE).is_ok_and(|(soft, _)| number + DESCRIPTORS_KEPT >= soft)
 }
 
 /// Accepts until its gate is shut.

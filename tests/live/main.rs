@@ -14,6 +14,7 @@ mod certificates;
 mod common;
 mod crash;
 mod dtmf_hold;
+mod faults;
 mod find;
 mod firewall;
 mod fuzz_wire;

@@ -42,6 +42,13 @@ impl Config {
             );
             note(found, "recording.duration_max_min", &why);
         }
+        let (recycle, most) = (self.worker.recycle_memory_mib, self.worker.memory_max_mib);
+        if most != 0 && recycle > most {
+            let why = format!(
+                "{most} MiB is less than worker.recycle_memory_mib, {recycle} MiB: calls would be refused before a new worker takes over"
+            );
+            note(found, "worker.memory_max_mib", &why);
+        }
         let (interval, least) = (self.sip.session_expires_s, self.sip.min_se_s);
         if interval != 0 && interval < least {
             let why = format!(

@@ -403,6 +403,12 @@ mod tests {
         for (text, line, key, other) in [
             ("[calls]\nduration_max_min = 20", "", "recording.duration_max_min", "calls.duration_max_min"),
             (
+                "[worker]\nrecycle_memory_mib = 2048\nmemory_max_mib = 1024",
+                ":3",
+                "worker.memory_max_mib",
+                "worker.recycle_memory_mib",
+            ),
+            (
                 "[recording]\nduration_max_min = 30",
                 ":2",
                 "recording.duration_max_min",

@@ -187,6 +187,10 @@ tables! {
         recycle_memory_mib: u32 = 0, 0..=1048576 "MiB" => now;
         /// The same after this many answered calls. 0: calls are no reason.
         recycle_calls: u32 = 0, 0..=4000000000 "calls" => now;
+        /// A worker with this much resident memory takes no new calls, which get 503 with Retry-After, and
+        /// gives way to a new one as soon as the other slot is free. Above recycle_memory_mib, and below
+        /// what the machine or its cgroup gives. 0: it takes calls until the kernel ends it.
+        memory_max_mib: u32 = 0, 0..=1048576 "MiB" => now;
         /// A worker that gave way keeps its calls for this long at most, then they are ended with BYE and
         /// recordings are stored.
         drain_timeout_s: u32 = 3600, 0..=86400 "seconds" => now;
@@ -307,6 +311,9 @@ tables! {
         /// A recording with less sound than this is a missed call, not a message. What a crash cut off
         /// is judged by the value at the start of the worker that finds it.
         voiced_min_ms: u16 = 200, 0..=10000 "milliseconds" => calls;
+        /// With less free space than this in the data folder calls for mailboxes get 503; recordings under
+        /// way have it to themselves. An hour of them takes 55 MiB.
+        free_mib_min: u32 = 64, 0..=1048576 "MiB";
     }
 
     /// Extensions for tests.

@@ -12,6 +12,7 @@ use crate::base::config::{Config, IoBackend, Source};
 use crate::control::client;
 use crate::control::listeners::{planned, try_bind};
 use crate::control::protocol::{ListenerStatus, Reply, Request, SOCKET_NAME};
+use crate::mailbox::store::{StoreError, database, examine};
 use crate::sip::flow::Transport;
 use crate::uring;
 
@@ -117,7 +118,18 @@ pub(super) fn data_folder(report: &mut Report, config: &Config, source: &Source)
         return;
     }
     let free = statvfs(&existing).map(|stat| stat.blocks_available() * stat.fragment_size());
+    let free_min = u64::from(config.recording.free_mib_min) << 20;
     match free {
+        Ok(free) if free < free_min => report.error(
+            source.locate("recording.free_mib_min"),
+            format!(
+                "{} MiB are free in {}, fewer than {}: calls for mailboxes are refused",
+                free >> 20,
+                existing.display(),
+                config.recording.free_mib_min
+            ),
+            "delete messages, or name a folder on a larger disk in node.data",
+        ),
         Ok(free) if free < FREE_BYTES_MIN => report.warning(
             place,
             format!("{} MiB are free; an hour of messages takes 55 MiB", free >> 20),
@@ -132,6 +144,31 @@ pub(super) fn data_folder(report: &mut Report, config: &Config, source: &Source)
             format!("{} is too long for a Unix socket (106 bytes at most)", socket.display()),
             "name a shorter folder in node.data",
         );
+    }
+}
+
+/// Reads the database, if there is one, and looks whether it is whole.
+pub(super) fn store(report: &mut Report, config: &Config, source: &Source) {
+    let file = database(&config.node.data);
+    match examine(&config.node.data) {
+        Ok(true) => report.pass(format!("message store {} is whole", file.display())),
+        Ok(false) => {}
+        Err(StoreError::Damaged { file, what }) => {
+            let file = file.display();
+            report.error(
+                source.locate("node.data"),
+                format!("the message store {file} is damaged: {what}"),
+                format!(
+                    "stop the node; put a backup in its place, or what can be read: sqlite3 {file} .recover | \
+                     sqlite3 new.db; remove {file}-wal and {file}-shm; start: the spool is delivered then"
+                ),
+            );
+        }
+        Err(error) => report.error(
+            source.locate("node.data"),
+            format!("the message store {} cannot be read: {error}", file.display()),
+            "see who holds it or who owns it: lsof, ls -l",
+        ),
     }
 }
 
@@ -198,5 +235,18 @@ mod tests {
         let mut report = Report::default();
         data_folder(&mut report, &config, &Source::default());
         assert_eq!(report.errors(), 1);
+    }
+
+    /// Goal: a disk on which calls would be refused is an error. Method: ask for more room than there is.
+    #[test]
+    fn a_disk_with_too_little_room_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        config.node.data = folder.path().to_owned();
+        config.recording.free_mib_min = u32::MAX;
+        let mut report = Report::default();
+        data_folder(&mut report, &config, &Source::default());
+        let problem = report.problems.first().unwrap();
+        assert!(problem.what.ends_with("calls for mailboxes are refused"), "{problem:?}");
     }
 }

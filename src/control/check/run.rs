@@ -45,6 +45,7 @@ pub fn examine(place: &Place, machine: &Machine) -> Report {
             tls::examine(&mut report, &config, &source, clock::calendar());
             live::bindable(&mut report, &config, &source);
             live::data_folder(&mut report, &config, &source);
+            live::store(&mut report, &config, &source);
         }
         Err(error) => {
             for problem in error.problems {

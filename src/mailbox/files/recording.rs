@@ -7,6 +7,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::{Desk, Input, Start};
 use crate::mailbox::audio::{self, HEADER_BYTES};
+use crate::mailbox::disk::Trouble;
 use crate::mailbox::fs::File;
 use crate::mailbox::service::{MailboxReply, count};
 use crate::mailbox::spool::{self, Found, Lane, SpoolError, duration_ms};
@@ -92,7 +93,7 @@ impl<'a> Recording<'a> {
     }
 
     /// The disk refused: log once, keep what is there, go on taking blocks.
-    fn refused(&mut self, error: &dyn std::fmt::Display) {
+    fn refused(&mut self, error: &SpoolError) {
         if self.error.is_none() {
             count(&self.desk.ends.counters.write_errors, 1);
             tracing::error!(
@@ -100,7 +101,8 @@ impl<'a> Recording<'a> {
                 written_ms = duration_ms(self.written), %error, "recording cut short"
             );
             self.error = Some(error.to_string());
-            self.desk.ends.disk.cut_short(self.meta.id.clone());
+            let why = Trouble::of_spool(error).unwrap_or(Trouble::Other);
+            self.desk.ends.disk.cut_short(self.meta.id.clone(), why);
         }
     }
 
@@ -157,7 +159,7 @@ impl<'a> Recording<'a> {
         };
         match result {
             Ok(()) => self.written += block.len() as u64,
-            Err(error) => self.refused(&error),
+            Err(error) => self.refused(&error.into()),
         }
     }
 
@@ -187,7 +189,9 @@ impl<'a> Recording<'a> {
                 self.desk.reply(MailboxReply::Kept { id: self.meta.id.clone(), duration });
             }
             Err(error) => {
-                self.desk.ends.disk.refused();
+                if let Some(why) = Trouble::of_spool(&error) {
+                    self.desk.ends.disk.refused(why);
+                }
                 self.desk.fail(self.meta.id.clone(), error);
             }
         }

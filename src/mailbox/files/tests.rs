@@ -104,7 +104,7 @@ fn live(
     requests: Vec<MailboxRequest>,
 ) -> Life {
     let (reply_sender, reply_queue) = crossbeam::channel::unbounded();
-    let (store, store_thread) = store_thread::spawn(data, reply_sender.clone()).unwrap();
+    let (store, store_thread) = store_thread::spawn(data, reply_sender.clone(), Arc::default()).unwrap();
     let queue = Arc::new(ArrayQueue::new(1000));
     let request_queue = Arc::new(ArrayQueue::new(1000));
     let expected = requests.len();
@@ -119,6 +119,7 @@ fn live(
         config: ServiceConfig {
             data: data.to_owned(),
             voiced_min: Duration::from_millis(200),
+            free_min: 0,
             files: vec![queue],
             adopting,
         },
@@ -427,11 +428,13 @@ fn a_cut_off_upload_is_removed(fs: Fs) {
 fn a_recording_the_disk_refused_is_kept_as_far_as_it_got(fs: Fs) {
     let data = data_folder();
     let (reply_sender, reply_queue) = crossbeam::channel::unbounded();
-    let (store, store_thread) = store_thread::spawn(data.path(), reply_sender.clone()).unwrap();
+    let (store, store_thread) =
+        store_thread::spawn(data.path(), reply_sender.clone(), Arc::default()).unwrap();
     let queue = Arc::new(ArrayQueue::new(100));
     let config = ServiceConfig {
         data: data.path().to_owned(),
         voiced_min: Duration::from_millis(200),
+        free_min: 0,
         files: vec![Arc::clone(&queue)],
         adopting: HashSet::new(),
     };

@@ -43,6 +43,7 @@ impl Rig {
         let config = ServiceConfig {
             data: data.path().to_owned(),
             voiced_min: Duration::from_millis(200),
+            free_min: 0,
             files: vec![Arc::clone(&shard)],
             adopting: HashSet::new(),
         };

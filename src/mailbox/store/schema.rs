@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use super::StoreError;
 
@@ -47,18 +47,54 @@ pub(super) const VERSION: u32 = MIGRATIONS.len() as u32;
 
 /// Opens the database, made if missing, in the mode every process of the node uses.
 pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
-    let mut connection = Connection::open(path)?;
+    let open = || {
+        let mut connection = Connection::open(path)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        enter_wal(&connection)?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        migrate(&mut connection)?;
+        Ok(connection)
+    };
+    open().map_err(|error| named(path, error))
+}
+
+/// Opens the database that is there, to read only.
+pub(super) fn open_to_read(path: &Path) -> Result<Connection, StoreError> {
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
-    enter_wal(&connection)?;
-    connection.pragma_update(None, "synchronous", "FULL")?;
-    migrate(&mut connection)?;
     Ok(connection)
 }
 
-/// Applies the missing migrations, all in one transaction.
+/// Reads every page and looks whether they fit together; takes as long as reading the file.
+pub(super) fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    let found = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
+    match found.map_err(|error| named(path, error.into()))? {
+        found if found == "ok" => Ok(()),
+        found => Err(StoreError::Damaged { file: path.to_owned(), what: found.replace('\n', " ") }),
+    }
+}
+
+/// An error with the file that it says is damaged, if it says so.
+fn named(path: &Path, error: StoreError) -> StoreError {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    match &error {
+        StoreError::Sqlite(sqlite)
+            if matches!(sqlite.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase)) =>
+        {
+            StoreError::Damaged { file: path.to_owned(), what: sqlite.to_string() }
+        }
+        _ => error,
+    }
+}
+
+/// Applies the missing migrations, all in one transaction. Where none is missing nothing is locked: a
+/// worker can start while another program holds the database.
 fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
+    if version(connection)? == VERSION {
+        return Ok(());
+    }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let found: u32 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let found = version(&transaction)?;
     let missing = usize::try_from(found).ok().and_then(|found| MIGRATIONS.get(found..));
     let missing = missing.ok_or(StoreError::Newer { found, known: VERSION })?;
     for step in missing {
@@ -69,6 +105,10 @@ fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     }
     transaction.commit()?;
     Ok(())
+}
+
+fn version(connection: &Connection) -> Result<u32, rusqlite::Error> {
+    connection.query_row("PRAGMA user_version", [], |row| row.get(0))
 }
 
 /// Switches to write-ahead logging. Two processes doing so at once make SQLite refuse without

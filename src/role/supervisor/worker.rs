@@ -106,6 +106,7 @@ impl Worker {
             state,
             version: self.version.clone(),
             drain_left_s: self.drain_left_s(now, life),
+            trouble: self.counters.trouble.clone(),
             memory_kib: self.memory_kib,
             uptime_s: self.process.as_ref().map_or(0, |process| (now - process.started).as_secs()),
             restarts: life.restarts(self.slot),

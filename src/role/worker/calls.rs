@@ -26,6 +26,7 @@ use crate::role::worker::entry::{Entry, Patience};
 use crate::role::worker::estate::Estate;
 use crate::role::worker::greetings::Greetings;
 use crate::role::worker::reconfigure::Edge;
+use crate::role::worker::resources::Resources;
 use crate::role::worker::shards::Shards;
 use crate::role::worker::watchdog::Turns;
 use crate::signal::{Counters, Role};
@@ -90,6 +91,7 @@ pub struct Calls {
     pub(super) refusals: Refusals,
     pub(super) limits: Limits,
     pub(super) overload: Overload,
+    pub(super) resources: Resources,
     /// Calls of each gateway.
     pub(super) of_gateway: HashMap<String, usize>,
     counters: Arc<Counters>,
@@ -174,6 +176,7 @@ impl Calls {
             refusals: Refusals::default(),
             limits,
             overload,
+            resources: Resources::default(),
             of_gateway: HashMap::new(),
             counters: parts.counters,
             edge: parts.edge,
@@ -426,6 +429,7 @@ impl Calls {
                 refused_total,
                 counters,
                 shards: self.shards.as_ref().map(Shards::status).unwrap_or_default(),
+                trouble: self.trouble(),
             }));
         }
     }
@@ -508,6 +512,7 @@ impl Role for Calls {
         self.settle_listeners();
         self.take_media_events(now);
         self.look_at_shards(now);
+        self.resources.look(now, &self.config);
         self.take_mailbox_replies(now);
         self.answer_queries(now);
         self.take_cut_short(now);

@@ -10,7 +10,7 @@ use crate::call::admission::{Admitted, Load, Purpose};
 use crate::call::inbound::{CallSecurity, InboundCall};
 use crate::call::leg::CallLeg;
 use crate::call::target::{self, Target};
-use crate::mailbox::service::{MailboxHandle, MailboxInfo, MailboxRequest};
+use crate::mailbox::service::{MailboxHandle, MailboxInfo, MailboxRequest, Trouble};
 use crate::media::order::RecordingMeta;
 use crate::role::gate::Seen;
 use crate::role::hop::SELF_TEST;
@@ -85,10 +85,13 @@ impl Calls {
         (sip_flow, seen): (SipFlow, &Seen),
         invite: &Request,
     ) -> Result<(), Refusal> {
-        let unavailable = |why| Box::new(self.unavailable(invite, why));
+        let unavailable = |why: &str| Box::new(self.unavailable(invite, why));
         if !self.is_serving() {
             let rule = if self.waiting.is_empty() { "stopping" } else { "mailbox_busy" };
             return Err((rule, unavailable("the worker takes no calls now")));
+        }
+        if let Some(shortage) = self.resources.shortage() {
+            return Err((shortage.rule(), unavailable(&shortage.to_string())));
         }
         if self.shards.as_ref().is_some_and(Shards::are_behind) {
             return Err((
@@ -180,17 +183,18 @@ impl Calls {
     ) {
         let Some(entry) = self.calls.get(&leg) else { return };
         let Some(invite) = entry.call.invite() else { return };
-        let can_store = self.mailbox.as_ref().is_some_and(MailboxHandle::can_store);
-        let (rule, mut response) = match mailbox {
-            Ok(Some(_)) if !can_store => {
-                ("storage", self.unavailable(invite, "messages cannot be stored now"))
-            }
-            Ok(Some(mailbox)) => return self.accept(now, leg, &mailbox),
-            Ok(None) => {
+        let trouble = self.mailbox.as_ref().and_then(MailboxHandle::trouble);
+        let (rule, mut response) = match (mailbox, trouble) {
+            (Ok(Some(_)), Some(trouble)) => ("storage", self.unavailable(invite, &trouble.to_string())),
+            (Ok(Some(mailbox)), None) => return self.accept(now, leg, &mailbox),
+            (Ok(None), _) => {
                 let why = format!("{} names {}, no mailbox here", entry.target.header, entry.target.number);
                 ("no_mailbox", self.not_found(invite, &why))
             }
-            Err(_) => ("store", self.unavailable(invite, "the mailbox store does not answer")),
+            (Err(_), trouble) => {
+                let trouble = trouble.unwrap_or(Trouble::Other);
+                ("store", self.unavailable(invite, &trouble.to_string()))
+            }
         };
         self.note_refused_call(now, leg, rule, &mut response);
         self.with(now, leg, |entry| entry.call.refuse(response));

@@ -13,6 +13,7 @@ mod intake;
 mod queues;
 pub mod reconfigure;
 mod refuse;
+mod resources;
 mod self_test;
 mod settle;
 pub mod shards;

@@ -7,7 +7,7 @@ use crate::base::id::LegId;
 use crate::call::leg::CallLeg;
 use crate::call::outcome::EndCause;
 use crate::mailbox::service::{MailboxHandle, MailboxReply};
-use crate::media::order::{Audio, Event, Order};
+use crate::media::order::{Audio, Event, OpenError, Order};
 use crate::role::link::{FromWorker, ToWorker};
 use crate::role::user_agent;
 use crate::role::worker::anchor::Far;
@@ -40,7 +40,7 @@ impl Calls {
                 self.be_patient(leg);
                 self.answer_when_ready(now, leg);
             }
-            Event::OpenFailed { leg, error } => self.handle_open_failed(now, leg, &error.to_string()),
+            Event::OpenFailed { leg, error } => self.handle_open_failed(now, leg, error),
             // Flash and fax tones (RFC 4733 events 16 and 36) are no keys.
             Event::Digit { digit: 'f' | 'c', .. } => {}
             Event::Digit { leg, digit, .. } => self.with(now, leg, |e| input(e, Input::Digit(digit))),
@@ -74,11 +74,11 @@ impl Calls {
         }
     }
 
-    fn handle_open_failed(&mut self, now: Instant, leg: LegId, why: &str) {
+    fn handle_open_failed(&mut self, now: Instant, leg: LegId, error: OpenError) {
         self.release_leg(leg);
         let owner = self.owner(leg);
         if self.calls.get(&owner).and_then(|entry| entry.leg(leg)).is_some_and(CallLeg::is_answered) {
-            tracing::error!(leg = leg.0, why, "a dead worker's leg cannot go on");
+            tracing::error!(leg = leg.0, %error, "a dead worker's leg cannot go on");
             return self.with_leg(now, leg, |call, _| call.handle_closed(now, None));
         }
         if owner != leg {
@@ -91,8 +91,13 @@ impl Calls {
         let Some(entry) = self.calls.get(&leg) else { return };
         let response = entry.call.invite().map(|invite| {
             let retry_after_s = self.config.calls.retry_after_s;
-            let mut response = user_agent::unavailable(invite, &self.rules.uas, retry_after_s, why);
-            self.refusals.note(now, "worker", "media_ports", &entry.seen, invite, &mut response);
+            let mut response =
+                user_agent::unavailable(invite, &self.rules.uas, retry_after_s, &error.to_string());
+            let rule = match error {
+                OpenError::NoPort => "media_ports",
+                OpenError::Socket(_) | OpenError::Draining => "media_socket",
+            };
+            self.refusals.note(now, "worker", rule, &entry.seen, invite, &mut response);
             response
         });
         self.with(now, leg, |entry| entry.call.handle_open_failed(response));

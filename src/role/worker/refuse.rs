@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use crate::base::id::LegId;
 use crate::call::admission::Refused;
+use crate::mailbox::service::MailboxHandle;
 use crate::role::gate::Seen;
 use crate::role::overload;
 use crate::role::user_agent;
@@ -37,10 +38,12 @@ impl Calls {
     }
 
     pub(super) fn handle_options(&mut self, now: Instant, id: ServerId, request: &Request) {
-        let response = if self.is_serving() && self.duty.takes_calls() {
-            user_agent::options_response(request, &self.rules.uas)
-        } else {
-            self.unavailable(request, "the worker takes no new calls")
+        let response = match self.resources.shortage() {
+            Some(shortage) => self.unavailable(request, &shortage.to_string()),
+            None if self.is_serving() && self.duty.takes_calls() => {
+                user_agent::options_response(request, &self.rules.uas)
+            }
+            None => self.unavailable(request, "the worker takes no new calls"),
         };
         self.layer.respond(now, id, response);
     }
@@ -111,6 +114,12 @@ impl Calls {
         {
             self.refusals.note(now, "worker", rule, &entry.seen, invite, response);
         }
+    }
+
+    /// Why calls, or those for mailboxes, are refused though the worker serves; for status.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let storage = self.mailbox.as_ref().and_then(MailboxHandle::trouble).map(|why| why.to_string());
+        self.resources.shortage().map(|why| why.to_string()).or(storage)
     }
 
     /// 503 with Retry-After: ours or a resource's fault, never the caller's.

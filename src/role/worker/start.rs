@@ -100,6 +100,7 @@ fn serve(
     let (mailbox, recovered) = service::spawn(ServiceConfig {
         data: config.node.data.clone(),
         voiced_min: Duration::from_millis(u64::from(config.recording.voiced_min_ms)),
+        free_min: u64::from(config.recording.free_mib_min) << 20,
         files: shards.files(),
         adopting: heritage.recordings(),
     })?;

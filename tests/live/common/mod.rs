@@ -6,6 +6,7 @@ pub(crate) mod audio;
 pub(crate) mod callee;
 pub(crate) mod caller;
 pub(crate) mod confined;
+pub(crate) mod mounts;
 pub(crate) mod node;
 pub(crate) mod peers;
 pub(crate) mod phone;

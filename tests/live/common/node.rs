@@ -13,7 +13,7 @@ use toml::{Table, toml};
 use voxring::mailbox::Store;
 
 use crate::common::confined::without_io_uring;
-use crate::common::{audio, now, peers, raw, wait_for};
+use crate::common::{audio, mounts, now, peers, raw, wait_for};
 
 /// Blocks of ports below the kernel's ephemeral range.
 const BLOCKS: u16 = 12;
@@ -124,6 +124,8 @@ enum Surroundings {
     Namespace(String),
     /// Where io_uring is forbidden.
     NoIoUring,
+    /// Where mounts are its own, its data on a file system of so many MiB.
+    Mounts(u32),
 }
 
 impl Node {
@@ -141,6 +143,13 @@ impl Node {
     /// The same within a network namespace; its clients run there too.
     pub(crate) fn start_inside(namespace: &str, change: impl FnOnce(&mut Table)) -> Self {
         Self::run(env!("CARGO_BIN_EXE_voxring").into(), Surroundings::Namespace(namespace.to_owned()), change)
+    }
+
+    /// The same with mounts of its own, its data on a file system of so many MiB in memory; `None`, and
+    /// a word about it, where the kernel does not allow that.
+    pub(crate) fn start_on_disk_of(mib: u32, change: impl FnOnce(&mut Table)) -> Option<Self> {
+        mounts::are_allowed()
+            .then(|| Self::run(env!("CARGO_BIN_EXE_voxring").into(), Surroundings::Mounts(mib), change))
     }
 
     /// The same for tests that load the machine: the release build, if there is one.
@@ -173,8 +182,18 @@ impl Node {
 
     /// Gives mailboxes 1001 and 1002 the short greeting.
     pub(crate) fn greeting_shortly(self) -> Self {
+        let sound = audio::tone(440.0, 4000.0, 4000);
+        if matches!(self.surroundings, Surroundings::Mounts(_)) {
+            // SQLite would follow the path out of the node's mounts.
+            let file = self.file("short.wav");
+            audio::write(&file, &sound);
+            for number in ["1001", "1002"] {
+                self.json(&["mailbox", "greeting", number, &file.to_string_lossy()]);
+            }
+            return self;
+        }
         let mut store = Store::open(&self.data()).expect("the store opens beside the node");
-        audio::write(&store.greeting_path("short.wav"), &audio::tone(440.0, 4000.0, 4000));
+        audio::write(&store.greeting_path("short.wav"), &sound);
         for number in ["1001", "1002"] {
             store.set_greeting(number, Some("short.wav")).expect("the greeting is set");
         }
@@ -203,9 +222,22 @@ impl Node {
         }
     }
 
-    /// The data folder.
+    /// The data folder, as others see it.
     pub(crate) fn data(&self) -> PathBuf {
+        match (&self.surroundings, &self.child) {
+            (Surroundings::Mounts(_), Some(child)) => mounts::seen_by(child.id(), &self.own_data()),
+            (_, _) => self.own_data(),
+        }
+    }
+
+    /// The data folder, as the node sees it.
+    pub(crate) fn own_data(&self) -> PathBuf {
         self.folder.path().join("data")
+    }
+
+    /// Runs `mount` where the node's mounts are.
+    pub(crate) fn mount(&self, args: &[&str]) {
+        mounts::mount_in(self.supervisor_pid(), args);
     }
 
     /// A file in the node's temporary folder, for the test's own use.
@@ -232,7 +264,13 @@ impl Node {
                 command.args(["netns", "exec", namespace]).arg(&self.program);
                 command
             }
-            Surroundings::Plain | Surroundings::NoIoUring => Command::new(&self.program),
+            // So does the shell; clients need no mounts.
+            Surroundings::Mounts(mib) if self.child.is_none() => {
+                mounts::on_disk_of(*mib, &self.own_data(), &self.program)
+            }
+            Surroundings::Plain | Surroundings::NoIoUring | Surroundings::Mounts(_) => {
+                Command::new(&self.program)
+            }
         };
         command.arg("--config").arg(self.file("voxring.toml")).arg("--data").arg(self.data());
         command
@@ -414,7 +452,7 @@ impl Surroundings {
     /// Does what starts a process.
     fn enter<T: Send>(&self, start: impl FnOnce() -> T + Send) -> T {
         match self {
-            Self::Plain | Self::Namespace(_) => start(),
+            Self::Plain | Self::Namespace(_) | Self::Mounts(_) => start(),
             Self::NoIoUring => without_io_uring(start),
         }
     }

@@ -217,13 +217,15 @@ fn what_nobody_goes_on_with_is_finished_in_the_end(fs: Fs) {
     let data = data_folder();
     leave_recording(data.path(), "0", 1, 3);
     let (reply_sender, _replies) = crossbeam::channel::unbounded();
-    let (store, store_thread) = store_thread::spawn(data.path(), reply_sender.clone()).unwrap();
+    let (store, store_thread) =
+        store_thread::spawn(data.path(), reply_sender.clone(), Arc::default()).unwrap();
     let queue = Arc::new(ArrayQueue::new(10));
     queue.push(FileItem::Block(id(1), block(9))).unwrap();
     let ends = Ends {
         config: ServiceConfig {
             data: data.path().to_owned(),
             voiced_min: Duration::from_millis(200),
+            free_min: 0,
             files: vec![queue],
             adopting: HashSet::from([id(1)]),
         },

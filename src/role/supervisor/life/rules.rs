@@ -29,7 +29,11 @@ impl Rules {
             drain_timeout: Duration::from_secs(worker.drain_timeout_s.into()),
             stop_timeout: Duration::from_secs(config.node.stop_timeout_s.into()),
             age_max: some(worker.recycle_age_h.into()).map(|hours| Duration::from_secs(3600 * hours)),
-            memory_max_kib: some(worker.recycle_memory_mib.into()).map(|mib| 1024 * mib),
+            memory_max_kib: [worker.recycle_memory_mib, worker.memory_max_mib]
+                .into_iter()
+                .filter_map(|mib| some(mib.into()))
+                .min()
+                .map(|mib| 1024 * mib),
             calls_max: some(worker.recycle_calls.into()),
             crashes_max: worker.crashes_max.into(),
             crash_window: Duration::from_secs(worker.crash_window_s.into()),
