@@ -122,6 +122,7 @@ fn an_anchored_call_outlasts_its_worker() {
     let tone = audio::tone(1_000.0, 8_000.0, 8_000);
     callee.speaks(&tone);
     caller.speak(&tone, |_, _, _| {});
+    thread::sleep(Duration::from_millis(100));
     let mut heard = caller.stream().expect("plain");
     callee.heard();
     kill(&node);

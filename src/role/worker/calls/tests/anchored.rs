@@ -385,3 +385,48 @@ fn a_callee_over_tls_is_heard_over_tls_only() {
     rig.callee_hangs_up(&invite, Transport::Tls);
     assert_eq!(rig.heard("a").last().unwrap(), "BYE");
 }
+
+/// Goal: an anchored call goes on in the next worker with both legs in one bridge; a callee that still
+/// rang is told to stop, in the transaction it knows. Method: a call that was picked up and one that was
+/// not, each written down by one worker and read by the next.
+#[test]
+fn anchored_calls_go_on_in_the_next_worker_and_ringing_ends() {
+    let ledger = outlast::ledger();
+    let (mut dead, mut next) = (rig(&["carrier"]), rig(&["carrier"]));
+    dead.writes_to(&ledger);
+    dead.dials("a");
+    let (caller, callee) = (dead.opens(), dead.opens());
+    let invite = dead.to_callee(Method::Invite);
+    dead.callee_says(&invite, 200, ANSWER);
+    dead.sends_to("4711", "a", "ACK", 1, "");
+    dead.pump();
+    for (leg, port) in [(caller, 20_000), (callee, 20_002)] {
+        outlast::note(&ledger, dead.now, port, leg);
+    }
+    let heritage = next.writes_to(&ledger);
+    assert_eq!(heritage.ports(), [20_000, 20_002].into());
+    next.follows(dead, heritage);
+    let Some(Order::Adopt(_, adoption)) = next.order() else { panic!("no leg is adopted") };
+    let (_, far) = adoption.peer.expect("its callee's leg");
+    assert_eq!((adoption.rtp_port, far.rtp_port), (20_000, 20_002));
+    assert_eq!(far.plan.media.unwrap().remote_rtp, Some("192.0.2.9:50000".parse().unwrap()));
+    next.callee_hangs_up(&invite, Transport::Tcp);
+    assert_eq!(next.heard("a").last().unwrap(), "BYE", "the caller is told");
+
+    let ledger = outlast::ledger();
+    let (mut dead, mut next) = (rig(&["carrier"]), rig(&["carrier"]));
+    dead.writes_to(&ledger);
+    dead.dials("b");
+    dead.opens();
+    dead.opens();
+    let invite = dead.to_callee(Method::Invite);
+    dead.callee_says(&invite, 180, "");
+    dead.pump();
+    let heritage = next.writes_to(&ledger);
+    next.follows(dead, heritage);
+    next.collect();
+    let cancel = next.to_callee(Method::Cancel);
+    assert_eq!(cancel.top_via().unwrap().branch(), invite.top_via().unwrap().branch());
+    assert_eq!(next.heard("b"), ["100 INVITE", "180 INVITE"], "its connection is gone, and says it all");
+    assert!(ledger.records().is_empty());
+}
