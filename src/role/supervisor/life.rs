@@ -204,10 +204,16 @@ impl Life {
         own.phase = Phase::Starting { deadline: now + START_TIMEOUT };
     }
 
-    /// No process could be had.
+    /// No process could be had: that is no fault of a worker's, and is tried for as long as it takes.
     pub(super) fn handle_start_failed(&mut self, now: Instant, slot: Slot, error: &str) {
         self.slot(slot).started = now;
-        self.handle_exited(now, slot, error);
+        if slot == self.taking || self.slot(slot).drains.is_some_and(|until| now < until) {
+            let own = self.slot(slot);
+            own.backoff = (own.backoff * 2).clamp(BACKOFF_MIN, BACKOFF_MAX);
+            own.phase = Phase::Due { at: now + own.backoff };
+        } else {
+            self.handle_exited(now, slot, error);
+        }
     }
 
     /// It listens and has its shards.

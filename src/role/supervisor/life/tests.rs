@@ -297,6 +297,27 @@ fn a_crash_loop_stops_until_an_operator_recycles() {
     assert_eq!(node.life.gave_up(), None);
 }
 
+/// Goal: a machine that has no process to give for a while is asked again and again, less and less often,
+/// and that is no crash loop; a successor that cannot be started leaves the old worker alone. Method: starts
+/// that fail for minutes.
+#[test]
+fn a_worker_that_cannot_be_started_is_tried_for_as_long_as_it_takes() {
+    let mut node = Node::ready();
+    node.exit(A);
+    for _ in 0..30 {
+        assert_eq!(node.pass(8_000), ["start A"]);
+        node.life.handle_start_failed(node.now, A, "no process");
+        assert!(node.life.has_heir(A) && node.pass(200).is_empty());
+    }
+    assert_eq!((node.life.gave_up(), node.life.restarts(A)), (None, 1));
+    let mut node = Node::ready();
+    node.life.recycle(node.now, "test".into()).unwrap();
+    assert_eq!(node.said(), ["start B"]);
+    node.life.handle_start_failed(node.now, B, "no process");
+    assert_eq!(node.said(), ["changed"]);
+    assert_eq!(node.change(), (ChangeState::Failed, Some("it ended: no process")));
+}
+
 /// Goal: when a worker dies while its successor is on its way, the successor takes calls as soon as it
 /// can, and the dead one's calls go on in its own slot. Method: a death while the successor starts, and
 /// while it proves itself.
