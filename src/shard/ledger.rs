@@ -8,7 +8,7 @@
 //! head     form, first port, pairs, entries, cells
 //! marks    for each pair of ports: which of two copies counts, and both copies
 //! entries  for each call one word: the numbers of up to four cells, or nought
-//! cells    of 1 KiB: bytes in it, and those
+//! cells    of 640 bytes: how many of them are used, and those
 //! ```
 //!
 //! What is replaced is written anew beside the old, and then one word is stored that says which counts.
@@ -23,20 +23,20 @@ use crate::media::mark::MARK_WORDS;
 use crate::uring::SharedMemory;
 
 /// Changes with everything that an older or newer worker would misread.
-const FORM: u64 = 0x766f_7872_0000_0001;
+const FORM: u64 = 0x766f_7872_0000_0002;
 const HEAD_WORDS: usize = 8;
 /// Words of a pair's place: which copy counts, and two copies.
 const PLACE_WORDS: usize = 1 + 2 * MARK_WORDS;
 /// Words of a cell, the first of which counts bytes.
-const CELL_WORDS: usize = 128;
+const CELL_WORDS: usize = 80;
 /// Bytes that a cell holds.
 const CELL_BYTES: usize = 8 * (CELL_WORDS - 1);
 /// Cells of one record; a longer one is not kept.
 const CELLS_A_RECORD: usize = 4;
 /// Cells are numbered in 16 bits, from 1.
 const CELLS_MAX: usize = u16::MAX as usize;
-/// Cells of each call: most need one, anchored ones two; and one while a record is replaced.
-const CELLS_A_CALL: usize = 2;
+/// Cells of each call: most need one, anchored ones two or three.
+const CELLS_A_CALL: usize = 3;
 /// Calls that may be known beyond the limit: those that are about to end.
 const SPARE_CALLS: usize = 64;
 
