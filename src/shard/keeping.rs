@@ -10,13 +10,24 @@ use socket2::Socket;
 
 use crate::base::config::PortRange;
 use crate::media::mark::LegMark;
-use crate::shard::ledger::Ledger;
+use crate::shard::ledger::{Ledger, Marks};
 use crate::uring::{SocketLine, bind_pair};
 
 /// A shard's share in it.
 #[derive(Debug)]
 pub struct Keeping {
-    /// Where marks are noted.
+    /// Where it is noted how far legs have come.
+    pub marks: Marks,
+    /// Who keeps the sockets.
+    pub line: Arc<SocketLine>,
+    /// Those of legs that a dead process has left, by port, RTP and RTCP.
+    pub sockets: BTreeMap<u16, Socket>,
+}
+
+/// What is to be shared out to shards.
+#[derive(Debug)]
+pub struct KeepingOfAll {
+    /// The slot's.
     pub ledger: Ledger,
     /// Who keeps the sockets.
     pub line: Arc<SocketLine>,
@@ -24,15 +35,15 @@ pub struct Keeping {
     pub sockets: BTreeMap<u16, Socket>,
 }
 
-impl Keeping {
+impl KeepingOfAll {
     /// The share of a shard with these ports.
-    #[must_use]
-    pub fn share(&mut self, ports: PortRange) -> Self {
+    pub fn share(&mut self, ports: PortRange) -> Keeping {
         let mut sockets = self.sockets.split_off(&ports.first);
         if let Some(after) = ports.last.checked_add(1) {
             self.sockets.append(&mut sockets.split_off(&after));
         }
-        Self { ledger: self.ledger.clone(), line: Arc::clone(&self.line), sockets }
+        let marks = Marks::new(self.ledger.clone(), ports);
+        Keeping { marks, line: Arc::clone(&self.line), sockets }
     }
 }
 
@@ -75,9 +86,9 @@ impl Keeper {
     }
 
     /// How far the leg at this port has come.
-    pub(super) fn note(&self, port: u16, mark: &LegMark) {
-        if let Some(keeping) = &self.keeping {
-            keeping.ledger.write_mark(port, &mark.to_words());
+    pub(super) fn note(&mut self, port: u16, mark: &LegMark) {
+        if let Some(keeping) = &mut self.keeping {
+            keeping.marks.write(port, &mark.to_words());
         }
     }
 
@@ -88,8 +99,8 @@ impl Keeper {
 
     /// The leg at this port is gone, and its sockets with it.
     pub(super) fn release(&mut self, port: u16) {
-        if let Some(keeping) = &self.keeping {
-            keeping.ledger.clear_mark(port);
+        if let Some(keeping) = &mut self.keeping {
+            keeping.marks.clear(port);
             self.unsaid.push_back(port);
             self.flush();
         }

@@ -6,13 +6,15 @@
 //!
 //! ```text
 //! head     form, first port, pairs, entries, cells
-//! marks    for each pair of ports: which of two copies counts, and both copies
+//! index    for each pair of ports one word: the number of a place, and which of its two copies counts
+//! places   two copies of a mark
 //! entries  for each call one word: the numbers of up to four cells, or nought
 //! cells    of 640 bytes: how many of them are used, and those
 //! ```
 //!
 //! What is replaced is written anew beside the old, and then one word is stored that says which counts.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -23,10 +25,10 @@ use crate::media::mark::MARK_WORDS;
 use crate::uring::SharedMemory;
 
 /// Changes with everything that an older or newer worker would misread.
-const FORM: u64 = 0x766f_7872_0000_0002;
+const FORM: u64 = 0x766f_7872_0000_0003;
 const HEAD_WORDS: usize = 8;
-/// Words of a pair's place: which copy counts, and two copies.
-const PLACE_WORDS: usize = 1 + 2 * MARK_WORDS;
+/// Words of a place. Ports are handed out at random and places are not: legs share pages.
+const PLACE_WORDS: usize = 2 * MARK_WORDS;
 /// Words of a cell, the first of which counts bytes.
 const CELL_WORDS: usize = 80;
 /// Bytes that a cell holds.
@@ -64,7 +66,7 @@ impl Ledger {
         let pairs = usize::from(ports.last - first_port) / 2 + 1;
         let entries = calls_max.saturating_add(SPARE_CALLS).min(CELLS_MAX);
         let cells = entries.saturating_mul(CELLS_A_CALL).min(CELLS_MAX);
-        let words = HEAD_WORDS + pairs * PLACE_WORDS + entries + cells * CELL_WORDS;
+        let words = HEAD_WORDS + pairs * (1 + PLACE_WORDS) + entries + cells * CELL_WORDS;
         let memory = SharedMemory::create(words)?;
         let head = [u64::from(first_port), pairs as u64, entries as u64, cells as u64];
         for (word, value) in memory.words()[1..].iter().zip(head) {
@@ -88,7 +90,7 @@ impl Ledger {
         let size = |at: usize| usize::try_from(value(at)).unwrap_or(usize::MAX);
         let (pairs, entries, cells) = (size(2), size(3), size(4));
         let needed = pairs
-            .checked_mul(PLACE_WORDS)
+            .checked_mul(1 + PLACE_WORDS)
             .zip(cells.checked_mul(CELL_WORDS))
             .and_then(|(places, cells)| places.checked_add(cells)?.checked_add(entries + HEAD_WORDS));
         let first_port = u16::try_from(value(1)).ok();
@@ -100,38 +102,23 @@ impl Ledger {
         }
     }
 
-    /// Notes where the leg at this RTP port stands. Of a port outside the ledger nothing is noted.
-    pub fn write_mark(&self, port: u16, mark: &[u64; MARK_WORDS]) {
-        let Some([current, copies @ ..]) = self.place(port) else { return };
-        let old = current.load(Ordering::Relaxed);
-        let new = if old == 1 { 2 } else { 1 };
-        let copy = &copies[if new == 1 { 0 } else { MARK_WORDS }..];
-        for (word, value) in copy.iter().zip(mark) {
-            word.store(*value, Ordering::Relaxed);
-        }
-        current.store(new, Ordering::Release);
-    }
-
-    /// There is no leg at this port any more.
-    pub fn clear_mark(&self, port: u16) {
-        if let Some([current, ..]) = self.place(port) {
-            current.store(0, Ordering::Release);
-        }
-    }
-
     /// What was noted last of the leg at this port.
     pub fn mark(&self, port: u16) -> Option<[u64; MARK_WORDS]> {
-        let [current, copies @ ..] = self.place(port)? else { return None };
-        let copy = match current.load(Ordering::Acquire) {
-            1 => &copies[..MARK_WORDS],
-            2 => &copies[MARK_WORDS..],
-            _ => return None,
-        };
+        let (place, copy) = located(self.index(port)?.load(Ordering::Acquire))?;
         let mut mark = [0; MARK_WORDS];
-        for (value, word) in mark.iter_mut().zip(copy) {
+        for (value, word) in mark.iter_mut().zip(self.copy(place, copy)?) {
             *value = word.load(Ordering::Relaxed);
         }
         Some(mark)
+    }
+
+    /// Forgets the legs at other ports than these; to be called before anybody writes marks.
+    pub fn retain_marks(&self, known: &HashSet<u16>) {
+        for (pair, index) in (0..).zip(self.indices()) {
+            if !known.contains(&(self.first_port + 2 * pair)) {
+                index.store(0, Ordering::Release);
+            }
+        }
     }
 
     /// Every call's record.
@@ -152,21 +139,35 @@ impl Ledger {
         records
     }
 
-    fn place(&self, port: u16) -> Option<&[AtomicU64]> {
+    /// The pair's number, of a port that is in the ledger.
+    fn pair(&self, port: u16) -> Option<usize> {
         let pair = usize::from(port.checked_sub(self.first_port)? / 2);
-        let start = HEAD_WORDS + pair * PLACE_WORDS;
-        (pair < self.pairs).then(|| self.memory.words().get(start..start + PLACE_WORDS))?
+        (pair < self.pairs).then_some(pair)
+    }
+
+    fn index(&self, port: u16) -> Option<&AtomicU64> {
+        self.memory.words().get(HEAD_WORDS + self.pair(port)?)
+    }
+
+    fn indices(&self) -> &[AtomicU64] {
+        self.memory.words().get(HEAD_WORDS..HEAD_WORDS + self.pairs).unwrap_or_default()
+    }
+
+    /// Places are numbered from nought.
+    fn copy(&self, place: usize, copy: usize) -> Option<&[AtomicU64]> {
+        let start = HEAD_WORDS + self.pairs + place * PLACE_WORDS + copy * MARK_WORDS;
+        (place < self.pairs).then(|| self.memory.words().get(start..start + MARK_WORDS))?
     }
 
     fn entries(&self) -> &[AtomicU64] {
-        let start = HEAD_WORDS + self.pairs * PLACE_WORDS;
+        let start = HEAD_WORDS + self.pairs * (1 + PLACE_WORDS);
         self.memory.words().get(start..start + self.entries).unwrap_or_default()
     }
 
     /// Cells are numbered from 1.
     fn cell(&self, number: u16) -> Option<&[AtomicU64]> {
         let index = usize::from(number).checked_sub(1).filter(|index| *index < self.cells)?;
-        let start = HEAD_WORDS + self.pairs * PLACE_WORDS + self.entries + index * CELL_WORDS;
+        let start = HEAD_WORDS + self.pairs * (1 + PLACE_WORDS) + self.entries + index * CELL_WORDS;
         self.memory.words().get(start..start + CELL_WORDS)
     }
 }
@@ -174,6 +175,58 @@ impl Ledger {
 impl AsFd for Ledger {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.memory.as_fd()
+    }
+}
+
+/// The place and copy that an index word names; nought: none.
+fn located(index: u64) -> Option<(usize, usize)> {
+    let place = usize::try_from(index >> 1).ok()?.checked_sub(1)?;
+    Some((place, usize::from(index & 1 == 1)))
+}
+
+/// Who writes the marks of legs at some of the ports: one shard. A ledger's shards have different ports.
+#[derive(Debug)]
+pub struct Marks {
+    ledger: Ledger,
+    /// Places without a leg, the lowest last.
+    free: Vec<usize>,
+}
+
+impl Marks {
+    /// Goes on with the marks there are; new ones get places of these ports' share.
+    pub fn new(ledger: Ledger, ports: PortRange) -> Self {
+        let indices = ledger.indices().iter();
+        let used: HashSet<_> =
+            indices.filter_map(|index| Some(located(index.load(Ordering::Acquire))?.0)).collect();
+        let pairs = (ports.first..=ports.last).filter(|port| port % 2 == 0);
+        let share = pairs.filter_map(|port| ledger.pair(port));
+        let free =
+            share.filter(|place| !used.contains(place)).collect::<Vec<_>>().into_iter().rev().collect();
+        Self { ledger, free }
+    }
+
+    /// Notes how far the leg at this RTP port has come. Of a port outside the ledger nothing is noted.
+    pub fn write(&mut self, port: u16, mark: &[u64; MARK_WORDS]) {
+        let Some(index) = self.ledger.index(port) else { return };
+        let (place, copy) = match located(index.load(Ordering::Relaxed)) {
+            Some((place, copy)) => (place, 1 - copy),
+            None => match self.free.pop() {
+                Some(place) => (place, 0),
+                None => return,
+            },
+        };
+        for (word, value) in self.ledger.copy(place, copy).unwrap_or_default().iter().zip(mark) {
+            word.store(*value, Ordering::Relaxed);
+        }
+        index.store((place as u64 + 1) << 1 | copy as u64, Ordering::Release);
+    }
+
+    /// There is no leg at this port any more.
+    pub fn clear(&mut self, port: u16) {
+        let Some(index) = self.ledger.index(port) else { return };
+        if let Some((place, _)) = located(index.swap(0, Ordering::AcqRel)) {
+            self.free.push(place);
+        }
     }
 }
 
@@ -279,19 +332,44 @@ mod tests {
     #[test]
     fn the_newest_mark_of_each_port_is_found() {
         let ledger = ledger();
+        let mut marks = Marks::new(ledger.clone(), PORTS);
         for value in 1..=3 {
-            ledger.write_mark(20_000, &[value; MARK_WORDS]);
-            ledger.write_mark(20_006, &[10 * value; MARK_WORDS]);
+            marks.write(20_000, &[value; MARK_WORDS]);
+            marks.write(20_006, &[10 * value; MARK_WORDS]);
             let other = reopened(&ledger);
             assert_eq!(other.mark(20_000), Some([value; MARK_WORDS]));
             assert_eq!(other.mark(20_006), Some([10 * value; MARK_WORDS]));
         }
         for port in [0, 19_998, 20_002, 20_008, u16::MAX] {
-            ledger.write_mark(if port == 20_002 { 0 } else { port }, &[9; MARK_WORDS]);
+            marks.write(if port == 20_002 { 0 } else { port }, &[9; MARK_WORDS]);
             assert_eq!(ledger.mark(port), None, "{port}");
         }
-        ledger.clear_mark(20_000);
+        marks.clear(20_000);
         assert_eq!(reopened(&ledger).mark(20_000), None);
+    }
+
+    /// Goal: whoever writes next leaves the marks of others alone, whatever places they have, and never
+    /// runs out of places. Method: two writers with half of the ports each, then one with all of them.
+    #[test]
+    fn marks_outlast_their_writer() {
+        let ledger = ledger();
+        let [low, high] = [(20_000, 20_003), (20_004, 20_007)].map(|(first, last)| PortRange { first, last });
+        let mut writers = [low, high].map(|ports| Marks::new(ledger.clone(), ports));
+        writers[0].write(20_002, &[1; MARK_WORDS]);
+        writers[1].write(20_004, &[2; MARK_WORDS]);
+        let mut next = Marks::new(reopened(&ledger), PORTS);
+        for (port, value) in [(20_000, 3), (20_006, 4), (20_004, 5)] {
+            next.write(port, &[value; MARK_WORDS]);
+        }
+        let all = [20_000, 20_002, 20_004, 20_006].map(|port| ledger.mark(port).map(|mark| mark[7]));
+        assert_eq!(all, [Some(3), Some(1), Some(5), Some(4)]);
+        ledger.retain_marks(&HashSet::from([20_000, 20_004, 20_006]));
+        assert_eq!(ledger.mark(20_002), None);
+        let mut next = Marks::new(ledger.clone(), PORTS);
+        next.write(20_002, &[7; MARK_WORDS]);
+        next.clear(20_004);
+        next.write(20_004, &[6; MARK_WORDS]);
+        assert_eq!((ledger.mark(20_004), next.free.len()), (Some([6; MARK_WORDS]), 0));
     }
 
     /// Goal: records of any length up to four cells are read as they were written last, by whoever comes

@@ -161,7 +161,7 @@ impl Legs {
     }
 
     /// Notes how far an open leg has come.
-    pub(super) fn mark(&mut self, now: Instant, index: u32, outbox: &mut Outbox, keeper: &Keeper) {
+    pub(super) fn mark(&mut self, now: Instant, index: u32, outbox: &mut Outbox, keeper: &mut Keeper) {
         if !keeper.is_on() {
             return;
         }

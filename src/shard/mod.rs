@@ -18,4 +18,4 @@ pub use counters::ShardSnapshot;
 #[cfg(test)]
 pub(crate) use handle::FakeShard;
 pub use handle::{Pulse, ShardConfig, ShardHandle, spawn, spawn_keeping};
-pub use keeping::Keeping;
+pub use keeping::{Keeping, KeepingOfAll};

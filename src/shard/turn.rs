@@ -268,7 +268,7 @@ impl<I: MediaIo> Shard<I> {
         if let (Some(period_ms), Some(slot)) = (period, self.legs.slot_mut(index)) {
             slot.phase = self.wheel.change(slot.phase, period_ms);
         }
-        self.legs.mark(now, index, &mut self.outbox, &self.keeper);
+        self.legs.mark(now, index, &mut self.outbox, &mut self.keeper);
     }
 
     fn open(&mut self, now: Instant, id: LegId, plan: LegPlan) -> Result<(), OpenError> {
@@ -326,7 +326,7 @@ impl<I: MediaIo> Shard<I> {
         self.io.open(index * HALVES, rtp);
         self.io.open(index * HALVES + 1, rtcp);
         self.legs.insert(id, port, phase, leg);
-        self.legs.mark(now, index, &mut self.outbox, &self.keeper);
+        self.legs.mark(now, index, &mut self.outbox, &mut self.keeper);
         self.snapshot.legs_opened += 1;
         self.outbox.event(Event::Opened { leg: id, rtp_port: port });
         index

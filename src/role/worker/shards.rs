@@ -12,7 +12,7 @@ use crate::control::cli::Slot;
 use crate::control::protocol::ShardStatus;
 use crate::media::order::{Event, FileItem, Order};
 use crate::role::user_agent;
-use crate::shard::{self, Keeping, Pulse, ShardConfig, ShardHandle, ShardSnapshot};
+use crate::shard::{self, KeepingOfAll, Pulse, ShardConfig, ShardHandle, ShardSnapshot};
 use crate::uring::{self, Choice, ProbeError};
 
 /// One media shard and what we know of it.
@@ -82,7 +82,11 @@ impl Shards {
     ///
     /// # Errors
     /// See [`ShardsError`].
-    pub fn spawn(config: &Config, slot: Slot, mut keeping: Option<Keeping>) -> Result<Self, ShardsError> {
+    pub fn spawn(
+        config: &Config,
+        slot: Slot,
+        mut keeping: Option<KeepingOfAll>,
+    ) -> Result<Self, ShardsError> {
         let choice = uring::choose(config.worker.io_backend)?;
         let cpus = core_affinity::get_core_ids().unwrap_or_default();
         let count = match config.worker.media_shards {

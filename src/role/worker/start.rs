@@ -27,7 +27,7 @@ use crate::role::worker::reconfigure::Edge;
 use crate::role::worker::shards::{Shards, ShardsError};
 use crate::role::worker::watchdog::{self, Turns};
 use crate::sdp::{LocalMedia, SrtpRules};
-use crate::shard::Keeping;
+use crate::shard::KeepingOfAll;
 use crate::signal::{self, ListenError, Listener};
 use crate::sip::session_timer::SessionRules;
 use crate::sip::uas::UasRules;
@@ -153,24 +153,25 @@ fn serve(
 
 /// What calls outlast this worker by, and the calls that have outlasted another one. Sockets of legs that
 /// nobody knows of are given up.
-fn take_up(inheritance: Option<Inheritance>) -> (Option<Estate>, Heritage, Option<Keeping>) {
+fn take_up(inheritance: Option<Inheritance>) -> (Option<Estate>, Heritage, Option<KeepingOfAll>) {
     let Some(Inheritance { line, ledger, mut sockets }) = inheritance else {
         return (None, Heritage::default(), None);
     };
     let (estate, heritage) = Estate::new(ledger.clone());
     let ports = heritage.ports();
+    ledger.retain_marks(&ports);
     sockets.retain(|port, _| {
         let even = *port & !1;
         let is_known = ports.contains(&even);
-        if !is_known && even == *port {
-            ledger.clear_mark(even);
-            if let Err(error) = line.release(even) {
-                tracing::warn!(port = even, %error, "a port of no call cannot be given up");
-            }
+        if !is_known
+            && even == *port
+            && let Err(error) = line.release(even)
+        {
+            tracing::warn!(port = even, %error, "a port of no call cannot be given up");
         }
         is_known
     });
-    (Some(estate), heritage, Some(Keeping { ledger, line: Arc::new(line), sockets }))
+    (Some(estate), heritage, Some(KeepingOfAll { ledger, line: Arc::new(line), sockets }))
 }
 
 /// Waits until the slot's ports can be bound.

@@ -5,7 +5,7 @@ use crate::base::config::PortRange;
 use crate::media::leg::{Leg, LegSeed};
 use crate::media::order::{Adoption, LegPlan};
 use crate::role::worker::estate::{Estate, Heritage};
-use crate::shard::ledger::Ledger;
+use crate::shard::ledger::{Ledger, Marks};
 
 pub(super) fn ledger() -> Ledger {
     Ledger::create(PortRange { first: 20_000, last: 20_099 }, 10).unwrap()
@@ -44,7 +44,8 @@ pub(super) fn note(ledger: &Ledger, now: Instant, port: u16, leg: LegId) {
     };
     let seed = LegSeed { ssrc: 1, sequence: 2, timestamp: 3 };
     let leg = Leg::new(now, std::time::SystemTime::UNIX_EPOCH, leg, plan, seed);
-    ledger.write_mark(port, &leg.mark(now).to_words());
+    let ports = PortRange { first: port, last: port + 1 };
+    Marks::new(ledger.clone(), ports).write(port, &leg.mark(now).to_words());
 }
 
 /// A call in its greeting, its worker's record of it, and the next worker.
