@@ -117,6 +117,35 @@ fn anchored_calls_are_measured_across_both_legs() {
     }
 }
 
+/// Goal: calls in all phases come and go, each as its part says; streams come unbroken, holds are taken,
+/// and what is under way when the load is told to end ends with it.
+/// Method: 10 calls a second of 2 s each in all parts for 3 s; every outcome of every part.
+#[test]
+fn calls_in_all_phases_come_and_go() {
+    let _alone = crate::common::heavy();
+    let node = Node::start_changed_for_load(|config| route_to_a_peer(config, "tcp")).greeting_shortly();
+    let target = node.uri("", "tcp").replace("sip:@", "sip:");
+    let callee = format!("127.0.0.1:{}", node.ports.peer());
+    let what = ["run", "--target", &target, "--scenario", "life", "--callee", &callee];
+    let how = ["--cps", "10", "--hold", "2", "--duration", "3", "--seed", "7"];
+    let report = peers::voxperf_start(&[&what[..], &how].concat()).finish().0;
+    let parts = report["life"]["parts"].as_object().expect("parts");
+    assert_eq!(parts.len(), 9, "{report:#}");
+    for (name, part) in parts {
+        let n = |key: &str| part[key].as_u64().unwrap_or_else(|| panic!("no {key} in {part}"));
+        assert_eq!(n("answered"), if name == "ringing" { 0 } else { n("begun") }, "{name}: {report:#}");
+        assert_eq!((n("early"), n("failed")), (0, 0), "{name}: {report:#}");
+        let all_seen = n("ended_by_us") + n("ended_by_server") == n("begun");
+        assert!(all_seen || name == "vanished", "{name}: {report:#}");
+    }
+    let continuity = &report["continuity"];
+    assert_eq!((&continuity["ssrc_changes"], &continuity["restarts"]), (&0.into(), &0.into()));
+    assert!(number(&report, "/continuity/streams") > 10, "{report:#}");
+    assert!(number(&report, "/life/changes") > 0, "{report:#}");
+    assert_eq!(number(&report, "/life/changes_taken"), number(&report, "/life/changes"), "{report:#}");
+    assert_eq!(number(&report, "/packets/lost"), number(&report, "/packets/dropped_by_us"), "{report:#}");
+}
+
 /// A gateway at the node's port for a peer, and a route of the numbers that begin with 8 to it.
 fn route_to_a_peer(config: &mut Table, transport: &str) {
     // As `Ports::peer` has it.

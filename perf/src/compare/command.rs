@@ -112,7 +112,9 @@ fn traffic(scenario: Scenario) -> Result<Traffic> {
         Scenario::Anchor | Scenario::Echo => Ok(Traffic::Relay),
         Scenario::Playout => Ok(Traffic::Playout),
         Scenario::Record => Ok(Traffic::Record),
-        Scenario::Signalling | Scenario::Mixed => bail!("there is nothing to compare {scenario:?} with"),
+        Scenario::Signalling | Scenario::Mixed | Scenario::Life => {
+            bail!("there is nothing to compare {scenario:?} with")
+        }
     }
 }
 

@@ -72,6 +72,10 @@ pub struct FindArgs {
 /// reached, or a file that cannot be written.
 pub fn run(args: &FindArgs) -> Result<bool> {
     let scenario = args.load.scenario;
+    ensure!(
+        scenario != Scenario::Life,
+        "calls that come and go in all phases have no one load to search for"
+    );
     let slo = args.slo.clone().unwrap_or_else(|| Slo::of(scenario)).with_calls_answered();
     slo.ensure_measured(scenario, args.load.rtcp)?;
     ensure!(!slo.needs_pid() || !args.load.pids.is_empty(), "a limit of cpu needs the server's --pid");

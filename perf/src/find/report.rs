@@ -133,6 +133,7 @@ pub fn calls_of(scenario: Scenario) -> &'static str {
         Scenario::Anchor => "anchored calls",
         Scenario::Signalling => "calls a second",
         Scenario::Mixed => "calls of mixed kind",
+        Scenario::Life => "calls in all phases",
     }
 }
 

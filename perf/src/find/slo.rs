@@ -106,7 +106,9 @@ impl Slo {
     /// What is asked of a scenario when nobody says otherwise.
     pub fn of(scenario: Scenario) -> Self {
         let text = match scenario {
-            Scenario::Playout | Scenario::Mixed => "loss<1e-4, setup_p99<50ms, spacing_p999<25ms",
+            Scenario::Playout | Scenario::Mixed | Scenario::Life => {
+                "loss<1e-4, setup_p99<50ms, spacing_p999<25ms"
+            }
             Scenario::Echo | Scenario::Anchor => {
                 "loss<1e-4, setup_p99<50ms, spacing_p999<25ms, added_p99<3ms"
             }

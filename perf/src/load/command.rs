@@ -7,13 +7,19 @@ use anyhow::{Result, ensure};
 use clap::Args;
 
 use crate::load::arrivals::Spread;
-use crate::load::result::{Distribution, RunReport, Scenario, Server, count};
+use crate::load::life::{Life, Part};
+use crate::load::result::{Continuity, Distribution, RunReport, Scenario, Server, count};
 use crate::load::run::{self, Plan};
 use crate::report::{Document, Outputs};
 use crate::script::seconds_of;
 use crate::sip::sdes::Suite;
 use crate::sip::target::Target;
 use crate::sip::tls::{TlsClient, TlsOptions};
+
+/// Length of calls whose signalling is measured.
+const HOLD: Duration = Duration::from_millis(200);
+/// Average length of calls in [`Scenario::Life`].
+const LIFE_HOLD: Duration = Duration::from_secs(10);
 
 /// How calls are placed, whatever their number: what `run`, `find` and `compare` are told alike.
 #[derive(Debug, Clone, Args)]
@@ -29,9 +35,9 @@ pub struct LoadArgs {
     /// How calls begin: one every 1/R seconds, or at random times.
     #[arg(long, value_enum, default_value_t)]
     pub arrivals: Spread,
-    /// Signalling: hang up this long after the answer.
-    #[arg(long, default_value = "0.2", value_parser = seconds_of, value_name = "S")]
-    pub hold: Duration,
+    /// Hang up this long after the answer. Signalling: 0.2 unless told otherwise; life, on average: 10.
+    #[arg(long, value_parser = seconds_of, value_name = "S")]
+    pub hold: Option<Duration>,
     /// Give up a call that is not answered after this many seconds.
     #[arg(long, default_value = "10", value_parser = seconds_of, value_name = "S")]
     pub patience: Duration,
@@ -63,9 +69,15 @@ pub struct LoadArgs {
     /// CPU is what bound a result.
     #[arg(long = "pid", value_name = "PID")]
     pub pids: Vec<u32>,
-    /// Anchor: where the server's second legs come to, over TCP or UDP.
+    /// Anchor and life: where the server's second legs come to, over TCP or UDP.
     #[arg(long, default_value = "127.0.0.1:5080", value_name = "ADDRESS")]
     pub callee: SocketAddr,
+    /// Life: the parts that calls play, in turn.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Part::ALL, value_name = "PART")]
+    pub parts: Vec<Part>,
+    /// Life: the mailbox that messages are left in.
+    #[arg(long, default_value = "1001", value_name = "NUMBER")]
+    pub mailbox: String,
     /// TLS.
     #[command(flatten)]
     pub tls: TlsOptions,
@@ -77,13 +89,14 @@ pub struct RunArgs {
     /// How calls are placed.
     #[command(flatten)]
     pub load: LoadArgs,
-    /// Calls at once. Signalling has as many as rate and --hold make.
+    /// Calls at once. Signalling and life have as many as rate and --hold make.
     #[arg(long, default_value_t = 100, value_name = "N")]
     pub calls: usize,
     /// New calls a second, whatever the answers.
     #[arg(long, default_value_t = 50.0, value_name = "R")]
     pub cps: f64,
-    /// Measure for this long once all calls are up.
+    /// Measure for this long once all calls are up. Life: SIGINT or SIGTERM ends it early,
+    /// SIGUSR1 marks what is under way then, to be told apart.
     #[arg(long, default_value = "20", value_parser = seconds_of, value_name = "S")]
     pub duration: Duration,
     /// Print the report as JSON.
@@ -107,7 +120,7 @@ impl LoadArgs {
             cps,
             spread: self.arrivals,
             duration,
-            hold: self.hold,
+            hold: self.hold.unwrap_or(if self.scenario == Scenario::Life { LIFE_HOLD } else { HOLD }),
             patience: self.patience,
             srtp: self.srtp,
             rtcp: self.rtcp,
@@ -119,6 +132,8 @@ impl LoadArgs {
             pids: self.pids.clone(),
             tls: TlsClient::load(&self.tls)?,
             callee: self.callee,
+            parts: self.parts.clone(),
+            mailbox: self.mailbox.clone(),
             command: std::env::args().collect(),
         })
     }
@@ -160,6 +175,7 @@ pub fn print(report: &RunReport) {
     );
     print_calls(report);
     print_media(report);
+    report.life.iter().for_each(print_life);
     if let Some(server) = &report.server {
         print_server(server);
     }
@@ -223,9 +239,47 @@ fn print_media(report: &RunReport) {
             println!("  {number} packets {what}");
         }
     }
+    print_continuity(&report.continuity);
     print_times("jitter", &report.jitter);
     print_times("spacing", &report.spacing);
     print_times("added delay", &report.added);
+}
+
+fn print_continuity(continuity: &Continuity) {
+    if continuity.streams == 0 {
+        return;
+    }
+    print_times("longest gap of each stream", &continuity.longest_gap);
+    print_times("  of those under way at the mark", &continuity.marked_gap);
+    let Continuity { streams, ssrc_changes, restarts, duplicates, .. } = continuity;
+    println!(
+        "  {streams} streams: {ssrc_changes} changes of SSRC, {restarts} sequences begun anew, {duplicates} duplicates"
+    );
+}
+
+fn print_life(life: &Life) {
+    for (name, part) in &life.parts {
+        println!(
+            "  {name}: {} of {} answered, {} ended by us, {} by the server, {} early, {} failed",
+            part.answered, part.begun, part.ended_by_us, part.ended_by_server, part.early, part.failed
+        );
+    }
+    life.early.iter().for_each(|(cause, n)| println!("  ended early, {n} times: {cause}"));
+    if life.marked > 0 {
+        println!("  {} of {} calls at the mark ended early", life.marked_early, life.marked);
+    }
+    println!(
+        "  {} of {} re-INVITEs taken, {} of {} keys heard; {} connections broke, {} requests left again; {} calls \
+         overdue, {} left to the server",
+        life.changes_taken,
+        life.changes,
+        life.keys_heard,
+        life.keys,
+        life.broken,
+        life.moved,
+        life.overdue,
+        life.left_to_server
+    );
 }
 
 fn print_server(server: &Server) {

@@ -6,6 +6,7 @@
 pub mod arrivals;
 pub mod command;
 pub mod honesty;
+pub mod life;
 pub mod media;
 pub mod result;
 pub mod run;

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+use crate::load::life::Life;
+
 /// Percentiles every distribution is reported by.
 const QUANTILES: [f64; 12] = [0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999, 0.9995, 0.9999, 1.0];
 
@@ -24,6 +26,8 @@ pub enum Scenario {
     Signalling,
     /// Some of each.
     Mixed,
+    /// Calls in all phases that come and go, two-way; some are abandoned. About --cps times --hold at once.
+    Life,
 }
 
 /// Where and on what a number was measured.
@@ -190,6 +194,44 @@ impl Packets {
     }
 }
 
+/// How unbroken the streams came that were due all along: those of [`Packets::expected`].
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Continuity {
+    /// Streams.
+    pub streams: u64,
+    /// The longest distance of two packets of each stream, or of its last one and its end.
+    pub longest_gap: Distribution,
+    /// The same counted up to each edge, milliseconds; the last has none.
+    pub histogram_ms: Vec<(Option<u64>, u64)>,
+    /// `longest_gap` of the streams that were under way at the mark (SIGUSR1).
+    #[serde(default)]
+    pub marked_gap: Distribution,
+    /// The same counted as `histogram_ms`.
+    #[serde(default)]
+    pub marked_ms: Vec<(Option<u64>, u64)>,
+    /// Packets with another SSRC than those before.
+    pub ssrc_changes: u64,
+    /// Sequence numbers that do not go on: behind those before, or more than 3000 ahead.
+    pub restarts: u64,
+    /// Packets with a sequence number that had come.
+    pub duplicates: u64,
+    /// The streams that came worst, at most 20.
+    pub worst: Vec<StreamGap>,
+}
+
+/// One stream of [`Continuity`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamGap {
+    /// Its number: twice that of its call, one more for the second leg.
+    pub stream: u32,
+    /// Its longest gap.
+    pub longest_gap_us: u64,
+    /// As in [`Continuity`].
+    pub ssrc_changes: u64,
+    /// As in [`Continuity`].
+    pub restarts: u64,
+}
+
 /// What the generator itself came to: the reason to believe the rest, or not to.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Generator {
@@ -258,6 +300,12 @@ pub struct RunReport {
     pub first_audio: Distribution,
     /// Packets.
     pub packets: Packets,
+    /// How unbroken streams came.
+    #[serde(default)]
+    pub continuity: Continuity,
+    /// What calls came to that play parts.
+    #[serde(default)]
+    pub life: Option<Life>,
     /// Interarrival jitter of each call at its end (RFC 3550 §6.4.1).
     pub jitter: Distribution,
     /// Distance of neighbouring packets of one stream, by the kernel's arrival stamps.

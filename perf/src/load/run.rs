@@ -19,6 +19,7 @@ use nix::unistd::Pid;
 use crate::call::local_address;
 use crate::load::arrivals::Spread;
 use crate::load::honesty::{Load, bottleneck};
+use crate::load::life::{Life, Part};
 use crate::load::media::engine::{Engine, Measured, Order, STRAGGLERS};
 use crate::load::media::socket::MediaSocket;
 use crate::load::media::tally::Window;
@@ -90,6 +91,10 @@ pub struct Plan {
     pub tls: Option<TlsClient>,
     /// Where the second legs of anchored calls come to.
     pub callee: SocketAddr,
+    /// Parts of [`Scenario::Life`].
+    pub parts: Vec<Part>,
+    /// Where it leaves messages.
+    pub mailbox: String,
     /// The command line that repeats it.
     pub command: Vec<String>,
 }
@@ -99,20 +104,34 @@ impl Plan {
     fn kinds(&self) -> Vec<(Scenario, String)> {
         let scenarios: &[Scenario] = match self.scenario {
             Scenario::Mixed => &[Scenario::Playout, Scenario::Echo, Scenario::Record],
+            Scenario::Life => {
+                let parts = self.parts.iter();
+                return parts.map(|part| (part.scenario(), self.part_uri(*part))).collect();
+            }
             _ => std::slice::from_ref(&self.scenario),
         };
         scenarios.iter().map(|&scenario| (scenario, self.uri(scenario))).collect()
     }
 
+    fn part_uri(&self, part: Part) -> String {
+        match part {
+            Part::Message | Part::Keys => self.uri_of(&self.mailbox),
+            _ => self.uri(part.scenario()),
+        }
+    }
+
     fn uri(&self, scenario: Scenario) -> String {
-        let mut uri = self.target.uri.clone();
-        let user = match scenario {
+        self.uri_of(match scenario {
             Scenario::Echo => "9196",
             Scenario::Playout | Scenario::Mixed => "9197",
             Scenario::Record => "9198",
             Scenario::Signalling => "9199",
-            Scenario::Anchor => "8000",
-        };
+            Scenario::Anchor | Scenario::Life => "8000",
+        })
+    }
+
+    fn uri_of(&self, user: &str) -> String {
+        let mut uri = self.target.uri.clone();
         if uri.auth.is_none() {
             uri.auth = Some(rsip::Auth { user: user.to_owned(), password: None });
         }
@@ -123,7 +142,7 @@ impl Plan {
         Asked {
             scenario: self.scenario,
             target: self.target.uri.to_string(),
-            calls: self.calls,
+            calls: if self.scenario == Scenario::Life { self.flowing_at_once() } else { self.calls },
             cps: self.cps,
             duration_s: self.duration.as_secs_f64(),
             seed: self.seed,
@@ -132,14 +151,26 @@ impl Plan {
         }
     }
 
+    /// Calls come and go all the time, and are as long as `hold`.
+    fn is_flowing(&self) -> bool {
+        matches!(self.scenario, Scenario::Signalling | Scenario::Life)
+    }
+
+    /// Calls at once that rate and length make.
+    fn flowing_at_once(&self) -> usize {
+        let calls = (self.cps * self.hold.as_secs_f64()).clamp(1.0, 1e6);
+        // Seconds are whole numbers for this purpose; rounding is the best there is.
+        Duration::try_from_secs_f64(calls).map_or(1, |calls| usize::try_from(calls.as_secs()).unwrap_or(1))
+    }
+
     fn is_signalling(&self) -> bool {
         self.scenario == Scenario::Signalling
     }
 
-    /// Calls in all; those of [`Scenario::Signalling`] begin from its lead to its window's end.
+    /// Calls in all; those that come and go begin from the lead to its window's end.
     fn calls_in_all(&self) -> Result<u32> {
-        let calls = if self.is_signalling() {
-            (self.cps * (self.signalling_lead() + self.duration).as_secs_f64()).ceil()
+        let calls = if self.is_flowing() {
+            (self.cps * (self.flow_lead() + self.duration).as_secs_f64()).ceil()
         } else {
             count(self.calls as u64)
         };
@@ -153,7 +184,7 @@ impl Plan {
     }
 
     /// How long before the window calls begin that are not measured: until as many are up as ever.
-    fn signalling_lead(&self) -> Duration {
+    fn flow_lead(&self) -> Duration {
         self.hold + LEAD
     }
 }
@@ -203,16 +234,16 @@ fn drive(plan: &Plan, threads: &mut Threads, interrupts: &Interrupts, bar: &Prog
     let calls = u64::from(plan.calls_in_all()?);
     bar.set_length(calls);
     bar.set_message("calls begun");
-    let lead_until = start + plan.signalling_lead();
+    let lead_until = start + plan.flow_lead();
     threads.wait(interrupts, || {
         let progress = &threads.progress;
         let begun = progress.begun.load(Ordering::Relaxed);
         bar.set_position(begun);
         let all_answered = begun == calls && progress.calling.load(Ordering::Relaxed) == 0;
-        if plan.is_signalling() { clock::now() >= lead_until } else { all_answered }
+        if plan.is_flowing() { clock::now() >= lead_until } else { all_answered }
     })?;
     let set_up = start.elapsed();
-    if !plan.is_signalling() {
+    if !plan.is_flowing() {
         ensure!(threads.progress.up.load(Ordering::Relaxed) > 0, "no call was answered");
         let until = clock::now() + LEAD;
         threads.wait(interrupts, || clock::now() >= until)?;
@@ -242,10 +273,14 @@ fn measure(
     bar.set_length(plan.duration.as_secs());
     bar.set_message("s measured");
     let end = start + plan.duration;
-    threads.wait(interrupts, || {
+    let is_cut = threads.wait_or_cut(interrupts, || {
         bar.set_position(start.elapsed().as_secs());
         clock::now() >= end
     })?;
+    if is_cut {
+        ensure!(plan.scenario == Scenario::Life, "interrupted");
+        let _ = threads.media.send(Order::Cut);
+    }
     let (after, own_after) = (Sample::take(&family), Sample::take(&own));
     let length = start.elapsed();
     // The media thread tells its result when the last packets are in.
@@ -282,10 +317,10 @@ impl Threads {
         let (media, orders) = channel();
         let (commands, asked) = channel();
         let progress = std::sync::Arc::new(Progress::default());
-        let (cpu, seed, rtcp) = (plan.cpu, plan.seed, plan.rtcp);
+        let (cpu, seed, rtcp, flows) = (plan.cpu, plan.seed, plan.rtcp, plan.is_flowing());
         let engine = Builder::new().name(MEDIA_THREAD.to_owned()).spawn(move || {
             pin(cpu)?;
-            Ok(Engine::new(sockets, seed)?.obeying(orders).reporting(rtcp).run())
+            Ok(Engine::new(sockets, seed)?.obeying(orders).reporting(rtcp).patient(flows).run())
         })?;
         let calls = signalling::Plan {
             kinds: plan.kinds(),
@@ -294,7 +329,7 @@ impl Threads {
             spread: plan.spread,
             // Phases and arrivals have nothing to do with each other.
             seed: Rng::new(seed).bits(),
-            hold: plan.is_signalling().then_some(plan.hold),
+            hold: plan.is_flowing().then_some(plan.hold),
             patience: plan.patience,
             one_way: plan.one_way,
             connections: plan.connections,
@@ -302,7 +337,8 @@ impl Threads {
             srtp: Wish { suites: plan.srtp.into_iter().collect(), ..Wish::default() },
             media: address,
             ports: ports.clone(),
-            callee: (plan.scenario == Scenario::Anchor).then_some(plan.callee),
+            callee: matches!(plan.scenario, Scenario::Anchor | Scenario::Life).then_some(plan.callee),
+            parts: if plan.scenario == Scenario::Life { plan.parts.clone() } else { Vec::new() },
         };
         let (orders, told) = (media.clone(), std::sync::Arc::clone(&progress));
         let signal = Builder::new().name(SIGNAL_THREAD.to_owned()).spawn(move || {
@@ -313,15 +349,25 @@ impl Threads {
     }
 
     /// Waits until `done`, looking every 20 ms.
-    fn wait(&self, interrupts: &Interrupts, mut done: impl FnMut() -> bool) -> Result<()> {
+    fn wait(&self, interrupts: &Interrupts, done: impl FnMut() -> bool) -> Result<()> {
+        ensure!(!self.wait_or_cut(interrupts, done)?, "interrupted");
+        Ok(())
+    }
+
+    /// The same; true when it was interrupted.
+    fn wait_or_cut(&self, interrupts: &Interrupts, mut done: impl FnMut() -> bool) -> Result<bool> {
         while !done() {
-            ensure!(!interrupts.wait(Duration::from_millis(20)), "interrupted");
+            match interrupts.wait(Duration::from_millis(20)) {
+                Some(Signal::SIGUSR1) => self.mark(),
+                Some(_) => return Ok(true),
+                None => {}
+            }
             let is_gone = self.signal.as_ref().is_some_and(JoinHandle::is_finished)
                 || self.engine.as_ref().is_some_and(JoinHandle::is_finished);
             // Its own error tells more; see `end`.
             ensure!(!is_gone, "a thread of the generator ended");
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Hangs everything up, stops the threads and takes what they have.
@@ -346,6 +392,12 @@ impl Threads {
         Ok((totals?, measured?))
     }
 
+    /// Tells what is under way now apart.
+    fn mark(&self) {
+        let _ = self.commands.send(Command::Mark);
+        let _ = self.media.send(Order::Mark);
+    }
+
     fn is_over(&self) -> bool {
         self.signal.as_ref().is_none_or(JoinHandle::is_finished)
     }
@@ -354,6 +406,7 @@ impl Threads {
 fn bind(plan: &Plan, address: IpAddr) -> Result<Vec<MediaSocket>> {
     let streams = match plan.scenario {
         Scenario::Anchor => plan.calls * 2,
+        Scenario::Life => plan.flowing_at_once() * 2,
         Scenario::Signalling => 1,
         _ => plan.calls,
     };
@@ -368,7 +421,7 @@ fn pin(cpu: Option<usize>) -> Result<()> {
     sched_setaffinity(Pid::from_raw(0), &set).with_context(|| format!("--cpu {cpu}: not ours to use"))
 }
 
-/// SIGINT and SIGTERM, as something to wait for.
+/// SIGINT, SIGTERM and SIGUSR1, as something to wait for.
 struct Interrupts(SignalFd);
 
 impl Interrupts {
@@ -379,15 +432,17 @@ impl Interrupts {
         Ok(Self(SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?))
     }
 
-    /// Waits; true when one came.
-    fn wait(&self, limit: Duration) -> bool {
+    /// Waits for one.
+    fn wait(&self, limit: Duration) -> Option<Signal> {
         let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
         let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
-        poll(&mut fds, limit).is_ok_and(|count| count > 0) && self.0.read_signal().is_ok()
+        poll(&mut fds, limit).ok().filter(|count| *count > 0)?;
+        let told = self.0.read_signal().ok()??;
+        Signal::try_from(i32::try_from(told.ssi_signo).ok()?).ok()
     }
 
     fn signals() -> SigSet {
-        [Signal::SIGINT, Signal::SIGTERM].into_iter().collect()
+        [Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR1].into_iter().collect()
     }
 }
 
@@ -408,7 +463,7 @@ fn report(
     resident_before_bytes: u64,
 ) -> RunReport {
     let mut calls = totals.calls;
-    if !plan.is_signalling() {
+    if !plan.is_flowing() {
         calls.per_s = count(calls.answered) / edges.set_up.as_secs_f64().max(f64::MIN_POSITIVE);
     }
     calls.silent += measured.silent;
@@ -439,6 +494,8 @@ fn report(
         setup: Distribution::of(&totals.setup),
         first_audio: Distribution::of(&measured.first_audio),
         packets,
+        continuity: measured.continuity,
+        life: totals.life.map(|life| Life { keys: measured.keys.0, keys_heard: measured.keys.1, ..life }),
         jitter: Distribution::of(&measured.jitter),
         spacing: Distribution::of(&measured.spacing),
         added: Distribution::of(&measured.added),

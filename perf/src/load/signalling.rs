@@ -1,7 +1,7 @@
 //! The signalling thread: begins calls on time, keeps all dialogs, ends them.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::BinaryHeap;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
 
 use crate::load::arrivals::{Arrivals, Spread};
+use crate::load::life::{Life, Part};
 use crate::load::media::book::{Hears, Stream};
 use crate::load::media::engine::Order;
 use crate::load::media::tally::{histogram, micros};
@@ -26,6 +27,12 @@ use crate::sip::sdes;
 use crate::sip::sdp::{self, Direction};
 use crate::sip::tls::TlsClient;
 use crate::{clock, machine};
+
+mod acts;
+mod leaving;
+
+use acts::{Act, Play};
+use leaving::Leaving;
 
 /// Longest sleep: commands are seen after it.
 const TURN: Duration = Duration::from_millis(5);
@@ -67,6 +74,9 @@ pub struct Plan {
     pub ports: Vec<u16>,
     /// Where the second legs of anchored calls come to.
     pub callee: Option<SocketAddr>,
+    /// Parts that calls play, one for each of `kinds`; nothing but in [`Scenario::Life`]. They are as
+    /// long as `hold` on average.
+    pub parts: Vec<Part>,
 }
 
 /// What the main thread asks for.
@@ -79,6 +89,8 @@ pub enum Command {
         /// The first instant after it.
         until: Instant,
     },
+    /// Calls that are up now are told apart.
+    Mark,
     /// Begin no more calls; end those that are up or ringing, this many a second.
     HangUp {
         /// Calls a second.
@@ -112,6 +124,8 @@ pub struct Totals {
     pub server: String,
     /// Calls begun more than 10 ms late.
     pub late_calls: u64,
+    /// What calls that play parts came to.
+    pub life: Option<Life>,
 }
 
 /// A call and what its owner knows of it.
@@ -124,6 +138,7 @@ struct Slot {
     leaving: bool,
     /// The timer in the heap.
     timer: Option<Instant>,
+    act: Option<Act>,
 }
 
 struct Signaller<'a> {
@@ -143,6 +158,7 @@ struct Signaller<'a> {
     window: Option<(Instant, Instant)>,
     answered_in_window: u64,
     totals: Totals,
+    play: Option<Play>,
 }
 
 /// Whom calls of one scenario go to.
@@ -150,14 +166,6 @@ struct Kind {
     scenario: Scenario,
     place: Rc<Place>,
     to: Rc<str>,
-}
-
-/// The end of all calls, in the order they began.
-struct Leaving {
-    from: Instant,
-    rate: f64,
-    done: u32,
-    left: VecDeque<u32>,
 }
 
 /// Runs until [`Command::Stop`].
@@ -197,8 +205,15 @@ impl<'a> Signaller<'a> {
         let mut arrivals = Arrivals::new(plan.spread, plan.cps, plan.seed);
         let start = clock::now();
         let next = arrivals.next().map(|offset| start + offset);
-        let totals =
-            Totals { calls: Calls::default(), setup: histogram(), server: String::new(), late_calls: 0 };
+        let totals = Totals {
+            calls: Calls::default(),
+            setup: histogram(),
+            server: String::new(),
+            late_calls: 0,
+            life: None,
+        };
+        let play = plan.hold.filter(|_| !plan.parts.is_empty());
+        let play = play.map(|mean| Play::new(plan.parts.clone(), mean, plan.seed));
         Ok(Self {
             plan,
             progress,
@@ -216,6 +231,7 @@ impl<'a> Signaller<'a> {
             window: None,
             answered_in_window: 0,
             totals,
+            play,
         })
     }
 
@@ -225,12 +241,14 @@ impl<'a> Signaller<'a> {
         while let Ok(command) = commands.try_recv() {
             match command {
                 Command::Measure { from, until } => self.window = Some((from, until)),
+                Command::Mark => self.mark(),
                 Command::HangUp { rate } => self.begin_leaving(now, rate),
                 Command::Stop => return false,
             }
         }
         self.begin_due(now);
         self.leave_due(now);
+        self.act_due(now);
         self.handle_timeouts(now);
         self.pool.flush();
         self.tell_broken(now);
@@ -249,7 +267,8 @@ impl<'a> Signaller<'a> {
     fn pause(&self) -> Duration {
         let timer = self.timers.peek().map(|Reverse((at, _))| *at);
         let leave = self.leaving.as_ref().and_then(Leaving::due);
-        let due = [self.next, timer, leave].into_iter().flatten().min();
+        let step = self.play.as_ref().and_then(Play::next);
+        let due = [self.next, timer, leave, step].into_iter().flatten().min();
         due.map_or(TURN, |at| at.saturating_duration_since(clock::now()).min(TURN))
     }
 
@@ -292,33 +311,26 @@ impl<'a> Signaller<'a> {
             to: Rc::clone(&kind.to),
             local,
             patience: self.plan.patience,
-            hold: self.plan.hold,
+            hold: self.plan.hold.filter(|_| self.play.is_none()),
+            contact: self.plan.callee.filter(|_| self.play.is_some()),
+            moves: self.play.is_some(),
         };
+        let act = self.play.as_mut().and_then(|play| play.cast(number));
+        match act.as_ref().map(|act| act.part) {
+            Some(Part::Dropped) => self.pool.dedicate(number),
+            Some(Part::Ringing) => self.callee.iter_mut().for_each(|callee| callee.ring_on(number)),
+            Some(_) | None => {}
+        }
         let call = Call::place(now, dial, &mut self.pool)?;
         let scenario = kind.scenario;
-        let slot = Slot { call, scenario, due, answered: false, leaving: false, timer: None };
+        let slot = Slot { call, scenario, due, answered: false, leaving: false, timer: None, act };
         self.slots.push(Some(Box::new(slot)));
         self.progress.calling.fetch_add(1, Ordering::Relaxed);
         self.set_timer(number);
-        Ok(())
-    }
-
-    fn begin_leaving(&mut self, now: Instant, rate: f64) {
-        self.next = None;
-        let numbers = (0u32..).zip(&self.slots).filter(|(_, slot)| slot.is_some());
-        let left = numbers.map(|(number, _)| number).collect();
-        self.leaving = Some(Leaving { from: now, rate: rate.max(1.0), done: 0, left });
-    }
-
-    fn leave_due(&mut self, now: Instant) {
-        for _ in 0..BURST {
-            let Some(number) = self.leaving.as_mut().and_then(|leaving| leaving.next(now)) else { return };
-            let Some(slot) = self.slots.get_mut(number as usize).and_then(Option::as_mut) else { continue };
-            slot.leaving = true;
-            let event = slot.call.hang_up(now, &mut self.pool);
-            self.close_media(number);
-            self.happened(now, number, event);
+        if self.plays(number, Part::Ringing) {
+            self.rehearse(number, now);
         }
+        Ok(())
     }
 
     fn handle_timeouts(&mut self, now: Instant) {
@@ -348,11 +360,15 @@ impl<'a> Signaller<'a> {
 
     fn tell_broken(&mut self, now: Instant) {
         for (connection, why) in self.pool.take_broken() {
+            self.play.iter_mut().for_each(|play| play.told.broken += 1);
             for number in 0..u32::try_from(self.slots.len()).unwrap_or(u32::MAX) {
                 let Some(slot) = self.slots.get_mut(number as usize).and_then(Option::as_mut) else {
                     continue;
                 };
-                let event = slot.call.handle_broken(now, connection, &why);
+                if slot.has_vanished() {
+                    continue;
+                }
+                let event = slot.call.handle_broken(now, connection, &why, &mut self.pool);
                 self.happened(now, number, event);
             }
         }
@@ -377,6 +393,9 @@ impl<'a> Signaller<'a> {
     /// A message goes to its call, by Call-ID; a request of no call of ours to the callee.
     fn handle_message(&mut self, now: Instant, source: Source, message: &Glance<'_>) {
         let number = message.value("Call-ID").and_then(|call_id| number_of(call_id, self.run));
+        if number.is_some_and(|number| self.heard_by_nobody(number, message)) {
+            return;
+        }
         let slot = number.and_then(|number| self.slots.get_mut(number as usize)?.as_mut());
         if let (Some(number), Some(slot), Source::Connection(connection)) = (number, slot, source) {
             let event = slot.call.handle_message(now, connection, message, &mut self.pool);
@@ -418,6 +437,7 @@ impl<'a> Signaller<'a> {
     fn happened(&mut self, now: Instant, number: u32, event: Option<Event>) {
         match event {
             Some(Event::Answered(answer)) => self.answered(now, number, &answer),
+            Some(Event::Changed(is_taken)) => self.changed(number, is_taken),
             Some(Event::Over(ending)) => self.over(number, ending),
             None => {}
         }
@@ -439,6 +459,13 @@ impl<'a> Signaller<'a> {
         self.progress.calling.fetch_sub(1, Ordering::Relaxed);
         let up = self.progress.up.fetch_add(1, Ordering::Relaxed) + 1;
         self.totals.calls.peak = self.totals.calls.peak.max(up);
+        let plays = slot.act.as_mut().map(|act| {
+            act.dtmf = answer.remote.dtmf_payload_type;
+            act.part
+        });
+        if let (Some(part), Some(play)) = (plays, &mut self.play) {
+            play.told.part(part).answered += 1;
+        }
         match stream_of(slot, number, answer, self.plan.ports.len()) {
             Ok(Some(stream)) => self.order(Order::Open(2 * number, Box::new(stream))),
             Ok(None) => {}
@@ -446,6 +473,9 @@ impl<'a> Signaller<'a> {
                 self.totals.calls.silent += 1;
                 self.note(format!("{error:#}"));
             }
+        }
+        if plays.is_some_and(|part| part != Part::Ringing) {
+            self.rehearse(number, now);
         }
         // It was cancelled, and the answer was faster.
         if self.slots[number as usize].as_ref().is_some_and(|slot| slot.leaving)
@@ -461,8 +491,11 @@ impl<'a> Signaller<'a> {
         let gauge = if answered { &self.progress.up } else { &self.progress.calling };
         gauge.fetch_sub(1, Ordering::Relaxed);
         self.progress.over.fetch_add(1, Ordering::Relaxed);
+        if self.act_over(number, &ending) {
+            return self.close_media(number);
+        }
         match ending {
-            Ending::HungUp => {}
+            Ending::HungUp | Ending::Disowned(_) => {}
             Ending::EndedEarly(reason) => {
                 self.totals.calls.ended_early += u64::from(!leaving);
                 if !reason.is_empty() {
@@ -495,6 +528,11 @@ impl<'a> Signaller<'a> {
         }
     }
 
+    fn plays(&self, number: u32, part: Part) -> bool {
+        let slot = self.slots.get(number as usize).and_then(Option::as_ref);
+        slot.and_then(|slot| slot.act.as_ref()).is_some_and(|act| act.part == part)
+    }
+
     fn close_media(&self, number: u32) {
         self.order(Order::Close(2 * number));
     }
@@ -514,7 +552,8 @@ impl<'a> Signaller<'a> {
     }
 
     fn finish(mut self) -> Totals {
-        let unfinished = self.slots.iter().flatten().filter(|slot| !slot.call.is_over()).count();
+        let there = self.slots.iter().flatten().filter(|slot| !slot.call.is_over());
+        let unfinished = there.filter(|slot| !slot.has_vanished()).count();
         if unfinished > 0 {
             self.note(format!("{unfinished} calls did not end in time"));
         }
@@ -522,21 +561,8 @@ impl<'a> Signaller<'a> {
             let seconds = until.saturating_duration_since(from).as_secs_f64();
             self.totals.calls.per_s = count(self.answered_in_window) / seconds.max(f64::MIN_POSITIVE);
         }
+        self.totals.life = self.curtain();
         self.totals
-    }
-}
-
-impl Leaving {
-    /// When the next call is due to end.
-    fn due(&self) -> Option<Instant> {
-        self.left.front().map(|_| self.from + Duration::from_secs_f64(f64::from(self.done) / self.rate))
-    }
-
-    /// The next call, if it is due.
-    fn next(&mut self, now: Instant) -> Option<u32> {
-        self.due().filter(|due| *due <= now)?;
-        self.done += 1;
-        self.left.pop_front()
     }
 }
 
@@ -547,14 +573,15 @@ fn stream_of(slot: &Slot, number: u32, answer: &Answer, sockets: usize) -> Resul
         Scenario::Echo => (true, Hears::FramesOf(2 * number)),
         Scenario::Anchor => (true, Hears::FramesOf(2 * number + 1)),
         Scenario::Record => (true, Hears::Nothing),
-        Scenario::Signalling | Scenario::Mixed => return Ok(None),
+        Scenario::Signalling | Scenario::Mixed | Scenario::Life => return Ok(None),
     };
     let remote = answer.remote.rtp.context("the answer has no address for RTP")?;
     let keys = sdes::agree(&slot.call.local().crypto, &answer.remote.crypto)?;
     Ok(Some(Stream {
         socket: number as usize % sockets.max(1),
         remote,
-        sends,
+        // Calls that play a part are two-way, whatever they are for.
+        sends: sends || slot.act.is_some(),
         hears,
         payload_type: answer.remote.codec.payload_type(),
         keys: keys.map(Box::new),

@@ -123,9 +123,12 @@ fn loss(scenario: Scenario) -> &'static [Figure] {
     })];
     match scenario {
         Scenario::Record => &SENT,
-        Scenario::Playout | Scenario::Echo | Scenario::Anchor | Scenario::Signalling | Scenario::Mixed => {
-            &RECEIVED
-        }
+        Scenario::Playout
+        | Scenario::Echo
+        | Scenario::Anchor
+        | Scenario::Signalling
+        | Scenario::Mixed
+        | Scenario::Life => &RECEIVED,
     }
 }
 

@@ -228,6 +228,17 @@ mod tests {
         assert!(html.contains("class=\"whisker\"") && html.contains("rtpengine lost"));
     }
 
+    /// Goal: a page tells which streams and calls came through a change, and which did not. Method: a
+    /// run with a stream that began anew and a call that ended early.
+    #[test]
+    fn a_run_tells_what_came_through() {
+        let html = render(&[Document::Run(Box::new(run_of(100)))]);
+        let after = |mark: &str| html.split(mark).nth(1).unwrap_or_else(|| panic!("{mark}")).to_owned();
+        assert!(after("Longest gap of each stream").contains("4, leg 2"));
+        assert!(after("Calls by what they do").contains("BYE: Q.850;cause=16: 1"));
+        assert!(html.contains("8 of 9") && html.contains("longer"));
+    }
+
     /// Goal: a page leads with the number to plan with. Method: a search's page.
     #[test]
     fn a_search_leads_with_its_number() {

@@ -5,6 +5,7 @@
 //! and write.
 
 pub mod charts;
+mod continuity;
 pub mod comparison;
 pub mod document;
 pub mod html;

@@ -1,6 +1,7 @@
 //! The parts of a page that tell of single runs: figures, tables, conditions.
 
 use super::charts::{self, Point};
+use super::continuity;
 use super::html::{Page, Tone};
 use crate::figures;
 use crate::find::bound::{busiest, reason};
@@ -26,6 +27,7 @@ pub fn one(page: &mut Page, run: &RunReport) {
     ];
     page.drawings(&drawings.into_iter().flatten().collect::<Vec<_>>());
     percentiles(page, run);
+    continuity::section(page, run);
     details(page, run);
     conditions(page, &run.fingerprint, &run.command, &asked(run));
 }

@@ -6,9 +6,10 @@ use crate::find::bound::{Bound, Kind};
 use crate::find::report::{FindReport, Step, recommended};
 use crate::find::search::{End, Purpose};
 use crate::find::slo::Slo;
+use crate::load::life::{Life, PartCount};
 use crate::load::result::{
-    Asked, Calls, Distribution, Fingerprint, Generator, Packets, RunReport, Scenario, Server, ServerThread,
-    count,
+    Asked, Calls, Continuity, Distribution, Fingerprint, Generator, Packets, RunReport, Scenario, Server,
+    ServerThread, StreamGap, count,
 };
 
 /// A run with so many calls in which all went well.
@@ -50,6 +51,8 @@ pub(crate) fn run_of(load: u64) -> RunReport {
         setup: distribution(1500.0 + calls, 2.0),
         first_audio: distribution(21_000.0, 1.1),
         packets: Packets { sent: packets, expected: packets, received: packets, ..Packets::default() },
+        continuity: continuity(),
+        life: Some(life()),
         jitter: distribution(200.0, 1.2),
         spacing: distribution(20_000.0, 1.01),
         added: distribution(400.0 + calls / 10.0, 1.4),
@@ -80,6 +83,30 @@ pub(crate) fn run_of(load: u64) -> RunReport {
             resident_before_bytes: 30 << 20,
             ..Server::default()
         }),
+    }
+}
+
+/// Three streams, one of which began anew after a long gap.
+fn continuity() -> Continuity {
+    Continuity {
+        streams: 3,
+        longest_gap: distribution(22_000.0, 1.5),
+        histogram_ms: vec![(Some(30), 2), (Some(500), 0), (None, 1)],
+        restarts: 1,
+        worst: vec![StreamGap { stream: 9, longest_gap_us: 6_000_000, ssrc_changes: 0, restarts: 1 }],
+        ..Continuity::default()
+    }
+}
+
+/// Held calls, one of which ended early.
+fn life() -> Life {
+    let held = PartCount { begun: 5, answered: 5, ended_by_us: 4, early: 1, ..PartCount::default() };
+    Life {
+        parts: [("held".to_owned(), held)].into(),
+        early: [("BYE: Q.850;cause=16".to_owned(), 1)].into(),
+        changes: 9,
+        changes_taken: 8,
+        ..Life::default()
     }
 }
 

@@ -9,10 +9,12 @@ use hdrhistogram::Histogram;
 use nix::sys::socket::SockaddrStorage;
 
 use crate::load::media::batch::DATAGRAM_BYTES;
+use crate::load::media::continuity::{Course, Courses};
 use crate::load::media::engine::SLOTS;
+use crate::load::media::press::{Press, Reaction, is_voiced};
 use crate::load::media::rtcp::{self, REPORT_BYTES, Report};
 use crate::load::media::stamp::Stamp;
-use crate::load::media::tally::{Hearing, Journey, Window, histogram, micros};
+use crate::load::media::tally::{Hearing, Journey, Rests, Window, histogram, micros};
 use crate::load::result::Packets;
 use crate::media::packet;
 use crate::media::srtp::Srtp;
@@ -27,6 +29,11 @@ const REPORT_TICKS: u64 = 5 * 50 * SLOTS as u64;
 /// From the streams of one tick to those of the next; without a divisor in common with
 /// [`REPORT_TICKS`], so that all are reached, and far from 1, so that few streams report evenly too.
 const REPORT_STEP: u64 = 3583;
+
+/// A stream younger than this may have heard nothing yet.
+const SET_UP: Duration = Duration::from_millis(100);
+/// Frames arrive this long after the answer, or the stream is silent.
+const FIRST_LIMIT: Duration = Duration::from_secs(1);
 
 /// Bytes of the RTP header we write.
 const HEADER_BYTES: usize = 12;
@@ -75,6 +82,14 @@ pub(super) struct Entry {
     frame: u32,
     first_sequence: u16,
     has_heard: bool,
+    /// No frame leaves and none is due back.
+    resting: bool,
+    rests: Rests,
+    press: Option<Press>,
+    reaction: Option<Reaction>,
+    /// The newest packet was no silence.
+    hears_sound: bool,
+    course: Course,
     hearing: Hearing,
     /// The same since the stream was opened, for our own RTCP reports.
     life: Hearing,
@@ -91,6 +106,8 @@ pub(super) struct Book {
     by_source: Vec<HashMap<SocketAddr, u32>>,
     /// Our own reports are asked for.
     pub(super) reports: bool,
+    /// A frame counts only once one before it has arrived: streams open within the window.
+    pub(super) is_patient: bool,
     pub(super) window: Option<Window>,
     pub(super) tallies: Tallies,
 }
@@ -106,12 +123,25 @@ pub(super) struct Tallies {
     /// Frames sent that nobody returns or reports.
     pub(super) unheard: u64,
     pub(super) silent: u64,
+    pub(super) courses: Courses,
+    /// Keys pressed into silence, and those that sound answered.
+    pub(super) keys: (u64, u64),
 }
 
 impl Default for Tallies {
     fn default() -> Self {
         let [spacing, added, first_audio, jitter] = std::array::from_fn(|_| histogram());
-        Self { spacing, added, first_audio, jitter, packets: Packets::default(), unheard: 0, silent: 0 }
+        Self {
+            spacing,
+            added,
+            first_audio,
+            jitter,
+            packets: Packets::default(),
+            unheard: 0,
+            silent: 0,
+            courses: Courses::default(),
+            keys: (0, 0),
+        }
     }
 }
 
@@ -122,6 +152,7 @@ impl Book {
             journeys: Vec::new(),
             by_source: vec![HashMap::new(); sockets],
             reports: false,
+            is_patient: false,
             window: None,
             tallies: Tallies::default(),
         }
@@ -151,6 +182,12 @@ impl Book {
             frame: 0,
             first_sequence: sequence,
             has_heard: false,
+            resting: false,
+            rests: Rests::default(),
+            press: None,
+            reaction: None,
+            hears_sound: false,
+            course: Course::default(),
             hearing: Hearing::default(),
             life: Hearing::default(),
             reported: None,
@@ -186,14 +223,28 @@ impl Book {
     /// Begins to count anew.
     pub(super) fn begin(&mut self, window: Window) {
         self.window = Some(window);
-        // What was first heard before the window was set-up, and is told once.
+        // What was first heard before the window was set-up, and is told once; keys are of the whole run.
         let first_audio = std::mem::replace(&mut self.tallies.first_audio, histogram());
-        self.tallies = Tallies { first_audio, ..Tallies::default() };
+        let keys = self.tallies.keys;
+        self.tallies = Tallies { first_audio, keys, ..Tallies::default() };
         for entry in self.entries.iter_mut().flatten() {
             entry.hearing = Hearing::default();
+            entry.course.restart();
             entry.reported_before = entry.reported.unwrap_or(0);
         }
         self.journeys.iter_mut().for_each(|journey| journey.restart());
+    }
+
+    /// Marks the streams that are open.
+    pub(super) fn mark(&mut self) {
+        self.entries.iter_mut().flatten().for_each(|entry| entry.course.mark());
+    }
+
+    /// Lets the window end now, if it is not over.
+    pub(super) fn cut(&mut self, now: Duration) {
+        if let Some(window) = &mut self.window {
+            window.until = window.until.min(now.max(window.from));
+        }
     }
 
     /// Ends the window: adds up what the open streams counted in it.
@@ -208,11 +259,65 @@ impl Book {
 
     /// A frame of `id` left at `sent`. True when that is within the window.
     pub(super) fn frame_left(&mut self, id: u32, sent: Duration) -> bool {
-        let counts = self.window.is_some_and(|window| window.contains(sent));
+        let counts = self.window.is_some_and(|window| window.contains(sent)) && self.is_awaited(id);
+        let frame = self.entry(id).map_or(0, |entry| entry.frame);
         if let Some(journey) = self.journeys.get_mut(id as usize).filter(|_| counts) {
-            journey.sent += 1;
+            journey.leaves(frame);
         }
         counts
+    }
+
+    /// True when the frames of `id` may be counted on to arrive: one has.
+    fn is_awaited(&self, id: u32) -> bool {
+        let entry = self.entries.get(id as usize).and_then(Option::as_ref);
+        let is_returned = entry.is_some_and(|entry| matches!(entry.stream.hears, Hears::FramesOf(_)));
+        let has_arrived = self.journeys.get(id as usize).is_some_and(|journey| journey.has_arrived);
+        !self.is_patient || !is_returned || has_arrived
+    }
+
+    /// True while a stream sends nothing.
+    pub(super) fn is_resting(&self, id: u32) -> bool {
+        self.entries.get(id as usize).and_then(Option::as_ref).is_some_and(|entry| entry.resting)
+    }
+
+    /// Sends nothing any more and misses nothing; what is on its way still counts.
+    pub(super) fn rest(&mut self, id: u32, now: Duration) {
+        if let Some(entry) = self.entry(id) {
+            if !entry.resting {
+                entry.rests.begin(now);
+            }
+            entry.resting = true;
+            entry.course.rest();
+        }
+    }
+
+    /// Rests for ever: its far side is to find out by itself.
+    pub(super) fn forsake(&mut self, id: u32, now: Duration) {
+        self.rest(id, now);
+        if let Some(entry) = self.entry(id) {
+            entry.stream.hears = Hears::Nothing;
+        }
+    }
+
+    /// Goes on after [`Book::rest`].
+    pub(super) fn resume(&mut self, id: u32, now: Duration) {
+        if let Some(entry) = self.entry(id) {
+            if entry.resting {
+                entry.rests.end(now);
+            }
+            entry.resting = false;
+            entry.course.resume(now);
+        }
+    }
+
+    /// Presses a key. Where it is silent before, sound until this time is the answer to it.
+    pub(super) fn press(&mut self, id: u32, (key, payload_type): (char, u8), until: Duration) {
+        let Some(entry) = self.entry(id) else { return };
+        entry.press = Press::new(key, payload_type, entry.frame.wrapping_mul(160));
+        if !entry.hears_sound {
+            entry.reaction = Some(Reaction::until(until));
+            self.tallies.keys.0 += 1;
+        }
     }
 
     /// A datagram that belongs to no stream.
@@ -238,6 +343,12 @@ impl Book {
             },
         };
         let Some((header, payload)) = packet::parse(plain) else { return self.stray(arrival) };
+        entry.hears_sound = is_voiced(header.payload_type, payload);
+        let reacts =
+            entry.reaction.as_mut().is_some_and(|reaction| reaction.hears(arrival, &header, payload));
+        if reacts {
+            entry.reaction = None;
+        }
         if reports {
             entry.life.count(arrival, &header);
         }
@@ -248,9 +359,14 @@ impl Book {
                 self.tallies.first_audio.saturating_record(waited.max(1));
             }
         }
+        self.tallies.keys.1 += u64::from(reacts);
+        self.note_arrival(id, payload);
         let Some(window) = window else { return };
         let Some(entry) = self.entry(id) else { return };
         let hears = entry.stream.hears;
+        if window.contains(arrival) {
+            entry.course.count(arrival, &header);
+        }
         if hears != Hears::Nothing
             && window.contains(arrival)
             && let Some(spacing) = entry.hearing.count(arrival, &header)
@@ -287,6 +403,13 @@ impl Book {
         (first..end).step_by(usize::try_from(REPORT_TICKS).unwrap_or(usize::MAX))
     }
 
+    /// Notes that frames come through to `id`, within the window or before it.
+    fn note_arrival(&mut self, id: u32, payload: &[u8]) {
+        let Some(Hears::FramesOf(sender)) = self.entry(id).map(|entry| entry.stream.hears) else { return };
+        let Some(journey) = self.journeys.get_mut(sender as usize) else { return };
+        journey.has_arrived |= Stamp::read(payload).is_some_and(|stamp| stamp.stream == sender);
+    }
+
     /// A frame of ours, at the stream that hears `sender`.
     fn frame_arrives(&mut self, sender: u32, arrival: Duration, payload: &[u8], window: Window) {
         let stamp = Stamp::read(payload).filter(|stamp| window.contains(stamp.sent));
@@ -296,6 +419,9 @@ impl Book {
             return;
         }
         let Some(journey) = self.journeys.get_mut(sender as usize) else { return };
+        if !journey.counts(stamp.frame) {
+            return;
+        }
         if journey.comes_back(stamp.frame) {
             self.tallies.added.saturating_record(micros(arrival.saturating_sub(stamp.sent)).max(1));
         }
@@ -315,8 +441,8 @@ impl Tallies {
                 return self.take_their_word(sent, reported);
             }
             Hears::Sound => {
-                let from = window.from.max(stream.up_since);
-                (entry.hearing.expected(Window { from, ..window }), entry.hearing.packets)
+                let due = Window { from: window.from.max(stream.up_since), ..window };
+                (entry.hearing.expected(due, &entry.rests), entry.hearing.packets)
             }
             Hears::FramesOf(sender) => {
                 let journey = journeys.get(sender as usize);
@@ -324,10 +450,16 @@ impl Tallies {
                 journey.map_or((0, 0), |journey| (journey.sent, journey.returned))
             }
         };
+        self.courses.settle(id, &entry.course, window);
         self.packets.expected += expected;
         self.packets.received += received;
         self.packets.lost += expected.saturating_sub(received);
-        self.silent += u64::from(!entry.has_heard);
+        let age = window.until.saturating_sub(stream.up_since);
+        let is_mute = match stream.hears {
+            Hears::FramesOf(sender) => journeys.get(sender as usize).is_some_and(Journey::is_mute),
+            Hears::Nothing | Hears::Sound => false,
+        };
+        self.silent += u64::from(!entry.has_heard && age > SET_UP || is_mute && age > FIRST_LIMIT);
         if let Some(jitter) = entry.hearing.jitter_us() {
             self.jitter.saturating_record(jitter.max(1));
         }
@@ -366,11 +498,16 @@ impl Entry {
         buffer[8..12].copy_from_slice(&(id ^ SSRC_MARK).to_be_bytes());
         Stamp { stream: id, frame: self.frame, sent }.write(&mut buffer[HEADER_BYTES..]);
         self.frame = self.frame.wrapping_add(1);
-        let Some(srtp) = &mut self.srtp else { return Some(FRAME_BYTES) };
+        let pressed = self.press.as_mut().map(|press| press.write(buffer));
+        if pressed == Some(None) {
+            self.press = None;
+        }
+        let length = pressed.flatten().unwrap_or(FRAME_BYTES);
+        let Some(srtp) = &mut self.srtp else { return Some(length) };
         // An earlier ciphertext may lie where the sound should be.
         let sound_at = HEADER_BYTES + crate::load::media::stamp::STAMP_BYTES;
         buffer[sound_at..FRAME_BYTES].copy_from_slice(&sound[sound_at..FRAME_BYTES]);
-        let packet = srtp.protect(&buffer[..FRAME_BYTES]).ok()?;
+        let packet = srtp.protect(&buffer[..length]).ok()?;
         buffer.get_mut(..packet.len())?.copy_from_slice(&packet);
         Some(packet.len())
     }

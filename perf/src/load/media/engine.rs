@@ -16,7 +16,7 @@ use crate::load::media::batch::{DATAGRAM_BYTES, Incoming, Outgoing, SEND_BATCH};
 use crate::load::media::book::{Book, Stream};
 use crate::load::media::socket::MediaSocket;
 use crate::load::media::tally::{PACKET_TIME, Window, histogram, micros};
-use crate::load::result::Packets;
+use crate::load::result::{Continuity, Packets};
 use crate::rng::Rng;
 use crate::{clock, machine};
 
@@ -32,6 +32,9 @@ const RTCP_TURNS: u64 = 100;
 /// How long after the window packets are still awaited.
 pub const STRAGGLERS: Duration = Duration::from_secs(1);
 
+/// Longest time from a key to the sound that answers it.
+const ANSWER_LIMIT: Duration = Duration::from_secs(4);
+
 /// Datagrams of unknown streams kept until the orders of the same turn are read.
 const STRANGERS_MAX: usize = 256;
 
@@ -45,8 +48,20 @@ pub enum Order {
     Open(u32, Box<Stream>),
     /// Ends it.
     Close(u32),
+    /// The stream sends nothing any more, and nothing is due back.
+    Rest(u32),
+    /// The stream sends nothing any more, and nothing it hears counts; what it counted is left out.
+    Forsake(u32),
+    /// It sends again.
+    Resume(u32),
+    /// Presses a key in it, told by events of this payload type.
+    Press(u32, char, u8),
     /// Counts within this window, times since 1970.
     Measure(Window),
+    /// Streams under way now are told apart from later and earlier ones.
+    Mark,
+    /// The window ends now, before its time.
+    Cut,
     /// Ends [`Engine::run`].
     Stop,
 }
@@ -73,6 +88,10 @@ pub struct Measured {
     pub unheard: u64,
     /// Streams that should hear and never did, or could not be opened.
     pub silent: u64,
+    /// How unbroken the streams came.
+    pub continuity: Continuity,
+    /// Keys pressed into silence, and those that sound answered within 4 s.
+    pub keys: (u64, u64),
     /// The window's length.
     pub length: Duration,
     /// Processor time of the engine's thread in the window.
@@ -169,6 +188,12 @@ impl Engine {
         self
     }
 
+    /// For streams that open within the window: a frame counts only once one before it has arrived.
+    pub fn patient(mut self, is_patient: bool) -> Self {
+        self.book.is_patient = is_patient;
+        self
+    }
+
     /// Adds a stream under a number of the caller's choice.
     ///
     /// # Errors
@@ -245,7 +270,15 @@ impl Engine {
             match order {
                 Order::Open(id, stream) => self.unopened += u64::from(self.open(id, *stream).is_err()),
                 Order::Close(id) => self.close(id),
+                Order::Rest(id) => self.book.rest(id, clock::calendar()),
+                Order::Forsake(id) => self.book.forsake(id, clock::calendar()),
+                Order::Resume(id) => self.book.resume(id, clock::calendar()),
+                Order::Press(id, key, payload_type) => {
+                    self.book.press(id, (key, payload_type), clock::calendar() + ANSWER_LIMIT);
+                }
                 Order::Measure(window) => self.begin(window),
+                Order::Mark => self.book.mark(),
+                Order::Cut => self.book.cut(clock::calendar()),
                 Order::Stop => self.stopped = true,
             }
         }
@@ -291,6 +324,8 @@ impl Engine {
             lateness: std::mem::replace(&mut self.lateness, histogram()),
             late_frames: self.late_frames,
             silent: tallies.silent + self.unopened,
+            continuity: tallies.courses.end(),
+            keys: tallies.keys,
             length: window.length(),
             thread_time: time.map_or(Duration::ZERO, |time| time.now.saturating_sub(time.began)),
         }
@@ -315,6 +350,9 @@ impl Engine {
         let (sent, late) = (clock::calendar(), clock::now().saturating_duration_since(due));
         let (mut measured, mut unprotected) = (0, 0);
         for &(_, id) in streams {
+            if self.book.is_resting(id) {
+                continue;
+            }
             measured += u64::from(self.book.frame_left(id, sent));
             let Some(entry) = self.book.entry(id) else { continue };
             let filled =

@@ -4,7 +4,9 @@
 
 pub mod batch;
 pub mod book;
+pub mod continuity;
 pub mod engine;
+mod press;
 pub mod rtcp;
 pub mod socket;
 pub mod stamp;

@@ -48,6 +48,32 @@ impl Window {
     }
 }
 
+/// When nothing was due of a stream: from and until, in order.
+#[derive(Debug, Clone, Default)]
+pub struct Rests(Vec<(Duration, Duration)>);
+
+impl Rests {
+    /// A rest begins.
+    pub fn begin(&mut self, now: Duration) {
+        self.0.push((now, Duration::MAX));
+    }
+
+    /// The last one ends.
+    pub fn end(&mut self, now: Duration) {
+        if let Some((_, until)) = self.0.last_mut() {
+            *until = now;
+        }
+    }
+
+    /// How long they are together within a window.
+    fn within(&self, window: Window) -> Duration {
+        let part = |&(from, until): &(Duration, Duration)| {
+            until.min(window.until).saturating_sub(from.max(window.from))
+        };
+        self.0.iter().map(part).sum()
+    }
+}
+
 /// Frames of one stream on their way: what left and what came back of it. By the time of sending, so
 /// that the window's edges cut no packet off.
 #[derive(Debug, Clone, Default)]
@@ -58,6 +84,10 @@ pub struct Journey {
     pub returned: u64,
     /// Those that came more than once.
     pub duplicates: u64,
+    /// One has arrived, ever.
+    pub has_arrived: bool,
+    /// The first that counted; what left before it was sent to nobody yet.
+    first: Option<u32>,
     highest: u32,
     seen: u64,
 }
@@ -65,7 +95,23 @@ pub struct Journey {
 impl Journey {
     /// Begins to count anew; frames seen stay seen.
     pub fn restart(&mut self) {
-        (self.sent, self.returned, self.duplicates) = (0, 0, 0);
+        (self.sent, self.returned, self.duplicates, self.first) = (0, 0, 0, None);
+    }
+
+    /// None of its frames ever arrived, so that none counts.
+    pub fn is_mute(&self) -> bool {
+        self.sent == 0 && !self.has_arrived
+    }
+
+    /// A frame left, and counts.
+    pub fn leaves(&mut self, frame: u32) {
+        self.sent += 1;
+        self.first.get_or_insert(frame);
+    }
+
+    /// True when this frame or one before it counted.
+    pub fn counts(&self, frame: u32) -> bool {
+        self.first.is_some_and(|first| frame >= first)
     }
 
     /// A frame sent within the window came back. False when it had come before.
@@ -163,17 +209,18 @@ impl Hearing {
     }
 
     /// Packets that should have arrived: by sequence number, and where the stream was silent at the
-    /// beginning or end of the window, one for each packet time of that silence.
-    pub fn expected(&self, window: Window) -> u64 {
+    /// beginning or end of the window and did not rest, one for each packet time of that silence.
+    pub fn expected(&self, window: Window, rests: &Rests) -> u64 {
         let by_sequence = self.expected_before + self.span.map_or(0, Span::expected);
-        let silent = |gap: Duration| if gap < EDGE_GAP { 0 } else { micros(gap) / micros(PACKET_TIME) };
+        let silent = |from: Duration, until: Duration| {
+            let gap = until.saturating_sub(from).saturating_sub(rests.within(Window { from, until }));
+            if gap < EDGE_GAP { 0 } else { micros(gap) / micros(PACKET_TIME) }
+        };
         match (self.first_at, self.last_at) {
             (Some(first), Some(last)) => {
-                by_sequence
-                    + silent(first.saturating_sub(window.from))
-                    + silent(window.until.saturating_sub(last))
+                by_sequence + silent(window.from, first) + silent(last, window.until)
             }
-            _ => silent(window.length()),
+            _ => silent(window.from, window.until),
         }
     }
 
@@ -225,7 +272,7 @@ mod tests {
         assert_eq!(spacings, [20_000, 45_000, 15_000, 20_000]);
         let report = hearing.report().unwrap();
         assert_eq!((report.ssrc, report.lost, report.highest), (2, 1, 10));
-        assert_eq!((hearing.packets, hearing.expected(window)), (5, 6));
+        assert_eq!((hearing.packets, hearing.expected(window, &Rests::default())), (5, 6));
     }
 
     /// Goal: a stream that stops, begins late or never speaks has lost packets; a little early or
@@ -239,11 +286,30 @@ mod tests {
             for (sequence, ms) in (0..).zip((from..=until).step_by(20)) {
                 hearing.count(at(ms), &header(sequence, 1));
             }
-            (hearing.packets, hearing.expected(window))
+            (hearing.packets, hearing.expected(window, &Rests::default()))
         };
         assert_eq!(heard(210, 490), (15, 15 + 10 + 25));
         assert_eq!(heard(15, 985), (49, 49));
-        assert_eq!(Hearing::default().expected(window), 50);
+        assert_eq!(Hearing::default().expected(window, &Rests::default()), 50);
+    }
+
+    /// Goal: a rest at an edge of the window is no loss; the silence beside it is.
+    /// Method: packets from 400 to 600 ms; rests before 380 ms and from 610 ms, then to 800 ms only.
+    #[test]
+    fn rests_at_the_edges_of_the_window_are_no_loss() {
+        let window = Window { from: at(0), until: at(1000) };
+        let mut hearing = Hearing::default();
+        for (sequence, ms) in (0..).zip((400..=600).step_by(20)) {
+            hearing.count(at(ms), &header(sequence, 1));
+        }
+        let mut rests = Rests::default();
+        rests.begin(at(0) - Duration::from_millis(500));
+        rests.end(at(380));
+        rests.begin(at(610));
+        assert_eq!(hearing.expected(window, &rests), 11);
+        rests.end(at(800));
+        assert_eq!(hearing.expected(window, &rests), 11 + 10, "from 600 to 610 and from 800 to 1000 ms");
+        assert_eq!(Hearing::default().expected(window, &rests), 21, "430 ms without a rest");
     }
 
     /// Goal: jitter is that of RFC 3550 §6.4.1.

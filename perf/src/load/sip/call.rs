@@ -10,6 +10,8 @@ use crate::load::sip::text::{Glance, Request, Start, contact, write_response};
 use crate::sip::sdp;
 use crate::sip::target::{Target, Transport};
 
+mod change;
+
 /// RFC 3261 timer T1.
 const T1: Duration = Duration::from_millis(500);
 /// RFC 3261 timer T2.
@@ -60,6 +62,8 @@ pub trait Hops {
 pub enum Ending {
     /// We hung up.
     HungUp,
+    /// We hung up, and the far side answered with this status instead of 200.
+    Disowned(u16),
     /// The far side hung up, for this reason if it gave one.
     EndedEarly(String),
     /// A final response of 300 or more that was not followed.
@@ -80,6 +84,8 @@ pub enum Ending {
 pub enum Event {
     /// 200: the call is up. The ACK is on its way.
     Answered(Box<Answer>),
+    /// What a re-INVITE of ours came to: true when it was taken.
+    Changed(bool),
     /// The call is over; at most once.
     Over(Ending),
 }
@@ -98,9 +104,13 @@ pub struct Answer {
 struct Pending {
     cseq: u32,
     way: Way,
-    /// Copies over UDP: the message, the next copy, the time between copies.
-    resend: Option<(Vec<u8>, Instant, Duration)>,
+    /// The request, where it may have to be sent again; else nothing.
+    message: Vec<u8>,
+    /// Copies over UDP: the next one, the time between two.
+    resend: Option<(Instant, Duration)>,
     give_up: Instant,
+    /// It was sent over a second connection, for the first one broke.
+    moved: bool,
 }
 
 /// How far it is. Each state owns its timers.
@@ -109,7 +119,17 @@ enum State {
     /// INVITE sent.
     Calling(Pending),
     /// 200 acknowledged. The ACK is kept for copies of the 200 (RFC 3261 §13.2.2.4).
-    Up { invite: u32, ack: Vec<u8>, way: Way, leave: Option<Instant> },
+    Up {
+        /// CSeq of the INVITE that was answered last.
+        invite: u32,
+        /// Its ACK, and where it went.
+        ack: Vec<u8>,
+        way: Way,
+        /// When to hang up.
+        leave: Option<Instant>,
+        /// A re-INVITE under way.
+        change: Option<Pending>,
+    },
     /// BYE sent.
     Leaving(Pending),
     /// Over; copies are still answered until then.
@@ -133,6 +153,10 @@ pub struct Dial {
     pub patience: Duration,
     /// Hang up this long after the answer.
     pub hold: Option<Duration>,
+    /// Where we take connections, for Contact over TCP; `None`: nowhere, Contact is our end of each.
+    pub contact: Option<SocketAddr>,
+    /// A request whose connection breaks before its answer leaves once more, over a new one.
+    pub moves: bool,
 }
 
 /// One call.
@@ -149,6 +173,8 @@ pub struct Call {
     state: State,
     /// Copies sent over UDP.
     pub retransmissions: u64,
+    /// Requests sent again over a new connection.
+    pub moves: u64,
 }
 
 /// The number in a Call-ID of this run.
@@ -179,6 +205,7 @@ impl Call {
             redirects: 0,
             state: State::Over { forget: now },
             retransmissions: 0,
+            moves: 0,
             dial,
         };
         call.invite(now, way, hops);
@@ -208,11 +235,10 @@ impl Call {
     /// When `handle_timeout` is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
         match &self.state {
-            State::Calling(pending) | State::Leaving(pending) => {
-                let resend = pending.resend.as_ref().map(|(_, at, _)| *at);
-                Some(resend.map_or(pending.give_up, |at| at.min(pending.give_up)))
+            State::Calling(pending) | State::Leaving(pending) => Some(pending.due()),
+            State::Up { leave, change, .. } => {
+                [*leave, change.as_ref().map(Pending::due)].into_iter().flatten().min()
             }
-            State::Up { leave, .. } => *leave,
             State::Over { forget } => Some(*forget),
         }
     }
@@ -225,23 +251,18 @@ impl Call {
                     let method = if self.is_calling() { "INVITE" } else { "BYE" };
                     return self.end(now, Ending::Failed(format!("no final response to {method}")));
                 }
-                if let Some((message, at, interval)) = &mut pending.resend
-                    && *at <= now
-                {
-                    hops.send(pending.way.connection, message);
-                    // Timer A doubles for ever, timer E up to T2 (RFC 3261 §17.1.1.2, §17.1.2.2).
-                    let next = *interval * 2;
-                    let is_invite = message.starts_with(b"INVITE ");
-                    *interval = if is_invite { next } else { next.min(T2) };
-                    *at = now + *interval;
-                    self.retransmissions += 1;
-                }
+                self.retransmissions += u64::from(pending.resend(now, hops));
                 None
             }
-            State::Up { leave, .. } => match leave {
-                Some(at) if *at <= now => self.hang_up(now, hops),
-                Some(_) | None => None,
-            },
+            State::Up { leave: Some(at), .. } if *at <= now => self.hang_up(now, hops),
+            State::Up { change: Some(pending), .. } => {
+                if pending.give_up <= now {
+                    return self.end(now, Ending::Failed("no final response to re-INVITE".to_owned()));
+                }
+                self.retransmissions += u64::from(pending.resend(now, hops));
+                None
+            }
+            State::Up { .. } => None,
             State::Over { .. } => None,
         }
     }
@@ -271,13 +292,18 @@ impl Call {
     }
 
     /// The connection under a transaction broke. What is up stays up: its next request finds a way.
-    pub fn handle_broken(&mut self, now: Instant, connection: usize, why: &str) -> Option<Event> {
-        match &self.state {
-            State::Calling(pending) | State::Leaving(pending) if pending.way.connection == connection => {
-                self.end(now, Ending::Failed(why.to_owned()))
-            }
-            State::Calling(_) | State::Leaving(_) | State::Up { .. } | State::Over { .. } => None,
+    pub fn handle_broken(
+        &mut self,
+        now: Instant,
+        connection: usize,
+        why: &str,
+        hops: &mut impl Hops,
+    ) -> Option<Event> {
+        let waits = self.pending().is_some_and(|pending| pending.way.connection == connection);
+        if !waits || self.move_request(hops) {
+            return None;
         }
+        self.end(now, Ending::Failed(why.to_owned()))
     }
 
     /// Takes a response or a request of this call that came over a connection.
@@ -316,6 +342,9 @@ impl Call {
                     self.refused(now, status, way, message, hops)
                 }
             }
+            State::Up { change: Some(pending), .. } if (cseq, method) == (pending.cseq, "INVITE") => {
+                self.change_answered(now, status, message, hops)
+            }
             State::Up { invite, ack, way, .. } => {
                 // A 2xx again: our ACK was lost.
                 if (cseq, method) == (*invite, "INVITE") && (200..300).contains(&status) {
@@ -324,7 +353,8 @@ impl Call {
                 Ok(None)
             }
             State::Leaving(pending) if cseq == pending.cseq && status >= 200 => {
-                Ok(self.end(now, Ending::HungUp))
+                let ending = if status < 300 { Ending::HungUp } else { Ending::Disowned(status) };
+                Ok(self.end(now, ending))
             }
             // Copies, provisional answers to BYE and answers to CANCEL change nothing.
             State::Calling(_) | State::Leaving(_) | State::Over { .. } => Ok(None),
@@ -353,7 +383,7 @@ impl Call {
         let remote = sdp::read(message.body);
         hops.send(way.connection, &ack);
         let leave = self.dial.hold.map(|hold| now + hold);
-        self.state = State::Up { invite: self.cseq, ack, way, leave };
+        self.state = State::Up { invite: self.cseq, ack, way, leave, change: None };
         let server = message.value("Server").or_else(|| message.value("User-Agent"));
         let server = server.unwrap_or_default().to_owned();
         if remote.is_err() {
@@ -414,11 +444,11 @@ impl Call {
                 if self.is_up() { self.end(now, Ending::EndedEarly(reason)) } else { None }
             }
             "INVITE" | "UPDATE" => {
-                let State::Up { way, .. } = &self.state else {
+                let State::Up { way, change: None, .. } = &self.state else {
                     answer("491 Request Pending", &[], None);
                     return None;
                 };
-                let mut extra = vec![format!("Contact: {}", contact(way.local, way.transport))];
+                let mut extra = vec![format!("Contact: {}", contact(self.contact(*way), way.transport))];
                 if let Some(interval) = message.value("Session-Expires") {
                     // The far side refreshes, as RFC 4028 §9 lets us choose.
                     let seconds = interval.split(';').next().unwrap_or(interval);
@@ -457,8 +487,10 @@ impl Call {
         hops: &mut impl Hops,
     ) -> Pending {
         hops.send(way.connection, &message);
-        let resend = (way.transport == Transport::Udp).then_some((message, now + T1, T1));
-        Pending { cseq: self.cseq, way, resend, give_up: now + patience }
+        let resend = (way.transport == Transport::Udp).then_some((now + T1, T1));
+        let is_kept = resend.is_some() || self.dial.moves;
+        let message = if is_kept { message } else { Vec::new() };
+        Pending { cseq: self.cseq, way, message, resend, give_up: now + patience, moved: false }
     }
 
     /// A request's bytes. `of` names the transaction that an ACK or CANCEL belongs to.
@@ -469,6 +501,7 @@ impl Call {
             method,
             uri: &self.place.uri,
             local: way.local,
+            contact: self.contact(way),
             transport: way.transport,
             branch: &branch,
             from: &self.from,
@@ -491,6 +524,11 @@ impl Call {
             }
             None => hops.way(&self.place.target, self.dial.number),
         }
+    }
+
+    /// Where we can be reached, told over `way`.
+    fn contact(&self, way: Way) -> SocketAddr {
+        self.dial.contact.filter(|_| way.transport == Transport::Tcp).unwrap_or(way.local)
     }
 
     fn end(&mut self, now: Instant, ending: Ending) -> Option<Event> {

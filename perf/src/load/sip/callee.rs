@@ -3,7 +3,7 @@
 //! Which of our calls an INVITE belongs to is told by a user part of the form `p<number>`: that of
 //! From, which a server passes on, or else that of the Request-URI.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result};
@@ -49,6 +49,8 @@ pub struct Media {
 struct Leg {
     number: u32,
     description: String,
+    /// The INVITE while it rings.
+    ringing: Option<Vec<u8>>,
 }
 
 /// The second phone of all calls.
@@ -58,12 +60,18 @@ pub struct Callee {
     media: IpAddr,
     ports: Vec<u16>,
     legs: HashMap<String, Leg>,
+    ring_on: HashSet<u32>,
 }
 
 impl Callee {
     /// Reachable at `address`; the media of call `n` comes to port `n` of `ports`, counted around.
     pub fn new(address: SocketAddr, media: IpAddr, ports: Vec<u16>) -> Self {
-        Self { address, media, ports, legs: HashMap::new() }
+        Self { address, media, ports, legs: HashMap::new(), ring_on: HashSet::new() }
+    }
+
+    /// The second leg of this call is not answered.
+    pub fn ring_on(&mut self, number: u32) {
+        self.ring_on.insert(number);
     }
 
     /// Answers a request.
@@ -80,14 +88,8 @@ impl Callee {
             Source::Datagram(_) => Transport::Udp,
         };
         let contact = format!("Contact: {}", contact(self.address, transport));
-        let mut answer = |status: &str, body: Option<&str>| {
-            let mut out = Vec::new();
-            write_response(&mut out, message, status, "callee", std::slice::from_ref(&contact), body);
-            match source {
-                Source::Connection(number) => pool.send(number, &out),
-                Source::Datagram(to) => pool.send_datagram(to, &out),
-            }
-        };
+        let mut answer =
+            |status: &str, body: Option<&str>| reply(pool, source, message, status, &contact, body);
         match (method, self.legs.get(call_id)) {
             ("ACK", _) => None,
             ("INVITE" | "UPDATE", Some(leg)) => {
@@ -96,10 +98,15 @@ impl Callee {
                 None
             }
             ("INVITE", None) => match self.take(uri, message) {
-                Ok((leg, media)) => {
+                Ok((mut leg, media)) => {
                     answer("180 Ringing", None);
-                    answer("200 OK", Some(&leg.description));
                     let number = leg.number;
+                    if self.ring_on.contains(&number) {
+                        leg.ringing = Some(message.render());
+                        self.legs.insert(call_id.to_owned(), leg);
+                        return None;
+                    }
+                    answer("200 OK", Some(&leg.description));
                     self.legs.insert(call_id.to_owned(), leg);
                     Some(Happening::Answered(number, Box::new(media)))
                 }
@@ -108,13 +115,21 @@ impl Callee {
                     None
                 }
             },
-            ("BYE" | "CANCEL", Some(leg)) => {
+            ("BYE", Some(leg)) => {
                 let number = leg.number;
                 answer("200 OK", None);
-                if method == "BYE" {
+                self.legs.remove(call_id);
+                Some(Happening::Ended(number))
+            }
+            ("CANCEL", Some(leg)) => {
+                let ringing = leg.ringing.clone();
+                answer("200 OK", None);
+                if let Some(invite) = ringing.as_deref().and_then(|invite| Glance::read(invite).ok()) {
+                    // RFC 3261 §9.2: what rings ends with 487.
+                    reply(pool, source, &invite, "487 Request Terminated", &contact, None);
                     self.legs.remove(call_id);
                 }
-                (method == "BYE").then_some(Happening::Ended(number))
+                None
             }
             ("OPTIONS", _) | (_, Some(_)) => {
                 answer("200 OK", None);
@@ -150,7 +165,24 @@ impl Callee {
         };
         let remote = offer.rtp.context("No address for RTP")?;
         let media = Media { remote, payload_type: offer.codec.payload_type(), keys };
-        Ok((Leg { number, description: local.render() }, media))
+        Ok((Leg { number, description: local.render(), ringing: None }, media))
+    }
+}
+
+/// Sends a response to where its request came from.
+fn reply(
+    pool: &mut Pool,
+    source: Source,
+    request: &Glance<'_>,
+    status: &str,
+    contact: &String,
+    body: Option<&str>,
+) {
+    let mut out = Vec::new();
+    write_response(&mut out, request, status, "callee", std::slice::from_ref(contact), body);
+    match source {
+        Source::Connection(number) => pool.send(number, &out),
+        Source::Datagram(to) => pool.send_datagram(to, &out),
     }
 }
 

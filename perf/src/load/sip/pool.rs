@@ -3,7 +3,7 @@
 //! What is sent waits until [`Pool::flush`], so that the messages of one turn leave in one system
 //! call. UDP messages leave at once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
 use std::rc::Rc;
@@ -48,6 +48,9 @@ pub struct Received {
     pub broken: Option<String>,
 }
 
+/// A neighbour, and the call that alone uses the way there; `None`: all others.
+type Hop = (SocketAddr, Transport, Option<u32>);
+
 /// What is ready to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ready {
@@ -62,7 +65,9 @@ pub enum Ready {
 pub struct Pool {
     /// By number; numbers are not used again.
     connections: Vec<Option<Connection>>,
-    by_hop: HashMap<(SocketAddr, Transport), Vec<usize>>,
+    by_hop: HashMap<Hop, Vec<usize>>,
+    /// Calls with connections of their own.
+    dedicated: HashSet<u32>,
     per_hop: u32,
     tls: Option<TlsClient>,
     places: HashMap<String, Rc<Place>>,
@@ -78,6 +83,7 @@ impl Pool {
         Self {
             connections: Vec::new(),
             by_hop: HashMap::new(),
+            dedicated: HashSet::new(),
             per_hop: per_hop.max(1),
             tls,
             places: HashMap::new(),
@@ -100,6 +106,22 @@ impl Pool {
         datagrams.set_nonblocking(true)?;
         (self.listener, self.datagrams) = (Some(listener), Some(datagrams));
         Ok(())
+    }
+
+    /// From now on this call has connections of its own.
+    pub fn dedicate(&mut self, call: u32) {
+        self.dedicated.insert(call);
+    }
+
+    /// Closes a call's own connections without a word, as a phone that lost its network.
+    pub fn abandon(&mut self, call: u32) {
+        let is_its = |hop: &Hop| hop.2 == Some(call);
+        for number in self.by_hop.iter().filter(|(hop, _)| is_its(hop)).flat_map(|(_, numbers)| numbers) {
+            if let Some(slot) = self.connections.get_mut(*number) {
+                *slot = None;
+            }
+        }
+        self.by_hop.retain(|hop, _| !is_its(hop));
     }
 
     /// Sends one datagram from the address where calls are taken.
@@ -280,9 +302,10 @@ impl Hops for Pool {
     }
 
     fn way(&mut self, target: &Target, call: u32) -> Result<Way> {
-        let hop = (target.address, target.transport);
-        let numbers = self.by_hop.entry(hop).or_default();
-        let wanted = if target.transport == Transport::Udp { 1 } else { self.per_hop };
+        let owner = self.dedicated.contains(&call).then_some(call);
+        let numbers = self.by_hop.entry((target.address, target.transport, owner)).or_default();
+        let is_one = target.transport == Transport::Udp || owner.is_some();
+        let wanted = if is_one { 1 } else { self.per_hop };
         // The first `wanted` calls open a connection each; so does one whose connection broke.
         let share = (call % wanted) as usize;
         let number = match numbers.get(share) {

@@ -70,6 +70,15 @@ impl<'a> Glance<'a> {
         Some((number.trim().parse().ok()?, method.trim()))
     }
 
+    /// The message again, without its body.
+    pub fn render(&self) -> Vec<u8> {
+        let line = match self.start {
+            Start::Request(method, uri) => format!("{method} {uri} SIP/2.0"),
+            Start::Response(status, reason) => format!("SIP/2.0 {status} {reason}"),
+        };
+        format!("{line}\r\n{}", self.headers).into_bytes()
+    }
+
     /// The URI in Contact.
     pub fn contact(&self) -> Option<&'a str> {
         self.value("Contact").map(uri_of)
@@ -154,8 +163,10 @@ pub struct Request<'a> {
     pub method: &'a str,
     /// Request-URI.
     pub uri: &'a str,
-    /// Where we are, for Via and Contact.
+    /// Where we are, for Via.
     pub local: std::net::SocketAddr,
+    /// Where we can be reached, for Contact.
+    pub contact: std::net::SocketAddr,
     /// How it travels.
     pub transport: Transport,
     /// Branch parameter.
@@ -185,7 +196,7 @@ impl Request<'_> {
             "{method} {uri} SIP/2.0\r\nVia: SIP/2.0/{transport} {local};branch={branch};rport\r\n\
              Max-Forwards: 70\r\nFrom: {from}\r\nTo: {to}\r\nCall-ID: {call_id}\r\nCSeq: {cseq} {method}\r\n\
              Contact: {}\r\nUser-Agent: voxperf\r\nAllow: INVITE, ACK, CANCEL, OPTIONS, BYE, UPDATE\r\n",
-            contact(*local, self.transport)
+            contact(self.contact, self.transport)
         );
         for route in self.routes {
             let _ = write!(out, "Route: {route}\r\n");
@@ -249,6 +260,7 @@ mod tests {
             method: "INVITE",
             uri: "sip:9197@127.0.0.1:5060;transport=tcp",
             local: "127.0.0.1:4000".parse().unwrap(),
+            contact: "127.0.0.1:4000".parse().unwrap(),
             transport: Transport::Tcp,
             branch: "z9hG4bKx",
             from: "<sip:p1@127.0.0.1>;tag=1",

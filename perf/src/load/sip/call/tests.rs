@@ -67,7 +67,8 @@ impl Rig {
             crypto: Crypto::default(),
         };
         let (to, patience) = ("<sip:9197@127.0.0.1>".into(), Duration::from_secs(10));
-        let dial = Dial { number: 7, run: 0xABC, place, to, local, patience, hold };
+        let (contact, moves) = (None, false);
+        let dial = Dial { number: 7, run: 0xABC, place, to, local, patience, hold, contact, moves };
         let call = Call::place(now, dial, &mut notes).unwrap();
         Self { call, notes, now }
     }
@@ -188,6 +189,10 @@ fn a_copy_of_the_200_gets_the_ack_again() {
 }
 
 impl Rig {
+    fn broken(&mut self, connection: usize) -> Option<Event> {
+        self.call.handle_broken(self.now, connection, "gone", &mut self.notes)
+    }
+
     fn answered_again(&mut self) -> Option<Event> {
         self.gets("SIP/2.0 200 OK\r\nCall-ID: 00000abc.7@voxperf\r\nCSeq: 1 INVITE\r\n\r\n")
     }
@@ -212,8 +217,8 @@ fn each_failure_is_told_with_its_reason() {
     assert_eq!(rig.after(9_999), None);
     failed(rig.after(1), "no final response to INVITE");
     let mut rig = Rig::new("tcp", None);
-    assert_eq!(rig.call.handle_broken(rig.now, 5, "gone"), None, "another's connection");
-    failed(rig.call.handle_broken(rig.now, 0, "gone"), "gone");
+    assert_eq!(rig.broken(5), None, "another's connection");
+    failed(rig.broken(0), "gone");
     let mut rig = Rig::new("tcp", None);
     failed(rig.answered("200 OK", "Contact: <sip:w@127.0.0.1:5060;transport=tcp>", ""), "audio");
     assert!(rig.notes.last().starts_with("BYE "), "the far side believes in the call");
@@ -289,4 +294,60 @@ fn a_call_id_names_its_call() {
             .iter()
             .all(|id| number_of(id, 0xABC).is_none())
     );
+}
+
+/// Goal: a re-INVITE puts the call on hold and takes it back, each answer gets its ACK, a refused one
+/// changes nothing, and copies of the newest 200 get the newest ACK (RFC 3261 §14.1, §13.2.2.4).
+/// Method: inactive, back, a copy; then a 488.
+#[test]
+fn a_reinvite_changes_the_direction() {
+    let mut rig = Rig::new("tcp", None).brought_up();
+    for (direction, line) in [(Direction::Inactive, "a=inactive"), (Direction::SendRecv, "a=sendrecv")] {
+        rig.call.change(rig.now, direction, &mut rig.notes).unwrap();
+        assert!(rig.notes.last().starts_with("INVITE sip:w") && rig.notes.last().contains(line));
+        assert!(rig.notes.last().contains("To: <sip:9197@127.0.0.1>;tag=theirs\r\n"));
+        assert_eq!(rig.answered("100 Trying", "", ""), None);
+        let contact = "Contact: <sip:w2@127.0.0.1:5065;transport=tcp>";
+        assert_eq!(rig.answered("200 OK", contact, SDP), Some(Event::Changed(true)));
+        assert!(rig.notes.last().starts_with("ACK sip:w2@127.0.0.1:5065;transport=tcp "));
+    }
+    rig.notes.take();
+    assert_eq!(rig.gets("SIP/2.0 200 OK\r\nCSeq: 3 INVITE\r\n\r\n"), None);
+    assert_eq!(lines(&mut rig.notes), ["1 ACK sip:w2@127.0.0.1:5065;transport=tcp"]);
+    rig.call.change(rig.now, Direction::SendOnly, &mut rig.notes).unwrap();
+    assert_eq!(rig.answered("488 Not Acceptable Here", "", ""), Some(Event::Changed(false)));
+    assert!(rig.call.is_up() && rig.notes.last().starts_with("ACK "));
+    rig.call.change(rig.now, Direction::Inactive, &mut rig.notes).unwrap();
+    assert_eq!(rig.answered("481 No Such Call", "", ""), Some(Event::Over(Ending::EndedEarly("481".into()))));
+}
+
+/// Goal: a request whose connection breaks leaves once more, the same, over a new one, and then no more.
+/// Method: an INVITE, a re-INVITE and a BYE of a call that moves, each broken; the BYE twice.
+#[test]
+fn a_request_moves_to_a_new_connection_once() {
+    let mut rig = Rig::new("tcp", None);
+    rig.call.dial.moves = true;
+    // What left before the call was told so is not kept.
+    rig.call.invite(
+        rig.now,
+        Way { connection: 0, local: "127.0.0.1:4000".parse().unwrap(), transport: Transport::Tcp },
+        &mut rig.notes,
+    );
+    let again = |rig: &mut Rig, connection: usize| {
+        let before = rig.notes.sent.last().unwrap().clone();
+        rig.notes.neighbours[connection] = "127.0.0.1:1".parse().unwrap();
+        assert_eq!(rig.broken(connection), None);
+        let now = rig.notes.sent.last().unwrap();
+        assert!(now.1 == before.1 && now.0 != before.0, "{before:?} {now:?}");
+    };
+    again(&mut rig, 0);
+    let mut rig = rig.brought_up();
+    assert_eq!(rig.broken(2), None, "a call that is up waits for nothing");
+    rig.call.change(rig.now, Direction::Inactive, &mut rig.notes).unwrap();
+    again(&mut rig, 2);
+    assert_eq!(rig.answered("200 OK", "", SDP), Some(Event::Changed(true)));
+    rig.call.hang_up(rig.now, &mut rig.notes);
+    again(&mut rig, 3);
+    assert!(matches!(rig.broken(4), Some(Event::Over(Ending::Failed(_)))));
+    assert_eq!(rig.call.moves, 3);
 }
