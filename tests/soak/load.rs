@@ -43,6 +43,8 @@ impl Load {
             ("--cps", wish.per_s),
             ("--hold", wish.mean_s),
             ("--seed", wish.seed),
+            // What rings is given up by its caller, not for want of an answer.
+            ("--patience", 120),
             ("--duration", SECONDS_MAX),
             ("--pid", stage.node.supervisor_pid().into()),
         ];

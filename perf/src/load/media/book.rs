@@ -283,10 +283,16 @@ impl Book {
     /// Sends nothing any more and misses nothing; what is on its way still counts.
     pub(super) fn rest(&mut self, id: u32, now: Duration) {
         if let Some(entry) = self.entry(id) {
-            if !entry.resting {
-                entry.rests.begin(now);
-            }
+            entry.rests.begin(now);
             entry.resting = true;
+            entry.course.rest();
+        }
+    }
+
+    /// Misses nothing from now on, but goes on sending.
+    pub(super) fn expect_nothing(&mut self, id: u32, now: Duration) {
+        if let Some(entry) = self.entry(id) {
+            entry.rests.begin(now);
             entry.course.rest();
         }
     }
@@ -302,9 +308,7 @@ impl Book {
     /// Goes on after [`Book::rest`].
     pub(super) fn resume(&mut self, id: u32, now: Duration) {
         if let Some(entry) = self.entry(id) {
-            if entry.resting {
-                entry.rests.end(now);
-            }
+            entry.rests.end(now);
             entry.resting = false;
             entry.course.resume(now);
         }

@@ -50,6 +50,8 @@ pub enum Order {
     Close(u32),
     /// The stream sends nothing any more, and nothing is due back.
     Rest(u32),
+    /// Nothing is due back to the stream, which goes on sending.
+    ExpectNothing(u32),
     /// The stream sends nothing any more, and nothing it hears counts; what it counted is left out.
     Forsake(u32),
     /// It sends again.
@@ -271,6 +273,7 @@ impl Engine {
                 Order::Open(id, stream) => self.unopened += u64::from(self.open(id, *stream).is_err()),
                 Order::Close(id) => self.close(id),
                 Order::Rest(id) => self.book.rest(id, clock::calendar()),
+                Order::ExpectNothing(id) => self.book.expect_nothing(id, clock::calendar()),
                 Order::Forsake(id) => self.book.forsake(id, clock::calendar()),
                 Order::Resume(id) => self.book.resume(id, clock::calendar()),
                 Order::Press(id, key, payload_type) => {

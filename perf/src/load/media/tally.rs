@@ -53,15 +53,17 @@ impl Window {
 pub struct Rests(Vec<(Duration, Duration)>);
 
 impl Rests {
-    /// A rest begins.
+    /// A rest begins, unless one goes on.
     pub fn begin(&mut self, now: Duration) {
-        self.0.push((now, Duration::MAX));
+        if self.0.last().is_none_or(|(_, until)| *until < Duration::MAX) {
+            self.0.push((now, Duration::MAX));
+        }
     }
 
-    /// The last one ends.
+    /// The last one ends, if it goes on.
     pub fn end(&mut self, now: Duration) {
         if let Some((_, until)) = self.0.last_mut() {
-            *until = now;
+            *until = now.min(*until);
         }
     }
 

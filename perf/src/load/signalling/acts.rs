@@ -109,8 +109,11 @@ impl Signaller<'_> {
             Step::Direct(direction) => {
                 play.told.changes += 1;
                 let asked = slot.call.change(now, direction, &mut self.pool);
-                if direction != Direction::SendRecv {
-                    self.order(Order::Rest(2 * number));
+                match direction {
+                    // Who says that it sends has to, or the call is silent.
+                    Direction::SendOnly => self.order(Order::ExpectNothing(2 * number)),
+                    Direction::Inactive | Direction::RecvOnly => self.order(Order::Rest(2 * number)),
+                    Direction::SendRecv => {}
                 }
                 if let Err(error) = asked {
                     self.note(format!("re-INVITE: {error:#}"));
