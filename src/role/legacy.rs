@@ -1,8 +1,8 @@
 //! What a worker process inherits: a line for its calls' sockets, the ledger of its slot, and the
 //! sockets of a worker that died before it.
 
-use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{OwnedFd, RawFd};
 use std::process::Command;
 
@@ -22,7 +22,7 @@ pub struct Legacy {
     pub line: SocketLine,
     /// Its slot's.
     pub ledger: OwnedFd,
-    /// RTP and RTCP sockets of calls to go on with.
+    /// Listeners, and RTP and RTCP sockets of calls to go on with.
     pub sockets: Vec<OwnedFd>,
 }
 
@@ -33,8 +33,8 @@ pub struct Inheritance {
     pub line: SocketLine,
     /// What is known of calls.
     pub ledger: Ledger,
-    /// By port.
-    pub sockets: BTreeMap<u16, Socket>,
+    /// With their addresses, and whether they are of datagrams.
+    pub sockets: Vec<(SocketAddr, bool, Socket)>,
 }
 
 impl Legacy {

@@ -78,15 +78,26 @@ pub(super) struct Bound {
 /// # Errors
 /// A [`ListenError`] that names it.
 pub(super) fn bind(listener: &Listener, has_tls: bool) -> io::Result<Bound> {
+    let error = |error: io::Error| io::Error::new(error.kind(), ListenError { listener: *listener, error });
+    if listener.transport == Transport::Tls && !has_tls {
+        return Err(error(io::Error::new(io::ErrorKind::InvalidInput, "TLS needs a certificate")));
+    }
+    Bound::new(*listener, bind_socket(listener)?).map_err(error)
+}
+
+/// A bound socket for one listener, which also listens where its transport does: for
+/// [`super::Passed::listeners`].
+///
+/// # Errors
+/// A [`ListenError`] that names it.
+pub fn bind_socket(listener: &Listener) -> io::Result<OwnedFd> {
     let Listener { transport, address } = *listener;
-    let result = match transport {
+    let socket = match transport {
         Transport::Udp => bind_udp(address),
-        Transport::Tcp => bind_tcp(address),
-        Transport::Tls if has_tls => bind_tcp(address),
-        Transport::Tls => Err(io::Error::new(io::ErrorKind::InvalidInput, "TLS needs a certificate")),
+        Transport::Tcp | Transport::Tls => bind_tcp(address),
     };
-    let bound = result.and_then(|socket| Bound::new(*listener, socket.into()));
-    bound.map_err(|error| io::Error::new(error.kind(), ListenError { listener: *listener, error }))
+    let error = |error: io::Error| io::Error::new(error.kind(), ListenError { listener: *listener, error });
+    socket.map(OwnedFd::from).map_err(error)
 }
 
 impl Bound {

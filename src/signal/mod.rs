@@ -38,6 +38,7 @@ mod stream;
 pub mod tls;
 
 pub use counters::{Counter, Counters};
+pub use listen::bind_socket;
 pub use order::{ConnectionLimits, SignalOrder};
 pub use pass::{Passed, PassedConnection};
 pub use role::Role;

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -52,13 +53,15 @@ impl Inherited {
         self.0.remove(&number)
     }
 
-    /// The datagram sockets among those that are left, by their port; the others are closed.
-    pub fn into_sockets(self) -> BTreeMap<u16, Socket> {
-        let by_port = |socket: Socket| {
-            let port = socket.local_addr().ok()?.as_socket()?.port();
-            (socket.r#type().ok()? == Type::DGRAM).then_some((port, socket))
+    /// The sockets among those that are left, with their addresses and whether they are of datagrams; the
+    /// others are closed.
+    pub fn into_sockets(self) -> Vec<(SocketAddr, bool, Socket)> {
+        let known = |socket: Socket| {
+            let address = socket.local_addr().ok()?.as_socket()?;
+            let kind = socket.r#type().ok()?;
+            Some((address, kind == Type::DGRAM, socket))
         };
-        self.0.into_values().map(Socket::from).filter_map(by_port).collect()
+        self.0.into_values().map(Socket::from).filter_map(known).collect()
     }
 }
 

@@ -1,11 +1,13 @@
 //! `kill -9` of the worker under calls in all phases: acceptance 3 of worker life.
 
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::common::caller::{self, Caller};
 use crate::common::node::Node;
-use crate::common::peers::{Report, Running, voxperf_start};
+use crate::common::raw::Connection;
 use crate::common::{audio, wait_for};
 use crate::figures::{Figures, buckets, quantile_ms};
 use crate::ledger::Ledger;
@@ -21,13 +23,21 @@ const SPEAKERS: usize = 10;
 /// A worker may be missing this long.
 const REPLACED_LIMIT: Duration = Duration::from_secs(15);
 
-fn speakers(node: &Node) -> Running {
-    let file = audio::speech_file();
-    let play = file.to_str().expect("a plain path");
-    let calls = SPEAKERS.to_string();
-    let uri = node.uri("1002", "tcp");
-    let who = ["call", "--to", &uri, "--calls", &calls, "--rate", "10", "--play", play, "--play-after-beep"];
-    voxperf_start(&[&who[..], &["--hangup-after-play", "0.5", "--duration", "60"]].concat())
+/// Each says all of the speech and hangs up over another connection: the first dies with the worker.
+fn speakers(node: &Node) -> Vec<JoinHandle<()>> {
+    let port = node.ports.worker_a();
+    let speak = move || {
+        let uri = format!("sip:1002@127.0.0.1:{port};transport=tcp");
+        let called = Caller::call(Connection::open(port), &uri, caller::Wish::default());
+        let mut caller = called.unwrap_or_else(|response| panic!("{}", response.head));
+        // Greeting and beep first.
+        let waits = Duration::from_secs(8);
+        caller.speak(&vec![0; 8 * usize::try_from(waits.as_millis()).expect("small")], |_, _, _| {});
+        caller.speak(&audio::speech(), |_, _, _| {});
+        caller.reconnect(Connection::open(port));
+        caller.hang_up();
+    };
+    (0..SPEAKERS).map(|_| std::thread::spawn(speak)).collect()
 }
 
 /// Kills the worker; gives it time to be replaced.
@@ -37,16 +47,18 @@ fn kill(node: &Node) {
 }
 
 /// Recordings that were under way at the death hold what was said before it and after it.
-fn assert_both_sides(node: &Node, report: &Report) {
-    report.assert_complete();
-    let speech = audio::speech();
-    for message in node.wait_messages("1002", SPEAKERS, Duration::from_secs(10)) {
+fn assert_both_sides(node: &Node) {
+    let speech = audio::through_ulaw(&audio::speech());
+    let onset = |sound: &[i16]| sound.iter().position(|sample| sample.unsigned_abs() > 500).unwrap_or(0);
+    for message in node.wait_messages("1002", SPEAKERS, Duration::from_secs(30)) {
         let sound = node.export(&message.id);
-        let second = 8000;
-        assert!(sound.len() + 2 * second >= speech.len(), "{message:?} of {} samples", speech.len());
-        for part in [&speech[..second], &speech[speech.len() - 2 * second..speech.len() - second]] {
-            let found = audio::best_match(&audio::through_ulaw(part), &sound, sound.len() - second);
-            assert!(found.correlation >= 0.9, "{message:?}: {found:?}");
+        let before = onset(&sound).saturating_sub(onset(&speech));
+        assert!(sound.len() + 8_000 >= before + speech.len(), "{message:?}");
+        for second in [0, speech.len() / 8_000 - 2] {
+            let part = second * 8_000..(second + 1) * 8_000;
+            let found =
+                audio::best_match(&speech[part.clone()], &sound[before + part.start..before + part.end], 800);
+            assert!(found.correlation >= 0.9, "second {second} of {message:?}: {found:?}");
         }
     }
 }
@@ -102,11 +114,9 @@ fn crash() {
     let mut outcomes = Vec::new();
     for round in 1..=kills {
         let load = Load::start(&stage, Wish { seed: wish.seed + round, ..wish });
-        let speaking = (round == 1).then(|| {
-            let speaking = speakers(node);
-            std::thread::sleep(Duration::from_secs(5));
-            speaking
-        });
+        let speaking = if round == 1 { speakers(node) } else { Vec::new() };
+        // Greeted, and well into the speech.
+        std::thread::sleep(Duration::from_secs(if round == 1 { 12 } else { 0 }));
         load.mark();
         // Both of its threads have heard of it by then.
         std::thread::sleep(Duration::from_millis(50));
@@ -115,14 +125,15 @@ fn crash() {
         let outcome = load.finish();
         tell(&outcome, &mut figures);
         outcome.tell(&mut figures);
-        outcomes.push((outcome, speaking.map(Running::finish)));
+        for speaking in speaking {
+            speaking.join().expect("a caller's thread");
+        }
+        outcomes.push(outcome);
     }
     let after = Ledger::of_idle(&stage);
     after.tell(&before, &mut figures);
     figures.print();
-    for (outcome, spoken) in &outcomes {
-        assert_survived(outcome);
-        spoken.iter().for_each(|spoken| assert_both_sides(node, spoken));
-    }
+    outcomes.iter().for_each(assert_survived);
+    assert_both_sides(node);
     after.assert_back_at(&before);
 }

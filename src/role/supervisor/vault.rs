@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -13,15 +14,13 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use serde::{Deserialize, Serialize};
+use socket2::Socket;
 
 use crate::base::config::PortRange;
 use crate::role::legacy::Legacy;
 use crate::shard::ledger::Ledger;
 use crate::uring::inherit::{self, Inherited};
 use crate::uring::{SocketLine, Told};
-
-/// RTP and RTCP sockets, by the even port.
-type Sockets = BTreeMap<u16, [OwnedFd; 2]>;
 
 /// One slot's.
 #[derive(Debug, Default)]
@@ -30,6 +29,15 @@ pub(super) struct Vault {
     /// While no worker adds to them.
     sockets: Sockets,
     keeper: Option<Keeper>,
+}
+
+/// What is kept for a slot's next worker.
+#[derive(Debug, Default)]
+struct Sockets {
+    /// RTP and RTCP, by the even port.
+    pairs: BTreeMap<u16, [OwnedFd; 2]>,
+    /// Where the worker takes calls: who connects while there is none waits in their backlog.
+    listeners: Vec<Socket>,
 }
 
 /// A vault whose keeper rests.
@@ -45,7 +53,8 @@ pub(super) struct Kept {
 pub(super) struct VaultState {
     ledger: Option<RawFd>,
     line: Option<RawFd>,
-    sockets: Vec<(u16, [RawFd; 2])>,
+    pairs: Vec<(u16, [RawFd; 2])>,
+    listeners: Vec<RawFd>,
 }
 
 impl Vault {
@@ -61,8 +70,11 @@ impl Vault {
             None => self.ledger.insert(Ledger::create(ports, calls_max)?).clone(),
         };
         let mut sockets = Vec::new();
-        for socket in self.sockets.values().flatten() {
+        for socket in self.sockets.pairs.values().flatten() {
             sockets.push(socket.try_clone()?);
+        }
+        for listener in &self.sockets.listeners {
+            sockets.push(listener.try_clone()?.into());
         }
         let (ours, theirs) = SocketLine::pair()?;
         self.keeper = Some(Keeper::spawn(ours, std::mem::take(&mut self.sockets))?);
@@ -83,7 +95,7 @@ impl Vault {
 
     /// Calls' legs that wait for the next worker.
     pub(super) fn legs(&self) -> usize {
-        self.sockets.len()
+        self.sockets.pairs.len()
     }
 
     /// Lets the keeper rest; what the worker says meanwhile waits in its line.
@@ -103,7 +115,7 @@ impl Vault {
         let Kept { ledger, line, sockets } = kept;
         Ok(match line {
             Some(line) => {
-                Self { ledger, sockets: Sockets::new(), keeper: Some(Keeper::spawn(line, sockets)?) }
+                Self { ledger, sockets: Sockets::default(), keeper: Some(Keeper::spawn(line, sockets)?) }
             }
             None => Self { ledger, sockets, keeper: None },
         })
@@ -122,7 +134,8 @@ impl Kept {
         Ok(VaultState {
             ledger: self.ledger.as_ref().map(inherit::pass).transpose()?,
             line: self.line.as_ref().map(inherit::pass).transpose()?,
-            sockets: self.sockets.iter().map(pair).collect::<io::Result<_>>()?,
+            pairs: self.sockets.pairs.iter().map(pair).collect::<io::Result<_>>()?,
+            listeners: self.sockets.listeners.iter().map(inherit::pass).collect::<io::Result<_>>()?,
         })
     }
 
@@ -131,12 +144,13 @@ impl Kept {
         let mut take = |number: RawFd| inherited.get(number);
         let line = state.line.and_then(&mut take).map(SocketLine::from);
         let ledger = state.ledger.and_then(&mut take).and_then(|file| Ledger::open(file).ok());
-        let mut sockets = Sockets::new();
-        for (port, [rtp, rtcp]) in &state.sockets {
+        let mut sockets = Sockets::default();
+        for (port, [rtp, rtcp]) in &state.pairs {
             if let (Some(rtp), Some(rtcp)) = (take(*rtp), take(*rtcp)) {
-                sockets.insert(*port, [rtp, rtcp]);
+                sockets.pairs.insert(*port, [rtp, rtcp]);
             }
         }
+        sockets.listeners = state.listeners.iter().filter_map(|number| Some(take(*number)?.into())).collect();
         Self { ledger, line, sockets }
     }
 }
@@ -165,6 +179,10 @@ impl Keeper {
     }
 }
 
+fn address(listener: &Socket) -> Option<SocketAddr> {
+    listener.local_addr().ok()?.as_socket()
+}
+
 /// The thread's body.
 fn keep(line: SocketLine, mut sockets: Sockets, stop: &EventFd) -> (Option<SocketLine>, Sockets) {
     loop {
@@ -177,8 +195,10 @@ fn keep(line: SocketLine, mut sockets: Sockets, stop: &EventFd) -> (Option<Socke
         let is_told_to_stop = ends[1].any().unwrap_or(true);
         loop {
             match line.receive() {
-                Ok(Told::Keep(port, pair)) => _ = sockets.insert(port, pair),
-                Ok(Told::Release(port)) => _ = sockets.remove(&port),
+                Ok(Told::Keep(port, pair)) => _ = sockets.pairs.insert(port, pair),
+                Ok(Told::Release(port)) => _ = sockets.pairs.remove(&port),
+                Ok(Told::Listen(listener)) => sockets.listeners.push(listener.into()),
+                Ok(Told::Unlisten(at)) => sockets.listeners.retain(|listener| address(listener) != Some(at)),
                 Ok(Told::Missed(port)) => {
                     tracing::error!(
                         port,
@@ -223,8 +243,12 @@ mod tests {
         let address = rtp.local_addr().unwrap();
         legacy.line.keep(20_000, &rtp, &socket()).unwrap();
         legacy.line.keep(20_002, &socket(), &socket()).unwrap();
+        let (kept, closed) = (socket(), socket());
+        legacy.line.listen(&kept).unwrap();
+        legacy.line.listen(&closed).unwrap();
         let mut vault = Vault::resume(vault.rest()).unwrap();
         legacy.line.release(20_002).unwrap();
+        legacy.line.unlisten(closed.local_addr().unwrap()).unwrap();
         drop((legacy, rtp));
         vault.collect();
         assert_eq!(vault.legs(), 1);
@@ -235,7 +259,7 @@ mod tests {
             .iter()
             .map(|fd| UdpSocket::from(fd.try_clone().unwrap()).local_addr().unwrap())
             .collect();
-        assert_eq!((ports.len(), ports[0]), (2, address));
+        assert_eq!((ports.len(), ports[0], ports[2]), (3, address, kept.local_addr().unwrap()));
         drop(next);
         vault.collect();
         assert_eq!(vault.legs(), 1, "kept until its end is told");

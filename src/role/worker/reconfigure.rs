@@ -17,6 +17,7 @@ use crate::role::worker::calls::Calls;
 use crate::role::worker::start;
 use crate::signal::{Listener, SignalOrder};
 use crate::sip::flow::Transport;
+use crate::uring::SocketLine;
 
 /// The worker's orders to its own SIP loop.
 #[derive(Debug)]
@@ -24,15 +25,21 @@ pub struct Edge {
     listening: Listening<()>,
     /// Listeners on their way.
     change: Option<Change<()>>,
+    /// Who keeps listeners for the next worker.
+    line: Option<Arc<SocketLine>>,
 }
 
 impl Edge {
-    /// Of a loop that begins with these listeners.
-    pub fn new(orders: Arc<ArrayQueue<SignalOrder>>, listeners: &[Listener]) -> Self {
+    /// Of a loop that begins with these listeners; `line`: who keeps them for the next worker.
+    pub fn new(
+        orders: Arc<ArrayQueue<SignalOrder>>,
+        listeners: &[Listener],
+        line: Option<Arc<SocketLine>>,
+    ) -> Self {
         let owned: Vec<_> = listeners.iter().map(|listener| ((), *listener)).collect();
         // No port is 0 in a configuration, so each is bound where it says.
         let addresses: Vec<_> = listeners.iter().map(|listener| listener.address).collect();
-        Self { listening: Listening::new(orders, &owned, &addresses), change: None }
+        Self { listening: Listening::new(orders, &owned, &addresses), change: None, line }
     }
 
     /// Opens a listener on the loopback, any port, plain TCP; its index, and where its address is told.
@@ -94,6 +101,13 @@ impl Calls {
                 self.edge.listening.commit(change);
                 let open = self.edge.listening.open();
                 if *open != *before {
+                    // A new one is bound anew by the next worker; an old one must not stay open.
+                    let closed = before.iter().filter(|old| !open.contains(old));
+                    for (old, line) in closed.zip(self.edge.line.iter().cycle()) {
+                        if let Err(error) = line.unlisten(old.address) {
+                            tracing::warn!(address = %old.address, %error, "an old listener stays open");
+                        }
+                    }
                     let status =
                         open.iter().map(|o| start::listener_status(self.slot, &o.listener, o.address));
                     self.link.report(FromWorker::Listeners { listeners: status.collect() });

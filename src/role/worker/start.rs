@@ -1,10 +1,14 @@
 //! Puts a worker's threads together and runs its signalling shard.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
+
+use socket2::Socket;
 
 use crate::base::clock;
 use crate::base::config::Config;
@@ -28,11 +32,13 @@ use crate::role::worker::shards::{Shards, ShardsError};
 use crate::role::worker::watchdog::{self, Turns};
 use crate::sdp::{LocalMedia, SrtpRules};
 use crate::shard::KeepingOfAll;
-use crate::signal::{self, ListenError, Listener};
+use crate::signal::{self, Listener, Passed};
+use crate::sip::flow::Transport;
 use crate::sip::session_timer::SessionRules;
 use crate::sip::uas::UasRules;
 use crate::um::answering;
 use crate::um::prompts::{Prompt, Prompts};
+use crate::uring::SocketLine;
 
 /// An earlier worker of this slot that lost its supervisor ends its calls first; its port is free
 /// within this time.
@@ -91,10 +97,11 @@ fn serve(
     hop_secret: HopSecret,
     inheritance: Option<Inheritance>,
 ) -> Result<(), WorkerError> {
-    let (estate, heritage, keeping) = take_up(inheritance);
+    let Kept { estate, heritage, keeping, sockets } = take_up(inheritance);
+    let line = keeping.as_ref().map(|keeping| Arc::clone(&keeping.line));
     let tls = tls::load(&config, clock::calendar())?;
     let listeners = listeners(&config, slot);
-    await_ports(slot, &listeners)?;
+    let open = listen(slot, &listeners, sockets, line.as_deref())?;
     let shards = Shards::spawn(&config, slot, keeping)?;
     let shard_status = shards.status();
     let (mailbox, recovered) = service::spawn(ServiceConfig {
@@ -122,7 +129,7 @@ fn serve(
         demo_loop: Audio::from_pcm(prompts.get(Prompt::DemoLoop)),
         seed,
         counters: Arc::clone(&signal_config.counters),
-        edge: Edge::new(Arc::clone(&signal_config.orders), &listeners),
+        edge: Edge::new(Arc::clone(&signal_config.orders), &listeners, line),
         turns: turns.clone(),
         config,
         estate,
@@ -144,56 +151,101 @@ fn serve(
         }),
         Err(error) => bind_error = Some(error),
     };
-    let ended = signal::run(signal_config, calls, bound);
+    let passed = Passed { listeners: open, connections: Vec::new() };
+    let ended = signal::run_with(signal_config, passed, calls, bound);
     if let Some(error) = bind_error {
         return Err(WorkerError::Listen { slot: slot.name(), error });
     }
     Ok(ended?)
 }
 
-/// What calls outlast this worker by, and the calls that have outlasted another one. Sockets of legs that
-/// nobody knows of are given up.
-fn take_up(inheritance: Option<Inheritance>) -> (Option<Estate>, Heritage, Option<KeepingOfAll>) {
-    let Some(Inheritance { line, ledger, mut sockets }) = inheritance else {
-        return (None, Heritage::default(), None);
-    };
+/// Sockets that are no media, with their addresses, and whether they are of datagrams.
+type Sockets = Vec<(SocketAddr, bool, Socket)>;
+
+/// What calls outlast this worker by, and the calls that have outlasted another one.
+#[derive(Default)]
+struct Kept {
+    estate: Option<Estate>,
+    heritage: Heritage,
+    keeping: Option<KeepingOfAll>,
+    sockets: Sockets,
+}
+
+/// Sorts what was inherited. Sockets of legs that nobody knows of are given up.
+fn take_up(inheritance: Option<Inheritance>) -> Kept {
+    let Some(Inheritance { line, ledger, sockets }) = inheritance else { return Kept::default() };
     let (estate, heritage) = Estate::new(ledger.clone());
     let ports = heritage.ports();
     ledger.retain_marks(&ports);
-    sockets.retain(|port, _| {
-        let even = *port & !1;
-        let is_known = ports.contains(&even);
-        if !is_known
-            && even == *port
-            && let Err(error) = line.release(even)
-        {
-            tracing::warn!(port = even, %error, "a port of no call cannot be given up");
-        }
-        is_known
-    });
-    (Some(estate), heritage, Some(KeepingOfAll { ledger, line: Arc::new(line), sockets }))
-}
-
-/// Waits until the slot's ports can be bound.
-fn await_ports(slot: Slot, listeners: &[Listener]) -> Result<(), WorkerError> {
-    const STEP: Duration = Duration::from_millis(5);
-    let mut left = PORT_PATIENCE;
-    let mut is_told = false;
-    for listener in listeners {
-        while let Err(error) = listeners::try_bind(listener.transport, listener.address) {
-            if error.kind() != io::ErrorKind::AddrInUse || left.is_zero() {
-                let error = ListenError { listener: *listener, error };
-                return Err(WorkerError::Listen { slot: slot.name(), error: io::Error::other(error) });
+    let (mut media, mut others) = (BTreeMap::new(), Sockets::new());
+    for (address, is_datagram, socket) in sockets {
+        let (port, even) = (address.port(), address.port() & !1);
+        if is_datagram && ports.contains(&even) {
+            media.insert(port, socket);
+        } else {
+            if is_datagram && port == even {
+                // Harmless for what is no media.
+                let _ = line.release(port);
             }
-            if !std::mem::replace(&mut is_told, true) {
-                let address = listener.address;
-                tracing::warn!(slot = slot.name(), %address, patience = ?PORT_PATIENCE, "the port is in use; waiting");
-            }
-            thread::sleep(STEP);
-            left = left.saturating_sub(STEP);
+            others.push((address, is_datagram, socket));
         }
     }
-    Ok(())
+    let keeping = Some(KeepingOfAll { ledger, line: Arc::new(line), sockets: media });
+    Kept { estate: Some(estate), heritage, keeping, sockets: others }
+}
+
+/// The slot's listeners, each with its index: those that a dead worker has left, in whose backlog callers
+/// wait, or new ones, as soon as their ports are free.
+fn listen(
+    slot: Slot,
+    listeners: &[Listener],
+    mut left: Sockets,
+    line: Option<&SocketLine>,
+) -> Result<Vec<(u16, OwnedFd)>, WorkerError> {
+    let mut open = Vec::new();
+    let mut patience = PORT_PATIENCE;
+    for (index, listener) in (0..).zip(listeners) {
+        let is_datagram = listener.transport == Transport::Udp;
+        let found = left.iter().position(|(at, kind, _)| (*at, *kind) == (listener.address, is_datagram));
+        let socket = match found {
+            Some(found) => left.swap_remove(found).2.into(),
+            None => {
+                let socket = await_port(slot, listener, &mut patience)?;
+                if let Some(Err(error)) = line.map(|line| line.listen(&socket)) {
+                    tracing::warn!(%error, "a listener would not outlast the worker");
+                }
+                socket
+            }
+        };
+        open.push((index, socket));
+    }
+    for (address, is_datagram, _) in left {
+        // The configuration has changed; media has been seen to.
+        if !is_datagram && let Some(line) = line {
+            let _ = line.unlisten(address);
+        }
+    }
+    Ok(open)
+}
+
+/// Binds a listener, waiting while its port is in use.
+fn await_port(slot: Slot, listener: &Listener, patience: &mut Duration) -> Result<OwnedFd, WorkerError> {
+    const STEP: Duration = Duration::from_millis(5);
+    loop {
+        let error = match signal::bind_socket(listener) {
+            Ok(socket) => return Ok(socket),
+            Err(error) => error,
+        };
+        if error.kind() != io::ErrorKind::AddrInUse || patience.is_zero() {
+            return Err(WorkerError::Listen { slot: slot.name(), error });
+        }
+        if *patience == PORT_PATIENCE {
+            let address = listener.address;
+            tracing::warn!(slot = slot.name(), %address, ?patience, "the port is in use; waiting");
+        }
+        thread::sleep(STEP);
+        *patience = patience.saturating_sub(STEP);
+    }
 }
 
 /// The slot's sockets.

@@ -114,7 +114,7 @@ impl Rig {
             prompts,
             demo_loop: audio(800),
             counters: Arc::default(),
-            edge: Edge::new(Arc::new(ArrayQueue::new(64)), &listeners()),
+            edge: Edge::new(Arc::new(ArrayQueue::new(64)), &listeners(), None),
             turns: Turns::default(),
             seed: 1,
             estate: None,
