@@ -157,8 +157,8 @@ pub enum Order {
     StopRecord(LegId),
     /// RTCP BYE, cancel, quarantine the ports; ends a recording first. Answered by `Closed`.
     Close(LegId),
-    /// Tell the leg's counters; answered by `Report`.
-    Report(LegId),
+    /// Tell the counters of all legs, some in each turn; answered by a `Report` of each.
+    Report,
     /// Take no new legs; leave the loop when the last is closed.
     Drain,
 }

@@ -24,6 +24,8 @@ use crate::uring::{MediaIo, bind_pair, thread};
 
 /// Orders obeyed in one turn; opening a leg takes some 30 microseconds.
 const ORDERS_PER_TURN: usize = 16;
+/// Legs that tell their counters in one turn.
+const REPORTS_PER_TURN: usize = 64;
 /// Packets sent late to make up for a stall; older ones are left out.
 const CATCH_UP_MAX: u32 = 2;
 /// RTCP packets of one leg in one turn.
@@ -62,6 +64,8 @@ pub(super) struct Shard<I> {
     /// Slept without ticks, so the next one is not late.
     parked: bool,
     closed: Vec<u32>,
+    /// Legs that have still to tell their counters.
+    to_report: Vec<u32>,
     snapshot: ShardSnapshot,
     lateness: Histogram<u64>,
     /// Completions at the last tick, and their mean per tick in 256ths.
@@ -108,6 +112,7 @@ impl<I: MediaIo> Shard<I> {
             stopping: None,
             parked: true,
             closed: Vec::new(),
+            to_report: Vec::new(),
             snapshot: ShardSnapshot::default(),
             lateness,
             seen: 0,
@@ -140,6 +145,7 @@ impl<I: MediaIo> Shard<I> {
         self.take_orders(now);
         self.tick(now);
         self.close_broken(now);
+        self.report();
         self.outbox.flush();
         self.keeper.flush();
         self.publish(now);
@@ -233,13 +239,9 @@ impl<I: MediaIo> Shard<I> {
                 Some(index) => self.close(now, index),
                 None => self.snapshot.orders_unknown += 1,
             },
-            Order::Report(id) => {
-                let mut stats = None;
-                self.with(id, |leg| stats = Some(leg.stats()));
-                if let Some(stats) = stats {
-                    self.outbox.event(Event::Report { leg: id, stats: Box::new(stats) });
-                }
-            }
+            // One that comes while they are being told is answered with them.
+            Order::Report if self.to_report.is_empty() => self.to_report = self.legs.indices(),
+            Order::Report => {}
             Order::Drain => self.draining = true,
         }
     }
@@ -345,6 +347,17 @@ impl<I: MediaIo> Shard<I> {
         }
         self.io.close(index * HALVES);
         self.io.close(index * HALVES + 1);
+    }
+
+    /// Tells counters of some legs, and of others in later turns: packets do not wait for it.
+    fn report(&mut self) {
+        let rest = self.to_report.len().saturating_sub(REPORTS_PER_TURN);
+        for index in self.to_report.split_off(rest) {
+            let Some(leg) = self.legs.slot_mut(index).map(|slot| slot.id) else { continue };
+            if let Some(stats) = self.legs.with(index, &mut self.outbox, |leg| leg.stats()) {
+                self.outbox.event(Event::Report { leg, stats: Box::new(stats) });
+            }
+        }
     }
 
     fn close_broken(&mut self, now: Instant) {

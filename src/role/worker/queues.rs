@@ -7,7 +7,7 @@ use crate::base::id::LegId;
 use crate::call::leg::CallLeg;
 use crate::call::outcome::EndCause;
 use crate::mailbox::service::{MailboxHandle, MailboxReply};
-use crate::media::order::{Audio, Event, OpenError, Order};
+use crate::media::order::{Audio, Event, OpenError};
 use crate::role::link::{FromWorker, ToWorker};
 use crate::role::user_agent;
 use crate::role::worker::anchor::Far;
@@ -16,7 +16,7 @@ use crate::role::worker::entry::Entry;
 use crate::role::worker::shards::Shards;
 use crate::um::flow::{Flow, Input};
 
-/// A shard answers a report within a few of its turns, 2 ms each.
+/// Shards tell the counters of hundreds of legs within this; of others those of the last report are told.
 const REPORT_WAIT: Duration = Duration::from_millis(20);
 
 impl Calls {
@@ -167,13 +167,8 @@ impl Calls {
         while let Some(order) = self.link.try_order() {
             match order {
                 Some(ToWorker::Calls { query }) => {
-                    for (leg, entry) in &self.calls {
-                        let callee = entry.far.as_ref().and_then(|far| far.anchor.callee());
-                        for leg in callee.map(|callee| callee.id()).into_iter().chain([*leg]) {
-                            if let (Some(shards), Some(shard)) = (&mut self.shards, entry.ready.shard) {
-                                shards.send(shard, Order::Report(leg));
-                            }
-                        }
+                    if let Some(shards) = &mut self.shards {
+                        shards.ask_for_reports();
                     }
                     self.queries.push_back((now + REPORT_WAIT, query));
                 }

@@ -176,6 +176,13 @@ impl Shards {
         }
     }
 
+    /// Has every shard tell its legs' counters.
+    pub fn ask_for_reports(&mut self) {
+        for shard in 0..self.entries.len() {
+            self.send(shard, Order::Report);
+        }
+    }
+
     /// True when no shard keeps up with the packets it has.
     pub fn are_behind(&self) -> bool {
         !self.entries.is_empty() && self.entries.iter().all(|entry| entry.strain.is_behind())
