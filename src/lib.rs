@@ -16,10 +16,12 @@
 //! 4. [`call::admission`]: may this call come in, and whose is it; [`call`]: its dialog joined to
 //!    its media; [`um`]: what the caller hears and may press.
 //! 5. [`media::order`]: the whole contract between signalling and media, on one page.
-//! 6. [`shard`]: the media loop, one turn a millisecond; [`media`]: one leg in it, [`rtp`]: its
+//! 6. [`shard`]: the media loop, a turn each two milliseconds; [`media`]: one leg in it, [`rtp`]: its
 //!    packets; [`uring`]: the kernel underneath, and the only unsafe code.
 //! 7. [`mailbox`]: from recorded blocks to a message nobody can lose.
 //! 8. [`control`]: what an operator types; [`base`]: ids, limits, configuration, the clock.
+//! 9. What outlasts a worker that dies: [`shard::ledger`] is where calls and legs are written down,
+//!    [`role::worker::estate`] writes and takes them up, the supervisor keeps the sockets.
 //!
 //! Threads share bounded queues of small enums and immutable audio, nothing else.
 

@@ -97,10 +97,10 @@ fn serve(
     hop_secret: HopSecret,
     inheritance: Option<Inheritance>,
 ) -> Result<(), WorkerError> {
-    let Kept { estate, heritage, keeping, sockets } = take_up(inheritance);
+    let listeners = listeners(&config, slot);
+    let Kept { estate, heritage, keeping, sockets } = take_up(inheritance, &listeners);
     let line = keeping.as_ref().map(|keeping| Arc::clone(&keeping.line));
     let tls = tls::load(&config, clock::calendar())?;
-    let listeners = listeners(&config, slot);
     let open = listen(slot, &listeners, sockets, line.as_deref())?;
     let shards = Shards::spawn(&config, slot, keeping)?;
     let shard_status = shards.status();
@@ -172,7 +172,9 @@ struct Kept {
 }
 
 /// Sorts what was inherited. Sockets of legs that nobody knows of are given up.
-fn take_up(inheritance: Option<Inheritance>) -> Kept {
+///
+/// A listener may have the port of a leg at another address: addresses tell them apart.
+fn take_up(inheritance: Option<Inheritance>, listeners: &[Listener]) -> Kept {
     let Some(Inheritance { line, ledger, sockets }) = inheritance else { return Kept::default() };
     let (estate, heritage) = Estate::new(ledger.clone());
     let ports = heritage.ports();
@@ -180,14 +182,14 @@ fn take_up(inheritance: Option<Inheritance>) -> Kept {
     let (mut media, mut others) = (BTreeMap::new(), Sockets::new());
     for (address, is_datagram, socket) in sockets {
         let (port, even) = (address.port(), address.port() & !1);
-        if is_datagram && ports.contains(&even) {
-            media.insert(port, socket);
-        } else {
-            if is_datagram && port == even {
-                // Harmless for what is no media.
-                let _ = line.release(port);
-            }
+        if !is_datagram || listeners.iter().any(|listener| listener.address == address) {
             others.push((address, is_datagram, socket));
+        } else if ports.contains(&even) {
+            media.insert(port, socket);
+        } else if port == even
+            && let Err(error) = line.release(port)
+        {
+            tracing::warn!(port, %error, "a port of no call cannot be given up");
         }
     }
     let keeping = Some(KeepingOfAll { ledger, line: Arc::new(line), sockets: media });
@@ -219,10 +221,10 @@ fn listen(
         };
         open.push((index, socket));
     }
-    for (address, is_datagram, _) in left {
-        // The configuration has changed; media has been seen to.
-        if !is_datagram && let Some(line) = line {
-            let _ = line.unlisten(address);
+    for (address, _, _) in left {
+        // The configuration has changed.
+        if let Some(Err(error)) = line.map(|line| line.unlisten(address)) {
+            tracing::warn!(%address, %error, "an old listener stays open");
         }
     }
     Ok(open)
