@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::common::node::{Node, signal};
+use crate::common::node::Node;
 use crate::common::raw::{Connection, Request, Response, offer, options_tcp, options_udp, unique};
 use crate::common::{peers, wait_for};
 
@@ -37,24 +37,22 @@ fn an_unknown_user_is_not_found() {
     assert_refused(&response, 404, "unknown user at the worker");
 }
 
-/// Goal: without a worker the service answers 503 with Retry-After.
-/// Method: stop the worker process in its tracks (SIGSTOP): it is silent, then replaced; until its
-/// successor registers, calls are refused. Then it continues to work.
+/// Goal: without a worker the service answers 503 with Retry-After, and calls again once there is one.
+/// Method: a node that gives up after the first death, and is told to go on.
 #[test]
 fn without_a_worker_calls_are_asked_to_retry() {
     let node = Node::start(|config| {
         let worker = config["worker"].as_table_mut().expect("a table");
-        worker.insert("heartbeat_timeout_s".into(), 2.into());
+        worker.insert("crashes_max".into(), 1.into());
     });
-    let pid = node.worker_pid().expect("a worker is ready");
-    signal("-STOP", &pid.to_string());
+    node.kill_worker();
     let refused = wait_for("a 503", Duration::from_secs(20), || {
         let report = peers::call(&node, "1001", &["--duration", "0.2", "--patience", "2"]);
         (report.call(0)["status"] == 503).then(|| report.call(0).clone())
     });
     let retry_after = refused["retry_after"].as_str().expect("a 503 says when to try again").to_owned();
     assert!(retry_after.parse::<u32>().is_ok(), "{retry_after}");
-    wait_for("a new worker", Duration::from_secs(20), || node.worker_pid().filter(|&new| new != pid));
+    assert!(node.client(&["recycle"]).status.success());
     peers::call(&node, "1001", &["--duration", "0.5"]).assert_complete();
 }
 

@@ -76,6 +76,8 @@ impl Supervisor {
         let opened = vault.open(slot.rtp_ports(&self.config)?, self.config.calls.calls_max as usize);
         if let Err(error) = &opened {
             tracing::error!(slot = slot.name(), %error, "calls would not outlast their worker");
+            // What nobody takes over must not stand in the way.
+            vault.clear();
         }
         opened.ok()
     }
