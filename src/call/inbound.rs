@@ -31,9 +31,6 @@ mod contact;
 
 use contact::contact;
 
-/// A transaction of a process that is gone.
-const GONE: ServerId = ServerId(u64::MAX);
-
 /// What every call of a worker has in common.
 #[derive(Debug, Clone)]
 pub struct CallRules {
@@ -205,7 +202,7 @@ impl InboundCall {
         if !kept.is_established {
             leg.put(Output::Started);
         }
-        Ok(Self { leg, server: GONE, cseq: kept.cseq, was_offered: true, opening: None })
+        Ok(Self { leg, server: ServerId::GONE, cseq: kept.cseq, was_offered: true, opening: None })
     }
 
     /// The INVITE that opened the call; `None` once it has its final response.

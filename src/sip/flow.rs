@@ -41,6 +41,11 @@ impl Transport {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FlowId(pub u64);
 
+impl FlowId {
+    /// Of a process that is gone; none here has it.
+    pub const GONE: Self = Self(u64::MAX);
+}
+
 /// One connection, or one remote address on a UDP socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Flow {

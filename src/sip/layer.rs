@@ -35,6 +35,11 @@ mod token;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServerId(pub u64);
 
+impl ServerId {
+    /// Of a process that is gone; none here has it.
+    pub const GONE: Self = Self(u64::MAX);
+}
+
 /// Names a client transaction, for the life of the layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClientId(pub u64);

@@ -19,9 +19,6 @@ use crate::sip::flow::{Flow, FlowId, Transport};
 use crate::sip::header::SyntaxError;
 use crate::sip::session_timer::{KeptTimer, SessionTimer};
 
-/// A flow of a process that is gone.
-const GONE: FlowId = FlowId(u64::MAX);
-
 /// Times are uptimes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct KeptLeg {
@@ -87,7 +84,7 @@ impl Leg {
     pub(in crate::call) fn resume(id: LegId, kept: KeptLeg) -> Result<Self, SyntaxError> {
         let path = match kept.path {
             KeptPath::From { transport, local, remote, listener } => {
-                let flow = Flow { id: GONE, listener, transport, local, remote };
+                let flow = Flow { id: FlowId::GONE, listener, transport, local, remote };
                 Path::From { flow, closed: true }
             }
             KeptPath::To { transport, remote, listener, sent_by } => {

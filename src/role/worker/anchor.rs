@@ -309,8 +309,7 @@ impl Calls {
             try_timeout: far.route.try_timeout,
             ring_timeout: far.route.ring_timeout,
         };
-        let leg = LegId(self.next_leg);
-        self.next_leg += 1;
+        let leg = self.new_leg();
         self.call_ids.insert(call_id.clone());
         far.call_id = call_id;
         far.transport = Some(way.transport());

@@ -291,7 +291,7 @@ impl Calls {
         }
     }
 
-    fn new_leg(&mut self) -> LegId {
+    pub(super) fn new_leg(&mut self) -> LegId {
         self.next_leg += 1;
         LegId(self.next_leg - 1)
     }
@@ -321,9 +321,9 @@ impl Calls {
             end: None,
             target: Asked { number, header: "", called, diversion_reason },
             caller: Caller { number: record.caller.0, name: record.caller.1 },
-            seen: SipFlow { id: FlowId(u64::MAX), listener: 0, transport, local, remote },
+            seen: SipFlow { id: FlowId::GONE, listener: 0, transport, local, remote },
             gateway: record.gateway,
-            server: ServerId(u64::MAX),
+            server: ServerId::GONE,
             reinvites: Vec::new(),
             ready: Readiness { shard, ..Readiness::default() },
             started: clock::at_uptime(record.started),
@@ -343,7 +343,7 @@ impl Calls {
     }
 
     /// Makes a call known by all its names.
-    fn enter(&mut self, leg: LegId, entry: Entry) {
+    pub(super) fn enter(&mut self, leg: LegId, entry: Entry) {
         self.by_dialog.insert(Arc::clone(entry.call.dialog_id()), leg);
         *self.of_gateway.entry(entry.gateway.to_string()).or_default() += 1;
         if let Some((far, callee)) = entry.far.as_ref().and_then(|far| Some((far, far.anchor.callee()?))) {

@@ -112,7 +112,6 @@ impl Calls {
             self.check_hops(invite)?;
         }
         let number = target.number.clone();
-        self.by_dialog.insert(call.dialog_id().clone(), leg);
         let entry = Entry {
             call,
             rules: Arc::clone(&self.rules),
@@ -135,8 +134,7 @@ impl Calls {
             place: None,
             deaths: Deaths::default(),
         };
-        *self.of_gateway.entry(gateway).or_default() += 1;
-        self.calls.insert(leg, Box::new(entry));
+        self.enter(leg, entry);
         self.by_invite.insert(id, leg);
         match (kind, route) {
             (Some(kind), _) => self.accept_test(now, leg, kind),

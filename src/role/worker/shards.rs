@@ -231,9 +231,8 @@ impl Shards {
     pub fn adopt(&mut self, shard: usize, legs: usize, order: Order) {
         if let Some(entry) = self.entries.get_mut(shard) {
             entry.legs += legs;
-            entry.waiting.push_back(order);
-            entry.flush();
         }
+        self.send(shard, order);
     }
 
     /// Gives an order for an open leg; one that finds the queue full waits here.

@@ -81,7 +81,7 @@ impl Calls {
         if let Some(Waiting { invite, listener, local, remote }) = early.caller
             && let Ok(invite) = Message::parse(Bytes::from(invite))
         {
-            let flow = Flow { id: FlowId(u64::MAX), listener, transport: Transport::Udp, local, remote };
+            let flow = Flow { id: FlowId::GONE, listener, transport: Transport::Udp, local, remote };
             self.handle_message(now, flow, invite);
         }
     }
