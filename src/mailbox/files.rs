@@ -26,7 +26,7 @@ use crate::mailbox::fs::Fs;
 use crate::mailbox::service::{Counters, MailboxReply, MailboxRequest, ServiceConfig, count, send_reply};
 use crate::mailbox::spool::{self, Lane, Mover, Recovered, SpoolError};
 use crate::mailbox::store_thread::{Job, StoreClient};
-use crate::media::order::{FileItem, PcmBlock, RecordingMeta};
+use crate::media::order::{CodedBlock, FileItem, RecordingMeta};
 use crate::uring::Runtime;
 
 mod adopt;
@@ -145,7 +145,7 @@ async fn serve(desk: Rc<Desk>) {
 
 /// What a recording's task is told.
 enum Input {
-    Block(PcmBlock),
+    Block(CodedBlock),
     End { samples: u64 },
     Keep,
     Discard,
@@ -273,7 +273,7 @@ impl Desk {
                             self.blocks_waiting.set(self.blocks_waiting.get() - 1);
                         }
                     }
-                    Some(Open::ThrownAway(samples)) => *samples += block.len() as u64,
+                    Some(Open::ThrownAway(samples)) => *samples += block.samples(),
                     Some(Open::Awaited(early)) => {
                         self.blocks_waiting.set(self.blocks_waiting.get() + 1);
                         early.push(Input::Block(block));

@@ -1,12 +1,29 @@
-//! Turning linear samples into audio for the wire.
+//! Between linear samples and the audio of the wire.
 
-use crate::media::order::{Audio, Codec};
+use crate::media::order::{Audio, Codec, CodedBlock};
 
 impl Audio {
     /// Codes 16-bit linear samples at 8000 Hz into every codec of the wire.
     pub fn from_pcm(samples: &[i16]) -> Self {
         let code = |codec: Codec| samples.iter().map(|sample| codec.encode(*sample)).collect();
         Self { pcmu: code(Codec::Pcmu), pcma: code(Codec::Pcma) }
+    }
+}
+
+impl CodedBlock {
+    /// Codes 16-bit linear samples at 8000 Hz.
+    pub fn from_pcm(codec: Codec, samples: &[i16]) -> Self {
+        Self { codec, bytes: samples.iter().map(|sample| codec.encode(*sample)).collect() }
+    }
+
+    /// Its 16-bit linear samples.
+    pub fn to_pcm(&self) -> Vec<i16> {
+        self.bytes.iter().map(|byte| self.codec.decode(*byte)).collect()
+    }
+
+    /// How many samples there are.
+    pub fn samples(&self) -> u64 {
+        self.bytes.len() as u64
     }
 }
 

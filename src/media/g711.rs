@@ -31,6 +31,36 @@ static PCMA: [i16; 256] = {
     }
 };
 
+/// The same in 13 bits.
+static PCMU_SHORT: [i16; 256] = shortened(&PCMU);
+static PCMA_SHORT: [i16; 256] = shortened(&PCMA);
+
+const fn shortened(table: &[i16; 256]) -> [i16; 256] {
+    let mut short = *table;
+    let mut byte = 0;
+    while byte < short.len() {
+        short[byte] /= 8;
+        byte += 1;
+    }
+    short
+}
+
+/// Squares of both codecs' samples, which are multiples of 4.
+static PCMU_SQUARES: [u32; 256] = squares(&PCMU);
+static PCMA_SQUARES: [u32; 256] = squares(&PCMA);
+const SQUARE_UNIT: u64 = 16;
+
+const fn squares(table: &[i16; 256]) -> [u32; 256] {
+    let mut squares = [0; 256];
+    let mut byte = 0;
+    while byte < squares.len() {
+        let quarter = (table[byte] / 4).unsigned_abs() as u32;
+        squares[byte] = quarter * quarter;
+        byte += 1;
+    }
+    squares
+}
+
 /// The A-law byte for each µ-law byte, and the other way round.
 static PCMU_TO_PCMA: [u8; 256] = translation(Codec::Pcmu, Codec::Pcma);
 static PCMA_TO_PCMU: [u8; 256] = translation(Codec::Pcma, Codec::Pcmu);
@@ -87,6 +117,35 @@ impl Codec {
     /// Decodes as many bytes as both slices hold.
     pub fn decode_into(self, bytes: &[u8], samples: &mut [i16]) {
         let table = self.table();
+        for (sample, byte) in samples.iter_mut().zip(bytes) {
+            *sample = table[usize::from(*byte)];
+        }
+    }
+
+    /// Codes as many samples as both slices hold.
+    pub fn encode_into(self, samples: &[i16], bytes: &mut [u8]) {
+        for (byte, sample) in bytes.iter_mut().zip(samples) {
+            *byte = self.encode(*sample);
+        }
+    }
+
+    /// The sum of the squares of their 16-bit samples.
+    pub fn energy(self, bytes: &[u8]) -> u64 {
+        let table = match self {
+            Self::Pcmu => &PCMU_SQUARES,
+            Self::Pcma => &PCMA_SQUARES,
+        };
+        let squares = bytes.iter().map(|byte| u64::from(table[usize::from(*byte)]));
+        squares.sum::<u64>() * SQUARE_UNIT
+    }
+
+    /// As [`Self::decode_into`], in 13 bits: an eighth of the samples, rounded to nought. All of A-law and
+    /// all but µ-law's last bit; sums of their products fit 32 bits.
+    pub fn decode_short_into(self, bytes: &[u8], samples: &mut [i16]) {
+        let table = match self {
+            Self::Pcmu => &PCMU_SHORT,
+            Self::Pcma => &PCMA_SHORT,
+        };
         for (sample, byte) in samples.iter_mut().zip(bytes) {
             *sample = table[usize::from(*byte)];
         }
@@ -195,6 +254,20 @@ mod tests {
         assert_eq!(decisions.last(), Some(&4096));
         check(Codec::Pcma, &decisions, 8, |n| (n | 0x80) ^ 0x55, 8);
         assert_eq!(Codec::Pcma.decode(0xAA), 4032 * 8);
+    }
+
+    /// Goal: energies and 13-bit samples are those of the samples. Method: every byte.
+    #[test]
+    fn energies_and_short_samples_are_those_of_the_samples() {
+        for codec in [Codec::Pcmu, Codec::Pcma] {
+            let bytes: Vec<u8> = (0..=255).collect();
+            let samples = || bytes.iter().map(|byte| i64::from(codec.decode(*byte)));
+            let energy: i64 = samples().map(|sample| sample * sample).sum();
+            assert_eq!(i64::try_from(codec.energy(&bytes)).unwrap(), energy);
+            let mut short = [0; 256];
+            codec.decode_short_into(&bytes, &mut short);
+            assert!(short.iter().zip(samples()).all(|(short, sample)| i64::from(*short) == sample / 8));
+        }
     }
 
     /// Goal: the silence byte is silent. Method: decode it, encode nought.

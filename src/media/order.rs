@@ -3,6 +3,7 @@
 //! All three travel over bounded queues. A full order queue answers the INVITE with 503; events
 //! other than `Opened`, `Recorded` and `Closed` may be dropped with a count.
 
+use std::mem::offset_of;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -204,6 +205,7 @@ pub enum OpenError {
 
 /// What one leg received and sent. Counters only grow; `jitter` and `rtt` are the last values.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[repr(C)]
 pub struct LegStats {
     /// RTP packets accepted from the latched source.
     pub rx_packets: u64,
@@ -242,6 +244,11 @@ pub struct LegStats {
     pub remote_fraction_lost: u8,
     /// Round trip from RTCP, microseconds; `None` until a report allows it.
     pub rtt_us: Option<u32>,
+}
+
+impl LegStats {
+    /// The first bytes: counters of packets and bytes, which grow with every packet.
+    pub const HOT_BYTES: usize = offset_of!(Self, tx_errors);
 }
 
 /// A media shard to signalling.
@@ -318,8 +325,14 @@ pub enum Event {
     },
 }
 
-/// Audio on its way to disk: 16-bit linear samples at 8000 Hz, at most `RECORD_BLOCK_SAMPLES`.
-pub type PcmBlock = Vec<i16>;
+/// Audio on its way to disk, as it came: one byte a sample, at most `RECORD_BLOCK_SAMPLES`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CodedBlock {
+    /// What the bytes are.
+    pub codec: Codec,
+    /// The samples.
+    pub bytes: Vec<u8>,
+}
 
 /// A media shard to the file thread. `Begin`, blocks and `End` of one recording keep their order
 /// because one shard sends them.
@@ -328,7 +341,7 @@ pub enum FileItem {
     /// Create `spool/<id>.wav.part` and `spool/<id>.json`.
     Begin(Box<RecordingMeta>),
     /// Append.
-    Block(MessageId, PcmBlock),
+    Block(MessageId, CodedBlock),
     /// Cut the file to `samples` (silence at its end is dropped) and close it.
     End {
         /// Which recording.

@@ -4,6 +4,8 @@
 //! with the last three, fading from the 10th to the 60th millisecond; the audio after it is blended
 //! in. Unlike the appendix nothing is delayed, so the first sample lost is the first changed.
 
+use crate::media::order::Codec;
+
 /// Shortest pitch period searched, samples (200 Hz).
 const PITCH_MIN: usize = 40;
 /// Longest, samples (66 Hz).
@@ -44,11 +46,16 @@ impl Default for Plc {
 }
 
 impl Plc {
+    /// A stretch is being concealed: what is heard next goes through [`Self::heard`].
+    pub fn is_concealing(&self) -> bool {
+        self.loss.is_some()
+    }
+
     /// Fills `samples`, the continuation of `recent`: all that was written since the last
     /// [`Self::keep`], concealed stretches and silence among it.
-    pub fn conceal(&mut self, recent: &[i16], samples: &mut [i16]) {
+    pub fn conceal(&mut self, codec: Codec, recent: &[u8], samples: &mut [i16]) {
         let loss = self.loss.get_or_insert_with(|| {
-            let before = last(&self.kept, recent);
+            let before = last(&self.kept, codec, recent);
             Box::new(Loss { pitch: pitch(&before), before, filled: 0 })
         });
         for sample in samples.iter_mut() {
@@ -72,18 +79,18 @@ impl Plc {
     }
 
     /// `written` is handed on and no longer at hand when the next loss begins.
-    pub fn keep(&mut self, written: &[i16]) {
-        *self.kept = last(&self.kept, written);
+    pub fn keep(&mut self, codec: Codec, written: &[u8]) {
+        *self.kept = last(&self.kept, codec, written);
     }
 }
 
 /// The end of `kept` and `recent` after it.
-fn last(kept: &[i16; HISTORY], recent: &[i16]) -> [i16; HISTORY] {
+fn last(kept: &[i16; HISTORY], codec: Codec, recent: &[u8]) -> [i16; HISTORY] {
     let mut history = [0; HISTORY];
     let recent = &recent[recent.len().saturating_sub(HISTORY)..];
     let (before, after) = history.split_at_mut(HISTORY - recent.len());
     before.copy_from_slice(&kept[recent.len()..]);
-    after.copy_from_slice(recent);
+    codec.decode_into(recent, after);
     history
 }
 
@@ -144,9 +151,12 @@ fn pitch(history: &[i16; HISTORY]) -> usize {
 mod tests {
     use super::*;
 
-    /// 100 Hz sawtooth-like tone: period 80 samples.
-    fn periodic(len: usize) -> Vec<i16> {
-        (0..len).map(|n| i16::try_from(n % 80).unwrap() * 100 - 4000).collect()
+    /// 100 Hz sawtooth-like tone: period 80 samples. Coded and not.
+    fn periodic(len: usize) -> (Vec<u8>, Vec<i16>) {
+        let tone = (0..len).map(|n| i16::try_from(n % 80).unwrap() * 100 - 4000);
+        let bytes: Vec<u8> = tone.map(|sample| Codec::Pcmu.encode(sample)).collect();
+        let samples = bytes.iter().map(|byte| Codec::Pcmu.decode(*byte)).collect();
+        (bytes, samples)
     }
 
     /// Goal: a periodic signal goes on through the first 10 ms of a loss.
@@ -154,11 +164,11 @@ mod tests {
     /// the period's end is blended.
     #[test]
     fn a_periodic_signal_goes_on_through_a_loss() {
-        let tone = periodic(800);
+        let (bytes, tone) = periodic(800);
         let mut plc = Plc::default();
-        plc.keep(&tone[..400]);
+        plc.keep(Codec::Pcmu, &bytes[..400]);
         let mut filled = vec![0; 80];
-        plc.conceal(&tone[400..640], &mut filled);
+        plc.conceal(Codec::Pcmu, &bytes[400..640], &mut filled);
         assert_eq!(filled, tone[640..720]);
     }
 
@@ -167,7 +177,7 @@ mod tests {
     fn a_long_loss_fades_to_silence_within_60_ms() {
         let mut plc = Plc::default();
         let mut filled = vec![1; 800];
-        plc.conceal(&periodic(640), &mut filled);
+        plc.conceal(Codec::Pcmu, &periodic(640).0, &mut filled);
         let peak = |part: &[i16]| part.iter().map(|s| s.unsigned_abs()).max().unwrap();
         assert!(peak(&filled[400..480]) < peak(&filled[80..160]) / 3);
         assert!(filled[480..].iter().all(|sample| *sample == 0));
@@ -177,7 +187,7 @@ mod tests {
     #[test]
     fn received_audio_without_a_loss_is_left_alone() {
         let mut plc = Plc::default();
-        let tone = periodic(1600);
+        let (_, tone) = periodic(1600);
         let mut copy = tone.clone();
         for packet in copy.chunks_mut(160) {
             plc.heard(packet);
@@ -189,7 +199,7 @@ mod tests {
     #[test]
     fn audio_after_a_loss_is_blended_for_at_most_10_ms() {
         let mut plc = Plc::default();
-        plc.conceal(&periodic(640), &mut vec![0; 320]);
+        plc.conceal(Codec::Pcmu, &periodic(640).0, &mut vec![0; 320]);
         let mut after = vec![1000; 160];
         plc.heard(&mut after);
         assert_ne!(after[0], 1000);

@@ -1,4 +1,4 @@
-//! One recording: from packets to blocks of linear samples, in step with RTP timestamps.
+//! One recording: from packets to blocks of coded samples, in step with RTP timestamps.
 //!
 //! Packets wait in a reorder window until what lies before them came or is given up after
 //! [`REORDER_WAIT`]; losses are concealed, pauses of the sender are silence. While nothing arrives,
@@ -11,7 +11,7 @@ use crate::base::id::MessageId;
 use crate::base::limits::RECORD_BLOCK_SAMPLES;
 use crate::media::jitter::{Content, ReorderWindow};
 use crate::media::media_clock::{AHEAD_MAX, Arrival, MediaClock, Place, Progress};
-use crate::media::order::{Codec, FileItem, PcmBlock, RecordEnd, RecordPlan};
+use crate::media::order::{Codec, CodedBlock, FileItem, RecordEnd, RecordPlan};
 use crate::media::plc::Plc;
 use crate::media::silence::EnergyGate;
 use crate::rtp::packet::RtpTimestamp;
@@ -27,6 +27,8 @@ const REORDER_SAMPLES: u64 = 1600;
 pub const STALL: Duration = Duration::from_millis(200);
 /// As samples.
 const STALL_SAMPLES: i64 = 1600;
+/// Samples written at once.
+const PART: usize = 480;
 /// A key's tone is cut off the end when the recording is stopped this soon after it, samples.
 const TONE_TAIL: u64 = 2_400;
 
@@ -45,7 +47,8 @@ pub struct Recorder {
     heard: Instant,
     /// Samples of the last packet.
     packet_len: i64,
-    block: PcmBlock,
+    /// What is being filled, in the codec heard last.
+    block: CodedBlock,
     /// Position of the block's first sample.
     block_start: u64,
     limit: u64,
@@ -81,7 +84,7 @@ impl Recorder {
             gap_since: None,
             heard: now,
             packet_len: 160,
-            block: PcmBlock::new(),
+            block: CodedBlock { codec: Codec::Pcmu, bytes: Vec::new() },
             block_start: 0,
             limit: samples_in(plan.duration_max),
             silence_max: samples_in(plan.silence_max),
@@ -98,7 +101,7 @@ impl Recorder {
 
     /// Brings near where the next packet will be written.
     pub fn prefetch_block(&mut self) {
-        let room = self.block.spare_capacity_mut();
+        let room = self.block.bytes.spare_capacity_mut();
         prefetch(&room[..room.len().min(160)]);
     }
 
@@ -178,8 +181,8 @@ impl Recorder {
         let from = self.window.end().saturating_sub(ago);
         self.window.silence_from(from);
         let index = usize::try_from(from.saturating_sub(self.block_start)).unwrap_or(usize::MAX);
-        if let Some(tail) = self.block.get_mut(index..) {
-            tail.fill(0);
+        if let Some(tail) = self.block.bytes.get_mut(index..) {
+            tail.fill(self.block.codec.silence());
         }
         self.gate.withdraw(from);
         self.tone = Some((from, self.window.end()));
@@ -205,7 +208,7 @@ impl Recorder {
             (RecordEnd::Stopped | RecordEnd::Limit | RecordEnd::Closed, _) => written,
         };
         let keep = usize::try_from(samples.saturating_sub(self.block_start)).unwrap_or(usize::MAX);
-        self.block.truncate(keep);
+        self.block.bytes.truncate(keep);
         self.flush(files);
         files.push_back(FileItem::End { id: self.id.clone(), samples });
         Recording { id: self.id, samples, sound: self.gate.sound().min(samples) }
@@ -234,6 +237,7 @@ impl Recorder {
                 (from, Content::Silence(unsigned(end - from)))
             }
             Content::Coded(codec, bytes) => {
+                self.code_as(codec, files);
                 let skipped = usize::try_from(position.min(0).unsigned_abs()).unwrap_or(usize::MAX);
                 let bytes = bytes.get(skipped..).unwrap_or_default();
                 let position = position.max(0);
@@ -241,7 +245,7 @@ impl Recorder {
                 if self.window.is_next(unsigned(position)) {
                     self.heard = now;
                     self.gap_since = None;
-                    return self.append(codec, bytes, files);
+                    return self.append(bytes, files);
                 }
                 (position, Content::Coded(codec, bytes))
             }
@@ -253,16 +257,21 @@ impl Recorder {
     }
 
     /// Writes audio that continues what is written while nothing waits: nearly every packet.
-    fn append(&mut self, codec: Codec, mut bytes: &[u8], files: &mut VecDeque<FileItem>) {
-        let mut samples = [0; 480];
-        while !bytes.is_empty() && self.end.is_none() {
-            let (part, after) = bytes.split_at(bytes.len().min(samples.len()));
-            bytes = after;
-            let samples = &mut samples[..part.len()];
-            codec.decode_into(part, samples);
+    fn append(&mut self, bytes: &[u8], files: &mut VecDeque<FileItem>) {
+        for part in bytes.chunks(PART) {
+            if self.end.is_some() {
+                return;
+            }
             self.window.advance(part.len() as u64);
-            self.plc.heard(samples);
-            self.write(samples, files);
+            if self.plc.is_concealing() {
+                let mut samples = [0; PART];
+                let samples = &mut samples[..part.len()];
+                self.block.codec.decode_into(part, samples);
+                self.plc.heard(samples);
+                self.write_samples(samples, files);
+            } else {
+                self.write(part, files);
+            }
         }
     }
 
@@ -281,13 +290,13 @@ impl Recorder {
         self.drain(now, true, files);
         let mut missing = target.saturating_sub(self.window.start());
         while missing > 0 && self.end.is_none() {
-            let zeros = [0; 160];
-            let part = missing.min(zeros.len() as u64);
+            let silence = [self.block.codec.silence(); PART];
+            let part = missing.min(silence.len() as u64);
             missing -= part;
             self.window.advance(part);
-            let part = usize::try_from(part).unwrap_or(zeros.len());
+            let part = usize::try_from(part).unwrap_or(silence.len());
             self.plc.silent();
-            self.write(&zeros[..part], files);
+            self.write(&silence[..part], files);
         }
     }
 
@@ -315,44 +324,53 @@ impl Recorder {
     }
 
     fn take_ready(&mut self, mut ready: usize, files: &mut VecDeque<FileItem>) {
-        let mut samples = [0; 480];
+        let mut samples = [0; PART];
         while ready > 0 && self.end.is_none() {
-            let part = &mut samples[..ready.min(480)];
+            let part = &mut samples[..ready.min(PART)];
             part.copy_from_slice(&self.window.ready()[..part.len()]);
             self.window.advance(part.len() as u64);
             ready -= part.len();
             self.plc.heard(part);
-            self.write(part, files);
+            self.write_samples(part, files);
         }
     }
 
     fn conceal(&mut self, mut gap: u64, files: &mut VecDeque<FileItem>) {
-        let mut samples = [0; 160];
+        let mut samples = [0; PART];
         while gap > 0 && self.end.is_none() {
             let part = gap.min(samples.len() as u64);
             gap -= part;
             self.window.advance(part);
             let part = &mut samples[..usize::try_from(part).unwrap_or(0)];
-            self.plc.conceal(&self.block, part);
-            self.write(part, files);
+            self.plc.conceal(self.block.codec, &self.block.bytes, part);
+            self.write_samples(part, files);
         }
+    }
+
+    /// As [`Self::write`], for at most [`PART`] samples that were made here.
+    fn write_samples(&mut self, samples: &[i16], files: &mut VecDeque<FileItem>) {
+        let mut bytes = [0; PART];
+        let bytes = &mut bytes[..samples.len()];
+        self.block.codec.encode_into(samples, bytes);
+        self.write(bytes, files);
     }
 
     /// Appends to the block, hands full ones over, and sees the recording's own ends. The samples
     /// end at the window's start.
-    fn write(&mut self, samples: &[i16], files: &mut VecDeque<FileItem>) {
-        let start = self.window.start() - samples.len() as u64;
-        let allowed = self.limit.saturating_sub(start).min(samples.len() as u64);
-        let mut rest = &samples[..usize::try_from(allowed).unwrap_or(samples.len())];
-        self.gate.push(rest);
+    fn write(&mut self, bytes: &[u8], files: &mut VecDeque<FileItem>) {
+        let start = self.window.start() - bytes.len() as u64;
+        let allowed = self.limit.saturating_sub(start).min(bytes.len() as u64);
+        let mut rest = &bytes[..usize::try_from(allowed).unwrap_or(bytes.len())];
+        self.gate.push(self.block.codec, rest);
         while !rest.is_empty() {
-            if self.block.capacity() == 0 {
-                self.block.reserve_exact(RECORD_BLOCK_SAMPLES);
+            let block = &mut self.block.bytes;
+            if block.capacity() == 0 {
+                block.reserve_exact(RECORD_BLOCK_SAMPLES);
             }
-            let (part, after) = rest.split_at(rest.len().min(RECORD_BLOCK_SAMPLES - self.block.len()));
-            self.block.extend_from_slice(part);
+            let (part, after) = rest.split_at(rest.len().min(RECORD_BLOCK_SAMPLES - block.len()));
+            block.extend_from_slice(part);
             rest = after;
-            if self.block.len() == RECORD_BLOCK_SAMPLES {
+            if block.len() == RECORD_BLOCK_SAMPLES {
                 self.flush(files);
             }
         }
@@ -364,11 +382,20 @@ impl Recorder {
         }
     }
 
+    /// What follows is coded so.
+    fn code_as(&mut self, codec: Codec, files: &mut VecDeque<FileItem>) {
+        if self.block.codec != codec {
+            self.flush(files);
+            self.block.codec = codec;
+        }
+    }
+
     fn flush(&mut self, files: &mut VecDeque<FileItem>) {
-        if !self.block.is_empty() {
-            let block = std::mem::take(&mut self.block);
-            self.plc.keep(&block);
-            self.block_start += block.len() as u64;
+        let codec = self.block.codec;
+        if !self.block.bytes.is_empty() {
+            let block = CodedBlock { codec, bytes: std::mem::take(&mut self.block.bytes) };
+            self.plc.keep(codec, &block.bytes);
+            self.block_start += block.samples();
             files.push_back(FileItem::Block(self.id.clone(), block));
         }
     }

@@ -1,5 +1,7 @@
 //! The energy gate: which parts of a recording are sound, and where the last sound ended.
 
+use crate::media::order::Codec;
+
 /// Samples judged at once, 10 ms.
 const FRAME: u64 = 80;
 /// Mean square of a 0 dBm0 sine in 16 bits: G.711's load capacity is +3.17 dBm0 (table 2), so its
@@ -62,14 +64,13 @@ impl EnergyGate {
     }
 
     /// Takes the next samples.
-    pub fn push(&mut self, samples: &[i16]) {
-        let mut rest = samples;
+    pub fn push(&mut self, codec: Codec, bytes: &[u8]) {
+        let mut rest = bytes;
         while !rest.is_empty() {
             let room = usize::try_from(FRAME - self.filled).unwrap_or(rest.len());
             let (part, after) = rest.split_at(rest.len().min(room));
             rest = after;
-            let squares = part.iter().map(|sample| u64::from(i32::from(*sample).pow(2).unsigned_abs()));
-            self.energy += squares.sum::<u64>();
+            self.energy += codec.energy(part);
             self.filled += part.len() as u64;
             if self.filled == FRAME {
                 self.judge();
@@ -144,10 +145,11 @@ mod tests {
 
     use super::*;
 
-    /// A sine of `dbm0` for `ms`.
-    fn tone(dbm0: f64, ms: u32) -> Vec<i16> {
+    /// A sine of `dbm0` for `ms`, µ-law.
+    fn tone(dbm0: f64, ms: u32) -> Vec<u8> {
         let peak = 22_300.0 * 10_f64.powf(dbm0 / 20.0);
-        (0..ms * 8).map(|n| (peak * (f64::from(n) * 0.7).sin()).round() as i16).collect()
+        let sample = |n: u32| (peak * (f64::from(n) * 0.7).sin()).round() as i16;
+        (0..ms * 8).map(|n| Codec::Pcmu.encode(sample(n))).collect()
     }
 
     /// Goal: only what is above -45 dBm0 is sound, to the frame.
@@ -155,10 +157,10 @@ mod tests {
     #[test]
     fn sound_is_timed_and_its_end_is_found_to_10_ms() {
         let mut gate = EnergyGate::default();
-        gate.push(&tone(-50.0, 1000));
+        gate.push(Codec::Pcmu, &tone(-50.0, 1000));
         assert_eq!((gate.sound(), gate.sound_end()), (0, 0));
-        gate.push(&tone(-20.0, 2000));
-        gate.push(&tone(-50.0, 1000));
+        gate.push(Codec::Pcmu, &tone(-20.0, 2000));
+        gate.push(Codec::Pcmu, &tone(-50.0, 1000));
         assert_eq!((gate.sound(), gate.sound_end()), (16_000, 24_000));
     }
 
@@ -167,7 +169,7 @@ mod tests {
     fn a_click_is_no_sound() {
         let mut gate = EnergyGate::default();
         gate.push_silence(8000);
-        gate.push(&tone(-10.0, 10));
+        gate.push(Codec::Pcmu, &tone(-10.0, 10));
         gate.push_silence(8000);
         assert_eq!((gate.sound(), gate.sound_end()), (0, 0));
     }
@@ -177,10 +179,10 @@ mod tests {
     #[test]
     fn steady_noise_becomes_background() {
         let mut gate = EnergyGate::default();
-        gate.push(&tone(-40.0, 8000));
+        gate.push(Codec::Pcmu, &tone(-40.0, 8000));
         let before = gate.sound();
         assert!(before < 4 * 8000, "{before}");
-        gate.push(&tone(-25.0, 500));
+        gate.push(Codec::Pcmu, &tone(-25.0, 500));
         assert_eq!(gate.sound(), before + 4000);
         assert_eq!(gate.sound_end(), 68_000);
     }
@@ -189,9 +191,9 @@ mod tests {
     #[test]
     fn a_withdrawn_tone_was_no_sound() {
         let mut gate = EnergyGate::default();
-        gate.push(&tone(-20.0, 300));
+        gate.push(Codec::Pcmu, &tone(-20.0, 300));
         gate.push_silence(1600);
-        gate.push(&tone(-10.0, 200));
+        gate.push(Codec::Pcmu, &tone(-10.0, 200));
         gate.withdraw(4000);
         assert_eq!((gate.sound(), gate.sound_end()), (2400, 2400));
     }

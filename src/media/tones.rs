@@ -199,7 +199,7 @@ impl ToneDetector {
     /// One frame's energy, and what it is.
     fn judge(&self, frame: usize) -> (f32, Option<Hit>) {
         let mut samples = [0; FRAME_ROOM];
-        self.codec.decode_into(&self.frames[frame], &mut samples);
+        self.codec.decode_short_into(&self.frames[frame], &mut samples);
         judge(&samples)
     }
 
@@ -263,73 +263,86 @@ impl Peak {
 
 /// A frame's energy, and what it is.
 fn judge(frame: &Frame) -> (f32, Option<Hit>) {
-    let mut energies = [0_f32; 8];
-    for part in frame.chunks(energies.len()) {
-        for (energy, sample) in energies.iter_mut().zip(part) {
-            *energy += f32::from(*sample) * f32::from(*sample);
-        }
-    }
-    let energy = energies.iter().sum();
+    let energy = scaled(product(frame, frame), UNIT * UNIT);
     // Two tones at the least power are louder than this.
     let loud = energy * FRAME_F32 / 2.0 >= 2.0 * TONE_POWER_MIN;
     (energy, loud.then(|| recognise(frame, energy)).flatten())
 }
 
-/// The key that one frame of this energy is.
+/// The key that one frame of this energy is. Most frames are none, and most of those are told by the
+/// low group alone.
 fn recognise(frame: &Frame, energy: f32) -> Option<Hit> {
-    let spectrum = Spectrum::of(frame);
-    let (low, high) = (spectrum.peak(0)?, spectrum.peak(4)?);
-    let key = *KEYS.get(low.tone)?.get(high.tone - 4)?;
-    let strong = low.power.min(high.power) >= TONE_POWER_MIN;
-    let pure = low.power + high.power >= PURITY_MIN * energy * FRAME_F32 / 2.0;
-    let balanced = high.power <= low.power * HIGH_OVER_LOW_MAX && low.power <= high.power * LOW_OVER_HIGH_MAX;
-    (strong && pure && balanced).then_some(Hit { key, low, high })
+    let whole = energy * FRAME_F32 / 2.0;
+    let lows = Group::of(frame, 0);
+    let (row, low) = lows.peak()?;
+    if low < TONE_POWER_MIN || low * (1.0 + HIGH_OVER_LOW_MAX) < PURITY_MIN * whole {
+        return None;
+    }
+    let highs = Group::of(frame, GROUP);
+    let (column, high) = highs.peak()?;
+    let key = *KEYS.get(row)?.get(column)?;
+    let pure = low + high >= PURITY_MIN * whole;
+    let balanced = high <= low * HIGH_OVER_LOW_MAX && low <= high * LOW_OVER_HIGH_MAX;
+    let is_key = high >= TONE_POWER_MIN && pure && balanced;
+    is_key.then(|| Hit { key, low: lows.tuned(row), high: highs.tuned(column) })
 }
 
-/// One frame at the eight tones, seen from its end: `Σ x[n] e^{jω(N-1-n)}`, the very value that
-/// Goertzel's recurrence comes to. Summed up directly, since a recurrence waits for each sample's
-/// result before the next one, and eight tones side by side cannot hide that.
-struct Spectrum {
-    real: [f32; 8],
-    imaginary: [f32; 8],
-    power: [f32; 8],
+/// One frame at the four tones of a group, seen from its end: `Σ x[n] e^{jω(N-1-n)}`, the very value
+/// that Goertzel's recurrence comes to. Summed up directly, since a recurrence waits for each sample's
+/// result before the next one, and some tones side by side cannot hide that.
+struct Group {
+    /// Which of [`TONES_HZ`] is its first.
+    first: usize,
+    real: [f32; GROUP],
+    imaginary: [f32; GROUP],
+    power: [f32; GROUP],
 }
 
+/// Tones in a group.
+const GROUP: usize = 4;
 /// Cosines of the eight tones, then their sines, over a frame; in units of 1 / [`WAVE_PEAK`].
 type Waves = [Frame; 16];
-/// G.711 has 14 bits, and a frame's sum of products with 11 more fits 32. Rounding them so is 70 dB below
-/// what is looked for.
+/// A frame's sum of products of 13 bits with 12 fits 32. Rounding waves so is 70 dB below what is looked
+/// for.
 const WAVE_PEAK: f32 = 2047.0;
-/// Linear samples are left-aligned by two bits (A-law's by three).
-const SAMPLE_UNIT: i16 = 4;
-const _: () = assert!(32_767 / SAMPLE_UNIT as i64 * 2047 * (FRAME as i64) < i32::MAX as i64);
+/// A short sample's unit in 16-bit samples, see [`Codec::decode_short_into`].
+const UNIT: f32 = 8.0;
+const SHORT_PEAK: i64 = 32_767 / 8;
+const _: () = assert!(SHORT_PEAK * 2047 * (FRAME as i64) < i32::MAX as i64);
+const _: () = assert!(SHORT_PEAK * SHORT_PEAK * (FRAME as i64) < i32::MAX as i64);
 
-impl Spectrum {
-    fn of(frame: &Frame) -> Self {
-        let frame = frame.map(|sample| sample / SAMPLE_UNIT);
-        let scale = f32::from(SAMPLE_UNIT) / WAVE_PEAK;
-        let sums = waves().each_ref().map(|wave| {
-            #[expect(clippy::cast_precision_loss, reason = "24 bits are far more than the samples have")]
-            let sum = product(&frame, wave) as f32;
-            sum * scale
-        });
-        let (real, imaginary): ([f32; 8], [f32; 8]) =
-            (std::array::from_fn(|tone| sums[tone]), std::array::from_fn(|tone| sums[tone + 8]));
+impl Group {
+    fn of(frame: &Frame, first: usize) -> Self {
+        let waves = waves();
+        let sum = |wave: usize| scaled(product(frame, &waves[wave]), UNIT / WAVE_PEAK);
+        let real = std::array::from_fn(|tone| sum(first + tone));
+        let imaginary = std::array::from_fn(|tone| sum(first + tone + 2 * GROUP));
         let power = std::array::from_fn(|tone| real[tone] * real[tone] + imaginary[tone] * imaginary[tone]);
-        Self { real, imaginary, power }
+        Self { first, real, imaginary, power }
     }
 
-    /// The tone that stands out of the group of four that starts at `first`.
-    fn peak(&self, first: usize) -> Option<Peak> {
-        let group = first..first + 4;
-        let tone = group.clone().max_by(|a, b| self.power[*a].total_cmp(&self.power[*b]))?;
+    /// Which of the group stands out, and its power.
+    fn peak(&self) -> Option<(usize, f32)> {
+        let tone = (0..GROUP).max_by(|a, b| self.power[*a].total_cmp(&self.power[*b]))?;
         let power = self.power[tone];
-        let clear = group.into_iter().all(|other| other == tone || self.power[other] * PEAK_MIN <= power);
-        clear.then(|| Peak { tone, power, phase: self.imaginary[tone].atan2(self.real[tone]) })
+        let clear = (0..GROUP).all(|other| other == tone || self.power[other] * PEAK_MIN <= power);
+        clear.then_some((tone, power))
+    }
+
+    /// All that is known of one of the group.
+    fn tuned(&self, tone: usize) -> Peak {
+        let phase = self.imaginary[tone].atan2(self.real[tone]);
+        Peak { tone: self.first + tone, power: self.power[tone], phase }
     }
 }
 
-/// `Σ a[n] b[n]`. Not part of its caller, whose sixteen would be unrolled to more code than the processor
+/// A sum of products in 16-bit samples.
+#[expect(clippy::cast_precision_loss, reason = "24 bits are far more than the samples have")]
+fn scaled(sum: i32, unit: f32) -> f32 {
+    sum as f32 * unit
+}
+
+/// `Σ a[n] b[n]`. Not part of its caller, whose eight would be unrolled to more code than the processor
 /// keeps near.
 #[inline(never)]
 fn product(a: &Frame, b: &Frame) -> i32 {

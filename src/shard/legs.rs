@@ -253,7 +253,7 @@ impl Slot {
                         }
                         FileItem::Block(_, block) => {
                             if let Some(tape) = &mut self.tape {
-                                tape.samples += block.len() as u64;
+                                tape.samples += block.samples();
                             }
                         }
                         FileItem::End { .. } => self.tape = None,

@@ -11,7 +11,7 @@ use crossbeam::queue::ArrayQueue;
 
 use crate::base::id::MessageId;
 use crate::base::limits::{RECORD_BLOCK_SAMPLES, SAMPLE_RATE_HZ};
-use crate::media::order::{Event, FileItem};
+use crate::media::order::{Codec, CodedBlock, Event, FileItem};
 
 /// Audio held back for the file thread before it turns into silence: half an hour over all legs,
 /// 29 MB.
@@ -68,7 +68,7 @@ impl Outbox {
         if let FileItem::Block(id, block) = &item
             && self.held_samples >= HELD_SAMPLES_MAX
         {
-            let samples = block.len() as u64;
+            let samples = block.samples();
             *self.gaps.entry(id.clone()).or_default() += samples;
             self.gap_samples += samples;
             return;
@@ -131,7 +131,7 @@ impl Outbox {
 
     fn hold_file(&mut self, item: FileItem) {
         if let FileItem::Block(_, block) = &item {
-            self.held_samples += block.len() as u64;
+            self.held_samples += block.samples();
         }
         self.held_files.push_back(Held::Item(item));
     }
@@ -141,7 +141,7 @@ impl Outbox {
         match held {
             Held::Item(item) => {
                 let samples = match &item {
-                    FileItem::Block(_, block) => block.len() as u64,
+                    FileItem::Block(_, block) => block.samples(),
                     FileItem::Begin(_) | FileItem::End { .. } => 0,
                 };
                 if let Err(item) = self.files.push(item) {
@@ -153,7 +153,9 @@ impl Outbox {
             Held::Gap(id, mut samples) => {
                 while samples > 0 {
                     let block = samples.min(RECORD_BLOCK_SAMPLES as u64);
-                    let silence = vec![0; usize::try_from(block).unwrap_or(RECORD_BLOCK_SAMPLES)];
+                    let codec = Codec::Pcmu;
+                    let count = usize::try_from(block).unwrap_or(RECORD_BLOCK_SAMPLES);
+                    let silence = CodedBlock { codec, bytes: vec![codec.silence(); count] };
                     if self.files.push(FileItem::Block(id.clone(), silence)).is_err() {
                         return Some(Held::Gap(id, samples));
                     }
@@ -213,18 +215,19 @@ mod tests {
         let mut outbox = outbox(1, 4);
         let id = MessageId::new(UNIX_EPOCH + Duration::from_secs(1), 1);
         let blocks = 35 * 60 * 8000 / RECORD_BLOCK_SAMPLES as u64;
+        let audio = CodedBlock { codec: Codec::Pcmu, bytes: vec![7; RECORD_BLOCK_SAMPLES] };
         for _ in 0..blocks {
-            outbox.file(FileItem::Block(id.clone(), vec![7; RECORD_BLOCK_SAMPLES]));
+            outbox.file(FileItem::Block(id.clone(), audio.clone()));
         }
         let samples = blocks * RECORD_BLOCK_SAMPLES as u64;
         outbox.file(FileItem::End { id: id.clone(), samples });
-        let (mut audio, mut silence, mut ended) = (0, 0, false);
+        let (mut heard, mut silence, mut ended) = (0, 0, false);
         while !ended {
             outbox.flush();
             while let Some(item) = outbox.files.pop() {
                 match item {
-                    FileItem::Block(_, block) if block[0] == 7 => audio += block.len() as u64,
-                    FileItem::Block(_, block) => silence += block.len() as u64,
+                    FileItem::Block(_, block) if block.bytes[0] == 7 => heard += block.samples(),
+                    FileItem::Block(_, block) => silence += block.samples(),
                     FileItem::End { samples: stated, .. } => {
                         assert_eq!(stated, samples);
                         ended = true;
@@ -233,11 +236,11 @@ mod tests {
                 }
             }
         }
-        assert_eq!(audio + silence, samples);
+        assert_eq!(heard + silence, samples);
         assert_eq!(silence, outbox.gap_samples);
         // Held: the limit; in the queue: 4 blocks; one block may cross the limit.
         let kept = HELD_SAMPLES_MAX + 4 * RECORD_BLOCK_SAMPLES as u64;
-        assert!(audio >= kept && audio <= kept + RECORD_BLOCK_SAMPLES as u64, "{audio}");
+        assert!(heard >= kept && heard <= kept + RECORD_BLOCK_SAMPLES as u64, "{heard}");
         assert!(outbox.is_empty() && outbox.held_samples == 0);
     }
 }

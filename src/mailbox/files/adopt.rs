@@ -56,7 +56,7 @@ impl Desk {
             match input {
                 Input::Block(block) => {
                     self.blocks_waiting.set(self.blocks_waiting.get() - 1);
-                    samples += block.len() as u64;
+                    samples += block.samples();
                 }
                 Input::End { .. } => ended = true,
                 Input::Keep | Input::Discard | Input::Missed | Input::Review { .. } => {}

@@ -11,7 +11,7 @@ use crate::mailbox::disk::Trouble;
 use crate::mailbox::fs::File;
 use crate::mailbox::service::{MailboxReply, count};
 use crate::mailbox::spool::{self, Found, Lane, SpoolError, duration_ms};
-use crate::media::order::RecordingMeta;
+use crate::media::order::{CodedBlock, RecordingMeta};
 
 /// A recording's own task.
 pub(super) struct Recording<'a> {
@@ -146,7 +146,7 @@ impl<'a> Recording<'a> {
         }
     }
 
-    async fn append(&mut self, block: &[i16]) {
+    async fn append(&mut self, block: &CodedBlock) {
         self.desk.blocks_waiting.set(self.desk.blocks_waiting.get() - 1);
         if self.error.is_some() || self.ended.is_some() {
             return;
@@ -154,11 +154,11 @@ impl<'a> Recording<'a> {
         let Some(file) = &self.file else { return };
         let position = HEADER_BYTES as u64 + self.written * 2;
         let result = match self.desk.mover.step() {
-            Ok(()) => file.write_at(audio::to_bytes(block), position).await,
+            Ok(()) => file.write_at(audio::to_bytes(&block.to_pcm()), position).await,
             Err(error) => Err(error),
         };
         match result {
-            Ok(()) => self.written += block.len() as u64,
+            Ok(()) => self.written += block.samples(),
             Err(error) => self.refused(&error.into()),
         }
     }

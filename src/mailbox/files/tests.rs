@@ -5,6 +5,7 @@ use std::time::UNIX_EPOCH;
 use super::*;
 use crate::mailbox::store::{Message, MessageKind, Store};
 use crate::mailbox::store_thread;
+use crate::media::order::Codec;
 
 const BLOCK: usize = 1600;
 
@@ -69,12 +70,13 @@ fn data_folder() -> tempfile::TempDir {
 }
 
 /// A recognisable block of loud samples.
-fn block(number: usize) -> PcmBlock {
-    (0..BLOCK).map(|n| i16::try_from(1000 + number * 2000 + n).unwrap()).collect()
+fn block(number: usize) -> CodedBlock {
+    let samples: Vec<i16> = (0..BLOCK).map(|n| i16::try_from(1000 + number * 2000 + n).unwrap()).collect();
+    CodedBlock::from_pcm(Codec::Pcma, &samples)
 }
 
 fn blocks(count: usize) -> Vec<i16> {
-    (0..count).flat_map(block).collect()
+    (0..count).flat_map(|number| block(number).to_pcm()).collect()
 }
 
 /// Begin, three blocks, end, then the given request.

@@ -6,6 +6,7 @@ use super::*;
 use crate::base::clock;
 use crate::mailbox::audio;
 use crate::mailbox::store::{MessageKind, NewMailbox, Store};
+use crate::media::order::{Codec, CodedBlock};
 
 /// A service with one shard's queue, on a store that has mailbox 1001.
 struct Rig {
@@ -31,6 +32,11 @@ fn meta(number: u64) -> RecordingMeta {
         started_ms: 1_800_000_000_000,
         keep: true,
     }
+}
+
+/// Samples of one level.
+fn loud(level: i16, samples: usize) -> CodedBlock {
+    CodedBlock { codec: Codec::Pcmu, bytes: vec![Codec::Pcmu.encode(level); samples] }
 }
 
 impl Rig {
@@ -64,7 +70,7 @@ impl Rig {
     fn begin(&self, number: u64, blocks: usize) {
         self.push(FileItem::Begin(Box::new(meta(number))));
         for _ in 0..blocks {
-            self.push(FileItem::Block(id(number), vec![5000; 800]));
+            self.push(FileItem::Block(id(number), loud(5000, 800)));
         }
     }
 
@@ -125,7 +131,7 @@ fn keep_waits_for_the_end_and_the_message_has_its_length() {
     let message = rig.store.message(&id(1)).unwrap().unwrap();
     assert_eq!((message.kind, message.duration_ms), (MessageKind::Voice, 150));
     let path = rig.data.path().join(format!("messages/1001/{}.wav", id(1)));
-    assert_eq!(audio::read(&path).unwrap(), vec![5000; 1200]);
+    assert_eq!(audio::read(&path).unwrap(), loud(5000, 1200).to_pcm());
     assert_eq!(rig.handle().snapshot().kept, 1);
 }
 
@@ -137,7 +143,7 @@ fn a_recording_is_reviewed_and_then_thrown_away() {
     rig.begin(1, 1);
     rig.end(1, 800);
     rig.request(MailboxRequest::Review { token: 3, id: id(1) });
-    let samples = Ok(vec![5000; 800].into());
+    let samples = Ok(loud(5000, 800).to_pcm().into());
     assert_eq!(rig.reply(), MailboxReply::Review { token: 3, id: id(1), samples });
     rig.request(MailboxRequest::Discard { id: id(1) });
     assert_eq!(rig.reply(), MailboxReply::Discarded { id: id(1) });
@@ -232,7 +238,7 @@ fn a_greeting_replaced_within_a_tick_is_noticed() {
 fn a_recording_not_to_be_kept_is_counted_and_leaves_no_file() {
     let rig = Rig::new();
     rig.push(FileItem::Begin(Box::new(RecordingMeta { keep: false, mailbox: String::new(), ..meta(1) })));
-    rig.push(FileItem::Block(id(1), vec![5000; 800]));
+    rig.push(FileItem::Block(id(1), loud(5000, 800)));
     rig.end(1, 800);
     rig.request(MailboxRequest::Discard { id: id(1) });
     assert_eq!(rig.reply(), MailboxReply::Discarded { id: id(1) });
@@ -283,7 +289,7 @@ fn five_hundred_recordings_at_once_become_five_hundred_messages() {
     }
     for _ in 0..10 {
         for number in 0..500 {
-            rig.push(FileItem::Block(id(number), vec![5000; 800]));
+            rig.push(FileItem::Block(id(number), loud(5000, 800)));
         }
     }
     for number in 0..500 {
@@ -308,7 +314,7 @@ fn a_long_message_is_stored_in_pieces_and_whole() {
     let rig = Rig::new();
     rig.push(FileItem::Begin(Box::new(meta(1))));
     for minute in 1..=6 {
-        rig.push(FileItem::Block(id(1), vec![minute * 100; 480_000]));
+        rig.push(FileItem::Block(id(1), loud(minute * 100, 480_000)));
     }
     rig.end(1, 2_880_000);
     rig.request(MailboxRequest::Keep { id: id(1) });
@@ -316,5 +322,6 @@ fn a_long_message_is_stored_in_pieces_and_whole() {
     let path = rig.data.path().join(format!("messages/1001/{}.wav", id(1)));
     let samples = audio::read(&path).unwrap();
     assert_eq!(samples.len(), 2_880_000);
-    assert!(samples.iter().zip(0..).all(|(&s, n)| i32::from(s) == (n / 480_000 + 1) * 100));
+    let all_there = |minute: i16, part: &[i16]| part == loud(minute * 100, 480_000).to_pcm();
+    assert!((1..).zip(samples.chunks(480_000)).all(|(minute, part)| all_there(minute, part)));
 }

@@ -14,7 +14,7 @@ use super::*;
 use crate::base::clock;
 use crate::base::id::MessageId;
 use crate::base::limits::RECORD_BLOCK_SAMPLES;
-use crate::media::order::{Audio, DigitSource, RecordingMeta};
+use crate::media::order::{Audio, CodedBlock, DigitSource, RecordingMeta};
 use crate::media::test_signal::{PEAK_0_DBM0, Random, dual_tone, noise, sample, speech};
 use crate::rtp::packet::parse;
 
@@ -193,8 +193,8 @@ impl Rig {
                 LegOutput::Event(event) => self.events.push(event),
                 LegOutput::File(FileItem::Begin(_)) => self.begun += 1,
                 LegOutput::File(FileItem::Block(_, block)) => {
-                    assert!(block.len() <= RECORD_BLOCK_SAMPLES && !block.is_empty());
-                    self.file.extend(block);
+                    assert!(block.bytes.len() <= RECORD_BLOCK_SAMPLES && !block.bytes.is_empty());
+                    self.file.extend(block.to_pcm());
                 }
                 LegOutput::File(FileItem::End { samples, .. }) => {
                     assert!(self.file.len() as u64 >= samples, "{} < {samples}", self.file.len());
@@ -621,8 +621,31 @@ fn an_in_band_key_is_cut_off_the_recordings_tail() {
     assert!((ms(2270)..=ms(2300)).contains(&duration), "{duration:?}");
     assert!(rig.file[..] == coded(&signal)[..rig.file.len()]);
     let mut without = crate::media::silence::EnergyGate::default();
-    without.push(&coded(&signal[..18_000]));
+    without.push(Codec::Pcmu, &CodedBlock::from_pcm(Codec::Pcmu, &signal[..18_000]).bytes);
     assert_eq!(voiced, duration_of(without.sound()));
+}
+
+/// Goal: a recording whose codec changes on its way (re-INVITE) has both parts, each as it was coded.
+/// Method: half a second of µ-law, half a second of A-law in the same stream, which no block divides.
+#[test]
+fn a_recording_goes_on_in_another_codec() {
+    let signal = speech(21, 8000);
+    let mut rig = Rig::recording(media());
+    for (index, (at, mut packet)) in stream(&signal, 1, 1).into_iter().enumerate() {
+        if index == 25 {
+            rig.leg.update(rig.now, MediaPlan { codec: Codec::Pcma, payload_type: 8, ..media() });
+        }
+        if index >= 25 {
+            packet[1] = 8;
+            let part = &signal[index * 160..][..160];
+            packet[12..].copy_from_slice(&CodedBlock::from_pcm(Codec::Pcma, part).bytes);
+        }
+        rig.arrive(at, &packet);
+    }
+    let (duration, ..) = rig.stop();
+    assert_eq!(duration, ms(1000));
+    let later = CodedBlock::from_pcm(Codec::Pcma, &signal[4000..]).to_pcm();
+    assert!(rig.file == [coded(&signal[..4000]), later].concat());
 }
 
 /// Goal: prompts reach the wire byte for byte, with steps of one in sequence and of a packet time in

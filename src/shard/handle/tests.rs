@@ -411,7 +411,7 @@ fn a_recording_leaves_whole_when_the_leg_is_closed(backend: Backend) {
         match item {
             FileItem::Block(of, block) => {
                 assert_eq!(of, id);
-                heard += block.len() as u64;
+                heard += block.samples();
             }
             FileItem::End { samples, .. } => stated = Some(samples),
             FileItem::Begin(_) => panic!("begun twice"),

@@ -60,7 +60,7 @@ fn a_recording_cut_before_any_step_goes_on_where_it_was(fs: Fs) {
         match &life.replies[0] {
             MailboxReply::Adopted { found: samples, .. } => {
                 assert_eq!(*samples, (there * BLOCK) as u64, "step {step}");
-                let wanted = [blocks(there), silence((3 - there) * BLOCK), block(9)].concat();
+                let wanted = [blocks(there), silence((3 - there) * BLOCK), block(9).to_pcm()].concat();
                 assert!(found[0].1 == wanted, "step {step}");
                 assert!(matches!(life.replies[1], MailboxReply::Kept { .. }), "step {step}");
             }
@@ -90,9 +90,9 @@ fn a_second_crash_during_the_adoption_loses_nothing(fs: Fs) {
         assert_eq!(found.len(), 1, "step {step}");
         assert!(found[0].1[..3 * BLOCK] == blocks(3), "step {step}");
         let rest = &found[0].1[3 * BLOCK..];
-        assert!(rest.is_empty() || *rest == block(9), "step {step}");
+        assert!(rest.is_empty() || *rest == block(9).to_pcm(), "step {step}");
         if !life.was_cut {
-            assert_eq!(rest, block(9));
+            assert_eq!(rest, block(9).to_pcm());
             return;
         }
     }
@@ -108,7 +108,7 @@ fn a_recording_is_taken_from_the_lane_it_lies_in(fs: Fs) {
     let life = live(fs, data.path(), None, going_on(1), requests);
     assert_eq!(life.recovered, Recovered { messages: 1, ..Default::default() });
     let found = listen(data.path());
-    assert!(found[0].1 == [blocks(3), block(9)].concat() && found[1].1 == blocks(2));
+    assert!(found[0].1 == [blocks(3), block(9).to_pcm()].concat() && found[1].1 == blocks(2));
     assert_eq!(files_in(&data.path().join("spool/7")), [".lock"]);
 }
 
@@ -191,7 +191,7 @@ fn a_recording_that_begins_again_has_nothing_of_the_old_one(fs: Fs) {
     assert!(matches!(life.replies[1], MailboxReply::Kept { .. }));
     assert_eq!(life.recovered, Recovered::default());
     let found = listen(data.path());
-    assert!(found.len() == 1 && found[0].1 == block(5));
+    assert!(found.len() == 1 && found[0].1 == block(5).to_pcm());
     assert_eq!(files_in(&data.path().join("spool/7")), [".lock"]);
 }
 
