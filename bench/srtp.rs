@@ -2,8 +2,9 @@
 //!
 //! Unit: time per packet of 172 bytes. Floor, in the same run: the bare cipher and MAC on the same
 //! bytes, with their keys at hand, and nothing else: no header, index, replay window, MKI or tag in
-//! its place. Beside: rtc-srtp, which allocates its result. Packets are made outside the measured
-//! time; allocations are counted and shown.
+//! its place. Beside: rtc-srtp, which allocates its result. `relay_in_turn` opens and protects with the
+//! keys of 4,000 calls one after the other, which do not stay in the cache. Packets are made outside the
+//! measured time; allocations are counted and shown.
 //!
 //!     cargo bench --bench srtp
 
@@ -175,6 +176,19 @@ impl Bare {
     }
 }
 
+/// Packets sealed by the bare cipher, and their tags.
+fn sealed(suite: SrtpSuite) -> impl FnMut() -> (Buffer, [u8; 20]) {
+    let (bare, mut packets) = (Bare::new(suite), packets());
+    move || {
+        let mut packet = packets();
+        let tag = bare.seal(&mut packet);
+        if matches!(bare, Bare::Gcm(_)) {
+            packet[PACKET_BYTES..PACKET_BYTES + 16].copy_from_slice(&tag[..16]);
+        }
+        (packet, tag)
+    }
+}
+
 fn nonce() -> Nonce {
     Nonce::assume_unique_for_key([7; 12])
 }
@@ -202,16 +216,54 @@ fn floor_seal(bencher: Bencher, suite: SrtpSuite) {
 #[divan::bench(args = SrtpSuite::ALL, sample_count = 2000, sample_size = 100)]
 fn floor_open(bencher: Bencher, suite: SrtpSuite) {
     let bare = Bare::new(suite);
-    let mut packets = packets();
-    let sealed = || {
-        let mut packet = packets();
-        let tag = bare.seal(&mut packet);
-        if matches!(bare, Bare::Gcm(_)) {
-            packet[PACKET_BYTES..PACKET_BYTES + 16].copy_from_slice(&tag[..16]);
-        }
-        (packet, tag)
-    };
-    bencher.counter(ItemsCount::new(1_u32)).with_inputs(sealed).bench_local_refs(|(packet, tag)| {
+    bencher.counter(ItemsCount::new(1_u32)).with_inputs(sealed(suite)).bench_local_refs(|(packet, tag)| {
         assert!(counted(|| bare.open(black_box(packet), tag)));
     });
+}
+
+/// Calls relayed in turn: the keys of so many are not in the cache, as a media shard's are not.
+const CALLS: usize = 4_000;
+/// From one call to the next: far apart, and each once a round.
+const STRIDE: usize = 1_597;
+
+/// Opens a packet with one session and protects it with another, those of a call after the other.
+#[divan::bench(args = SrtpSuite::ALL, sample_count = 50, sample_size = 4_000)]
+fn relay_in_turn(bencher: Bencher, suite: SrtpSuite) {
+    let mut calls: Vec<_> = (0..CALLS).map(|_| (session(suite), session(suite))).collect();
+    let mut at = 0;
+    bencher.counter(ItemsCount::new(1_u32)).with_inputs(rounds(protected(suite))).bench_local_refs(
+        |(packet, len)| {
+            at = (at + STRIDE) % CALLS;
+            let (near, far) = &mut calls[at];
+            let plain = near.unprotect_rtp(black_box(&mut packet[..*len])).expect("authentic");
+            assert!(counted(|| far.protect_rtp(black_box(packet), plain)).is_some());
+        },
+    );
+}
+
+/// The same with bare ciphers.
+#[divan::bench(args = SrtpSuite::ALL, sample_count = 50, sample_size = 4_000)]
+fn floor_relay_in_turn(bencher: Bencher, suite: SrtpSuite) {
+    let calls: Vec<_> = (0..CALLS).map(|_| (Bare::new(suite), Bare::new(suite))).collect();
+    let mut at = 0;
+    bencher.counter(ItemsCount::new(1_u32)).with_inputs(rounds(sealed(suite))).bench_local_refs(
+        |(packet, tag)| {
+            at = (at + STRIDE) % CALLS;
+            let (near, far) = &calls[at];
+            assert!(near.open(black_box(packet), tag));
+            black_box(counted(|| far.seal(black_box(packet))));
+        },
+    );
+}
+
+/// Each of `packets` for all calls.
+fn rounds<T: Clone>(mut packets: impl FnMut() -> T) -> impl FnMut() -> T {
+    let (mut packet, mut left) = (None, 0);
+    move || {
+        if left == 0 {
+            (packet, left) = (Some(packets()), CALLS);
+        }
+        left -= 1;
+        packet.clone().expect("made above")
+    }
 }

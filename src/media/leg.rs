@@ -6,6 +6,7 @@
 //! Nothing here allocates per packet; a leg that records takes one block each 800 ms.
 
 use std::collections::VecDeque;
+use std::mem::offset_of;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -74,33 +75,35 @@ pub enum LegOutput {
     File(FileItem),
 }
 
-/// One leg's media.
+/// One leg's media. What every packet needs comes first, up to the counters of packets: a leg that slept
+/// for a packet time is far from the processor, and the rest of it need not come near for each.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Leg {
+    mode: LegMode,
+    closing: bool,
+    /// It goes on from another process and has not been told its mode or bridge again.
+    resumed: bool,
     id: LegId,
-    media: Option<MediaPlan>,
+    recorder: Option<Box<Recorder>>,
     /// In use while `media` says so. It stays when media goes without for a while: were it made
     /// again with the same key, it would use an index again.
     srtp: Option<Box<SrtpSession>>,
-    /// Indices of a session whose keys this process has not seen yet.
-    srtp_before: Option<Box<SrtpMark>>,
-    mode: LegMode,
-    /// It goes on from another process and has not been told its mode or bridge again.
-    resumed: bool,
     sender: Sender,
-    player: Option<Player>,
-    /// The last playlist that reached its end, until another order.
-    played: Option<PlayId>,
+    media: Option<MediaPlan>,
     receiver: Receiver,
-    reporter: Reporter,
-    digits: DigitWatch,
-    recorder: Option<Box<Recorder>>,
-    /// What the last recording came to, until another order.
-    recorded: Option<Box<RecordMark>>,
     events: VecDeque<Event>,
     files: VecDeque<FileItem>,
     stats: LegStats,
-    closing: bool,
+    player: Option<Player>,
+    reporter: Reporter,
+    digits: DigitWatch,
+    /// The last playlist that reached its end, until another order.
+    played: Option<PlayId>,
+    /// What the last recording came to, until another order.
+    recorded: Option<Box<RecordMark>>,
+    /// Indices of a session whose keys this process has not seen yet.
+    srtp_before: Option<Box<SrtpMark>>,
 }
 
 /// Our RTP stream.
@@ -304,14 +307,51 @@ impl Leg {
         if self.makes_packets() { self.ptime_ms() } else { SELDOM_MS }
     }
 
-    /// Brings near what the next packet needs of the leg besides the leg itself, `depth` pointers away:
-    /// to be called with 1, then, when that has arrived, with 2.
-    pub fn prefetch(&mut self, depth: usize) {
-        match (&mut self.recorder, &self.srtp) {
-            (Some(recorder), _) if depth > 1 => recorder.prefetch_block(),
-            (Some(recorder), _) => prefetch(&**recorder),
-            (None, Some(session)) if depth == 1 => prefetch(&**session),
-            (None, _) => {}
+    /// The first bytes of a leg: what every packet needs of it.
+    pub const HOT_BYTES: usize = offset_of!(Self, stats) + LegStats::HOT_BYTES;
+
+    /// Brings near what the next packet to arrive needs besides [`Self::HOT_BYTES`], `depth` pointers
+    /// away: to be called with 1, when those are near, then, when that has arrived, with 2.
+    pub fn prefetch_receive(&mut self, depth: usize) {
+        if depth == 1 {
+            if self.mode == LegMode::Voice {
+                prefetch(&self.digits.tones);
+            }
+            if let Some(session) = &self.srtp {
+                session.prefetch_receive();
+            }
+        } else if let Some(session) = &self.srtp {
+            session.prefetch_source();
+        }
+        self.prefetch_recorder(depth);
+    }
+
+    /// As [`Self::prefetch_receive`], for [`Self::handle_timeout`] and the packet that is due.
+    pub fn prefetch_turn(&mut self, depth: usize) {
+        match &self.player {
+            Some(player) if depth > 1 => player.prefetch(),
+            Some(_) | None if depth == 1 => {
+                prefetch(&self.player);
+                prefetch(&self.reporter);
+                self.prefetch_relay();
+            }
+            Some(_) | None => {}
+        }
+        self.prefetch_recorder(depth);
+    }
+
+    /// As [`Self::prefetch_receive`], for a packet to be relayed.
+    pub fn prefetch_relay(&self) {
+        if let Some(session) = &self.srtp {
+            session.prefetch_send();
+        }
+    }
+
+    fn prefetch_recorder(&mut self, depth: usize) {
+        match &mut self.recorder {
+            Some(recorder) if depth > 1 => recorder.prefetch_block(),
+            Some(recorder) => prefetch(&**recorder),
+            None => {}
         }
     }
 

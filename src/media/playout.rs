@@ -2,6 +2,7 @@
 
 use crate::base::id::PlayId;
 use crate::media::order::{Codec, Playlist};
+use crate::uring::prefetch;
 
 /// A playlist under way. Pieces follow each other without a gap, across packet boundaries.
 #[derive(Debug)]
@@ -19,6 +20,13 @@ impl Player {
     pub fn new(play: PlayId, playlist: Playlist) -> Option<Self> {
         let empty = playlist.items.iter().all(|audio| audio.pcmu.is_empty());
         (!empty).then_some(Self { play, playlist, item: 0, offset: 0 })
+    }
+
+    /// Brings near what says where the next samples are.
+    pub fn prefetch(&self) {
+        if let Some(audio) = self.playlist.items.get(self.item) {
+            prefetch(audio);
+        }
     }
 
     /// Which play order this is.

@@ -127,7 +127,7 @@ pub(super) fn accept(
         send: ours.send,
         receive: ours.receive,
         nat: local.nat,
-        srtp: crypto.map(keys).transpose()?,
+        srtp: crypto.map(keys).transpose()?.map(Box::new),
     };
     Ok(Accepted { plan, events, crypto_tag, address })
 }

@@ -39,7 +39,7 @@ pub struct MediaPlan {
     /// there, whatever its port, is latched onto, as one from `remote_rtp` is.
     pub nat: Option<IpAddr>,
     /// Both directions are protected with these keys (RTP/SAVP). `None`: plain RTP and RTCP.
-    pub srtp: Option<SrtpPlan>,
+    pub srtp: Option<Box<SrtpPlan>>,
 }
 
 /// Direction attributes (RFC 8866 §6.7), from the side that writes them.

@@ -1,6 +1,7 @@
 //! The legs of a shard. A panic in one leg's code costs that leg, never the shard.
 
 use std::collections::HashMap;
+use std::mem::{MaybeUninit, offset_of};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use crate::media::order::{Adoption, Event, FileItem, LegMode, LegStats, RecordEn
 use crate::shard::keeping::Keeper;
 use crate::shard::outbox::Outbox;
 use crate::shard::wheel::Phase;
-use crate::uring::{Forward, Receive, prefetch};
+use crate::uring::{Forward, Receive, prefetch_first, want_huge_pages};
 
 /// How often it is noted how far a leg has come, besides at each order.
 const MARK_INTERVAL: Duration = Duration::from_millis(200);
@@ -43,19 +44,23 @@ impl Tape {
     }
 }
 
-/// One leg with what the shard knows about it.
+/// One leg with what the shard knows about it; what every packet needs comes first, as in [`Leg`].
+#[repr(C)]
 pub(super) struct Slot {
-    pub(super) id: LegId,
-    pub(super) port: u16,
-    pub(super) phase: Phase,
-    leg: Leg,
     condition: Condition,
     /// The slot of the leg it is bridged to. Both are open and name each other, or neither does.
     peer: Option<u32>,
-    tape: Option<Tape>,
+    pub(super) id: LegId,
     /// When it was noted how far it has come; `None`: that is due.
     marked: Option<Instant>,
+    leg: Leg,
+    tape: Option<Tape>,
+    pub(super) phase: Phase,
+    pub(super) port: u16,
 }
+
+/// What every packet needs of a slot.
+const HOT_BYTES: usize = offset_of!(Slot, leg) + Leg::HOT_BYTES;
 
 /// All legs, by slot and by id.
 #[derive(Default)]
@@ -69,6 +74,18 @@ pub(super) struct Legs {
 }
 
 impl Legs {
+    /// Room for `most` legs, in one place from the beginning; memory is taken as they come.
+    pub(super) fn new(most: usize) -> Self {
+        let mut slots = Vec::with_capacity(most);
+        let room = slots.spare_capacity_mut();
+        want_huge_pages(room);
+        if let Some(first) = room.first_mut() {
+            // The first huge page now, while the kernel has one.
+            *first = MaybeUninit::zeroed();
+        }
+        Self { slots, ..Self::default() }
+    }
+
     /// Legs open or closing.
     pub(super) fn len(&self) -> usize {
         self.by_id.len()
@@ -115,7 +132,17 @@ impl Legs {
     /// Brings a slot near without a look at it, which would wait for it.
     fn prefetch(&self, index: u32) {
         if let Some(slot) = self.slots.get(index as usize) {
-            prefetch(slot);
+            prefetch_first(slot, HOT_BYTES);
+        }
+    }
+
+    /// Brings near what a leg needs that is soon due: to be called with 0, 1 and 2, each when the one before
+    /// has arrived.
+    pub(super) fn prefetch_turn(&mut self, index: u32, depth: usize) {
+        if depth == 0 {
+            self.prefetch(index);
+        } else if let Some(slot) = self.slot_mut(index) {
+            slot.leg.prefetch_turn(depth);
         }
     }
 
@@ -294,12 +321,12 @@ impl Receive for Reaper<'_> {
         let index = stream / HALVES;
         let Some(deeper) = depth.checked_sub(1) else { return self.legs.prefetch(index) };
         let Some(slot) = self.legs.slot_mut(index) else { return };
-        slot.leg.prefetch(depth);
+        slot.leg.prefetch_receive(depth);
         let Some(peer) = slot.peer else { return };
         if deeper == 0 {
             self.legs.prefetch(peer);
         } else if let Some(peer) = self.legs.slot_mut(peer) {
-            peer.leg.prefetch(deeper);
+            peer.leg.prefetch_relay();
         }
     }
 

@@ -28,6 +28,9 @@ const ORDERS_PER_TURN: usize = 16;
 const REPORTS_PER_TURN: usize = 64;
 /// Packets sent late to make up for a stall; older ones are left out.
 const CATCH_UP_MAX: u32 = 2;
+/// How many others come before a leg that is due is brought near: itself, what it points to, and what that
+/// points to.
+const AHEAD: [usize; 3] = [8, 5, 2];
 /// RTCP packets of one leg in one turn.
 const RTCP_PER_TURN: usize = 4;
 /// Most completions waited for within a tick.
@@ -97,12 +100,13 @@ impl<I: MediaIo> Shard<I> {
             usize::try_from(state % n as u64).unwrap_or(0)
         });
         let lateness = Histogram::new_with_bounds(1, LATE_US_MAX, 2).map_err(io::Error::other)?;
+        let legs = Legs::new(config.legs_max);
         let outbox = Outbox::new(Arc::clone(&shared.events), Arc::clone(&shared.files));
         Ok(Self {
             config,
             io,
             shared,
-            legs: Legs::default(),
+            legs,
             ports,
             keeper: Keeper::new(keeping),
             wheel: Wheel::new(),
@@ -171,7 +175,7 @@ impl<I: MediaIo> Shard<I> {
     fn take_orders(&mut self, now: Instant) {
         if self.legs.is_empty() {
             // Ticks that passed while the shard slept are nobody's.
-            self.wheel.advance(self.grid.tick(now), |_, _| None);
+            self.wheel.advance(self.grid.tick(now), |_, _, _| None);
         }
         if self.shared.stop.load(Ordering::Relaxed) && self.stopping.is_none() {
             self.stopping = Some(now + SECOND);
@@ -380,7 +384,12 @@ impl<I: MediaIo> Shard<I> {
         }
         self.parked = false;
         let Self { wheel, legs, io, outbox, snapshot, keeper, .. } = self;
-        wheel.advance(tick, |(index, id), missed| {
+        wheel.advance(tick, |(index, id), missed, after| {
+            for (depth, others) in AHEAD.into_iter().enumerate() {
+                if let Some((soon, _)) = after.get(others) {
+                    legs.prefetch_turn(soon, depth);
+                }
+            }
             if !legs.holds(index, id) {
                 return None;
             }

@@ -52,16 +52,32 @@ struct Entry<K> {
 impl<K: Copy> Entry<K> {
     /// Serves the turn that is due at `tick` or was before it, and moves on to the first one after
     /// `tick`. False: the leg leaves.
-    fn serve(&mut self, tick: u64, serve: &mut impl FnMut(K, u32) -> Option<u8>) -> bool {
+    fn serve(
+        &mut self,
+        tick: u64,
+        after: Due<'_, K>,
+        serve: &mut impl FnMut(K, u32, Due<'_, K>) -> Option<u8>,
+    ) -> bool {
         let missed = (tick - self.due) / self.period;
         self.due += missed * self.period;
-        let Some(period_ms) = serve(self.key, u32::try_from(missed).unwrap_or(u32::MAX)) else {
+        let Some(period_ms) = serve(self.key, u32::try_from(missed).unwrap_or(u32::MAX), after) else {
             return false;
         };
         self.period = period(period_ms);
         let behind = (tick - self.due) / self.period;
         self.due += (behind + 1) * self.period;
         true
+    }
+}
+
+/// Who is due in this tick after the one that is served.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Due<'a, K>(&'a [Entry<K>]);
+
+impl<K: Copy> Due<'_, K> {
+    /// The one after so many others.
+    pub(super) fn get(&self, others: usize) -> Option<K> {
+        self.0.get(others).map(|entry| entry.key)
     }
 }
 
@@ -129,9 +145,9 @@ impl<K: Copy> Wheel<K> {
         }
     }
 
-    /// Serves every tick up to `tick`. `serve` gets the key and how many earlier turns it missed,
-    /// and returns its packet time, or `None` to leave the wheel.
-    pub(super) fn advance(&mut self, tick: u64, mut serve: impl FnMut(K, u32) -> Option<u8>) {
+    /// Serves every tick up to `tick`. `serve` gets the key, how many earlier turns it missed and who is
+    /// due after it, and returns its packet time, or `None` to leave the wheel.
+    pub(super) fn advance(&mut self, tick: u64, mut serve: impl FnMut(K, u32, Due<'_, K>) -> Option<u8>) {
         if tick < self.next {
             return;
         }
@@ -141,12 +157,16 @@ impl<K: Copy> Wheel<K> {
         for slot in first..=tick {
             let spare = std::mem::take(&mut self.spare);
             let mut entries = std::mem::replace(self.slot(slot), spare);
-            for mut entry in entries.drain(..) {
-                let more = entry.due > tick || entry.serve(tick, &mut serve);
+            let mut left = entries.as_slice();
+            while let Some((entry, after)) = left.split_first() {
+                left = after;
+                let mut entry = *entry;
+                let more = entry.due > tick || entry.serve(tick, Due(left), &mut serve);
                 if more {
                     self.slot(entry.due).push(entry);
                 }
             }
+            entries.clear();
             self.spare = entries;
         }
     }
@@ -175,7 +195,7 @@ mod tests {
     fn served(wheel: &mut Wheel<u32>, ticks: std::ops::Range<u64>, period_ms: u8) -> Vec<(u64, u32)> {
         let mut seen = Vec::new();
         for tick in ticks {
-            wheel.advance(tick, |key, missed| {
+            wheel.advance(tick, |key, missed, _| {
                 assert_eq!(missed, 0);
                 seen.push((tick, key));
                 Some(period_ms)
@@ -234,9 +254,9 @@ mod tests {
     fn a_stall_reports_missed_turns_and_keeps_the_grid() {
         let mut wheel = Wheel::new();
         wheel.enter(1, 20);
-        wheel.advance(0, |_, _| Some(20));
+        wheel.advance(0, |_, _, _| Some(20));
         let mut seen = Vec::new();
-        wheel.advance(53, |_, missed| {
+        wheel.advance(53, |_, missed, _| {
             seen.push(missed);
             Some(20)
         });
@@ -252,7 +272,7 @@ mod tests {
             wheel.enter(key, 20);
         }
         let mut count = 0;
-        wheel.advance(600_000, |_, missed| {
+        wheel.advance(600_000, |_, missed, _| {
             count += 1;
             assert!(missed >= 59_999);
             Some(20)
@@ -266,7 +286,7 @@ mod tests {
     fn a_changed_packet_time_applies_from_the_next_turn() {
         let mut wheel = Wheel::new();
         let phase = wheel.enter(1, 20);
-        wheel.advance(0, |_, _| Some(60));
+        wheel.advance(0, |_, _, _| Some(60));
         wheel.change(phase, 60);
         assert_eq!(served(&mut wheel, 1..61, 60), [(30, 1), (60, 1)]);
     }
@@ -276,7 +296,7 @@ mod tests {
     fn legs_that_leave_are_forgotten() {
         let mut wheel = Wheel::new();
         wheel.enter(1, 10);
-        wheel.advance(0, |_, _| None);
+        wheel.advance(0, |_, _, _| None);
         assert_eq!(served(&mut wheel, 1..100, 10), []);
     }
 

@@ -7,7 +7,13 @@ const LINE_BYTES: usize = 64;
 /// Starts to bring `value` near, without waiting for it: a leg that slept for 20 ms lies far away, and a
 /// turn serves one such after the other. What is behind its pointers is not touched.
 pub fn prefetch<T: ?Sized>(value: &T) {
-    let (start, bytes) = (std::ptr::from_ref(value).cast::<i8>(), size_of_val(value));
+    prefetch_first(value, size_of_val(value));
+}
+
+/// As [`prefetch`], for the first `bytes` of it.
+pub fn prefetch_first<T: ?Sized>(value: &T, bytes: usize) {
+    let start = std::ptr::from_ref(value).cast::<i8>();
+    let bytes = bytes.min(size_of_val(value));
     for line in (0..bytes).step_by(LINE_BYTES) {
         line_at(start.wrapping_add(line));
     }

@@ -281,7 +281,7 @@ impl Leg {
     }
 
     fn keys_in_use(&self) -> Option<&SrtpPlan> {
-        self.plan.as_ref().and_then(|plan| plan.srtp.as_ref())
+        self.plan.as_ref().and_then(|plan| plan.srtp.as_deref())
     }
 
     /// For a new offer in the dialog: every suite if the call is under SRTP, or must be.

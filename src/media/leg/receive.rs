@@ -28,7 +28,7 @@ pub(super) struct Receiver {
     opened: Instant,
     latched: Option<SocketAddr>,
     /// The source before the last update, ignored until the instant.
-    released: Option<(SocketAddr, Instant)>,
+    released: Option<Box<(SocketAddr, Instant)>>,
     source: Option<Source>,
     /// Lost by earlier sources of this leg.
     lost_before: u64,
@@ -94,7 +94,7 @@ impl Receiver {
     }
 
     pub(super) fn release_latch(&mut self, now: Instant) {
-        self.released = self.latched.take().map(|source| (source, now + STRAGGLERS));
+        self.released = self.latched.take().map(|source| Box::new((source, now + STRAGGLERS)));
     }
 
     pub(super) fn restart_media_timeout(&mut self, now: Instant) {
@@ -254,7 +254,8 @@ impl Leg {
         if let Some(latched) = self.receiver.latched {
             return from == latched;
         }
-        let straggler = self.receiver.released.is_some_and(|(old, until)| old == from && now < until);
+        let released = self.receiver.released.as_deref();
+        let straggler = released.is_some_and(|(old, until)| *old == from && now < *until);
         (media.nat == Some(from.ip()) && !straggler) || media.remote_rtp == Some(from)
     }
 

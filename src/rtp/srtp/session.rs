@@ -10,6 +10,7 @@ use super::index::{RTCP_PACKETS_MAX, RTP_PACKETS_MAX, Window};
 use super::keys::{MKI_BYTES_MAX, MasterKey, SrtpPlan};
 use super::transform::{INDEX_BYTES, Protocol, RTCP_CLEAR_BYTES, RtpHead, Transform};
 use crate::rtp::packet::HEADER_BYTES;
+use crate::uring::prefetch;
 
 mod resume;
 
@@ -75,6 +76,27 @@ impl SrtpSession {
     /// Nothing was sent or received with these keys yet.
     pub fn new(plan: &SrtpPlan) -> Self {
         Self { send: Sending::new(&plan.send), receive: Receiving::new(&plan.receive) }
+    }
+
+    /// Brings near what the next RTP packet from the peer needs.
+    pub fn prefetch_receive(&self) {
+        prefetch(&self.receive.rtp);
+        prefetch(&self.receive.sources);
+    }
+
+    /// Brings near the state of the peer's source, when that is.
+    pub fn prefetch_source(&self) {
+        if let Some(source) = self.receive.sources.first() {
+            prefetch(source);
+        }
+    }
+
+    /// Brings near what the next RTP packet to the peer needs.
+    pub fn prefetch_send(&self) {
+        let Sending { rtp, ssrc, rtp_used, .. } = &self.send;
+        prefetch(rtp);
+        prefetch(ssrc);
+        prefetch(rtp_used);
     }
 
     /// A new offer or answer took effect. A new master key changes no index: rollover counters and

@@ -40,7 +40,7 @@ fn established(security: CallSecurity) -> Script {
 }
 
 fn keys(script: &Script) -> SrtpPlan {
-    script.call.plan().unwrap().srtp.clone().expect("the call is under SRTP")
+    *script.call.plan().unwrap().srtp.clone().expect("the call is under SRTP")
 }
 
 fn body_of(bytes: &[u8]) -> String {
@@ -97,7 +97,7 @@ fn a_call_under_srtp_keeps_its_keys_while_the_offer_stays() {
     let first = keys(&script);
     assert_eq!(first.receive.key_and_salt(), b"123456789ABCDE0123456789ABcdef");
     assert_ne!(first.send.key_and_salt(), first.receive.key_and_salt());
-    assert_eq!(script.opened[0].media.as_ref().unwrap().srtp.as_ref(), Some(&first));
+    assert_eq!(script.opened[0].media.as_ref().unwrap().srtp.as_deref(), Some(&first));
     let answer = script.response().body.clone();
     let text = body_of(&answer);
     assert!(text.contains("m=audio 20000 RTP/SAVP 0 101\r\n"), "{text}");

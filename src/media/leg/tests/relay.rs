@@ -113,7 +113,7 @@ fn plain_and_protected_legs_are_joined() {
     for suite in SrtpSuite::ALL {
         let master = |seed| MasterKey::new(suite, &vec![seed; key_and_salt_bytes(suite)], None).unwrap();
         let keys = |ours, theirs| SrtpPlan { send: master(ours), receive: master(theirs) };
-        let (mut near, mut far) = bridged(|plan| MediaPlan { srtp: Some(keys(1, 2)), ..plan });
+        let (mut near, mut far) = bridged(|plan| MediaPlan { srtp: Some(Box::new(keys(1, 2))), ..plan });
         let mut phone = SrtpSession::new(&keys(2, 1));
         for (sequence, length) in [(1_u16, 160_usize), (2, 480), (3, 0)] {
             let payload = vec![sequence as u8; length];

@@ -103,7 +103,7 @@ fn a_prompt_goes_on_after_a_kill_between_any_two_packets() {
     let bytes = prompt().items[0].pcmu.to_vec();
     let suites = SrtpSuite::ALL.into_iter().map(Some).chain([None]);
     for suite in suites {
-        let plan = MediaPlan { srtp: suite.map(|suite| keys(suite, 1, 2)), ..media() };
+        let plan = MediaPlan { srtp: suite.map(|suite| Box::new(keys(suite, 1, 2))), ..media() };
         for cut in 0..45_u64 {
             let mut rig = Rig::new(plan.clone());
             rig.leg.play(PlayId(5), prompt());
@@ -139,7 +139,7 @@ fn a_prompt_goes_on_after_a_kill_between_any_two_packets() {
 #[test]
 fn reports_go_on_after_a_kill() {
     for suite in SrtpSuite::ALL {
-        let plan = MediaPlan { srtp: Some(keys(suite, 1, 2)), ..media() };
+        let plan = MediaPlan { srtp: Some(Box::new(keys(suite, 1, 2))), ..media() };
         let mut rig = Rig::new(plan);
         let mut session = SrtpSession::new(&keys(suite, 2, 1));
         let mut words = rig.mark();
@@ -376,7 +376,7 @@ fn echo_goes_on_in_the_same_numbers() {
 #[test]
 fn a_bridge_goes_on_both_ways_in_the_same_numbers() {
     for suite in SrtpSuite::ALL {
-        let far_plan = MediaPlan { srtp: Some(keys(suite, 1, 2)), ..media() };
+        let far_plan = MediaPlan { srtp: Some(Box::new(keys(suite, 1, 2))), ..media() };
         let (mut near, mut far) = (Rig::new(media()), Rig::new(far_plan));
         near.leg.bridge();
         far.leg.bridge();
@@ -429,7 +429,7 @@ fn what_follows_a_bridge_keeps_clear_of_its_numbers() {
     let suite = SrtpSuite::AeadAes128Gcm;
     for other_peer in [false, true] {
         let (mut near, mut far) =
-            (Rig::new(media()), Rig::new(MediaPlan { srtp: Some(keys(suite, 1, 2)), ..media() }));
+            (Rig::new(media()), Rig::new(MediaPlan { srtp: Some(Box::new(keys(suite, 1, 2))), ..media() }));
         near.leg.bridge();
         far.leg.bridge();
         let mut phone = SrtpSession::new(&keys(suite, 2, 1));
@@ -473,7 +473,7 @@ fn what_follows_a_bridge_keeps_clear_of_its_numbers() {
 #[test]
 fn protection_that_rested_over_a_kill_goes_on() {
     let suite = SrtpSuite::AesCm128HmacSha1_80;
-    let secure = MediaPlan { srtp: Some(keys(suite, 1, 2)), ..media() };
+    let secure = MediaPlan { srtp: Some(Box::new(keys(suite, 1, 2))), ..media() };
     let mut rig = Rig::new(secure.clone());
     let mut phone = SrtpSession::new(&keys(suite, 2, 1));
     rig.until(ms(100));
@@ -501,7 +501,7 @@ proptest! {
     #[test]
     fn no_mark_makes_a_leg_panic(mark in crate::media::mark::tests::mark(), secure: bool, same: bool) {
         let suite = SrtpSuite::AeadAes128Gcm;
-        let media = MediaPlan { srtp: secure.then(|| keys(suite, 1, 2)), ..media() };
+        let media = MediaPlan { srtp: secure.then(|| Box::new(keys(suite, 1, 2))), ..media() };
         let mut rig = Rig::new(media);
         let id = mark.recording.map_or(1, |recording| if same { recording.tag } else { !recording.tag });
         let plan = RecordPlan { duration_max: ms(5000), ..record_plan(id) };

@@ -12,7 +12,7 @@ fn keys(suite: SrtpSuite, ours: u8, theirs: u8) -> SrtpPlan {
 }
 
 fn secure(suite: SrtpSuite) -> MediaPlan {
-    MediaPlan { srtp: Some(keys(suite, 1, 2)), ..media() }
+    MediaPlan { srtp: Some(Box::new(keys(suite, 1, 2))), ..media() }
 }
 
 /// The phone's side.
@@ -40,7 +40,7 @@ fn opened(session: &mut SrtpSession, packet: &[u8]) -> Vec<u8> {
 fn two_legs_hear_each_other_through_each_suite() {
     for suite in SrtpSuite::ALL {
         let mut near = Rig::recording(secure(suite));
-        let far = MediaPlan { srtp: Some(keys(suite, 2, 1)), ..media() };
+        let far = MediaPlan { srtp: Some(Box::new(keys(suite, 2, 1))), ..media() };
         let mut far = Rig::recording(far);
         let (said, answered) = (speech(1, 24_000), speech(2, 24_000));
         let play = |rig: &mut Rig, signal: &[i16]| {
@@ -144,7 +144,7 @@ fn a_new_key_in_mid_stream_takes_effect_at_once() {
         rig.leg.handle_rtp(rig.now, addr(PHONE), &mut first.clone());
         assert_eq!(rig.leg.stats().srtp_replayed, 1);
         let stale = sealed(&mut session, &rtp(0, 2, 320, &[0x55; 160]));
-        rig.leg.update(rig.now, MediaPlan { srtp: Some(keys(suite, 5, 6)), ..media() });
+        rig.leg.update(rig.now, MediaPlan { srtp: Some(Box::new(keys(suite, 5, 6))), ..media() });
         rig.leg.handle_rtp(rig.now, addr(PHONE), &mut stale.clone());
         let mut session = SrtpSession::new(&keys(suite, 6, 5));
         let fresh = sealed(&mut session, &rtp(0, 3, 480, &[0x55; 160]));

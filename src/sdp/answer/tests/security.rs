@@ -38,7 +38,7 @@ fn take(body: &str, local: &LocalMedia, keys: OwnKeys<'_>) -> Result<Negotiated,
 }
 
 fn keys_of(negotiated: &Negotiated) -> SrtpPlan {
-    negotiated.plan().srtp.clone().expect("SRTP was agreed on")
+    *negotiated.plan().srtp.clone().expect("SRTP was agreed on")
 }
 
 fn text_of(body: &[u8]) -> String {
