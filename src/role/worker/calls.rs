@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::base::clock;
 use crate::base::config::Config;
 use crate::base::id::LegId;
 use crate::base::random::SplitMix64;
@@ -36,10 +37,12 @@ use crate::sip::layer::{ClientId, Layer, ServerId, TuEvent};
 use crate::sip::message::{Message, Method, Request, Response};
 use crate::um::answering::Prompts;
 
-/// How soon queues are looked at while calls are up: well inside a packet time.
+/// How soon queues are looked at while something is going on: well inside a packet time.
 const PUMP_BUSY: Duration = Duration::from_millis(2);
-/// And while there are none.
+/// And while nothing is, though calls may be up: each look wakes a thread.
 const PUMP_IDLE: Duration = Duration::from_millis(10);
+/// What happened is followed by more for so long: an answer to an order, the next key.
+const BUSY_FOR: Duration = Duration::from_millis(100);
 /// An orderly stop waits this long for legs to close.
 pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// The same without a supervisor: the next one wants the ports.
@@ -103,6 +106,8 @@ pub struct Calls {
     /// What becomes of new calls.
     pub(super) duty: Duty,
     turns: Turns,
+    /// Something happened shortly before this.
+    pub(super) busy_until: Instant,
     /// Flows that panicked.
     pub(super) flows_panicked: u64,
     /// Where calls are written down, if they outlast the worker.
@@ -185,6 +190,7 @@ impl Calls {
             phase: Phase::Serving,
             duty: Duty::default(),
             turns: parts.turns,
+            busy_until: clock::now() + BUSY_FOR,
             flows_panicked: 0,
             estate: parts.estate,
         }
@@ -458,6 +464,7 @@ impl Role for Calls {
         if self.gate.drops(now, &flow, &message, &mut self.refusals) {
             return;
         }
+        self.be_busy(now);
         self.layer.handle_message(now, flow, message);
         self.handle_tu_events(now);
     }
@@ -521,7 +528,7 @@ impl Role for Calls {
         self.write_down();
         self.check_phase(now);
         self.beat(now);
-        if self.calls.is_empty() { PUMP_IDLE } else { PUMP_BUSY }
+        if now < self.busy_until { PUMP_BUSY } else { PUMP_IDLE }
     }
 
     fn handle_busy(&mut self, permille: u16) {
@@ -530,6 +537,13 @@ impl Role for Calls {
 
     fn is_finished(&self) -> bool {
         self.phase == Phase::Over
+    }
+}
+
+impl Calls {
+    /// Something happened: more may follow soon.
+    pub(super) fn be_busy(&mut self, now: Instant) {
+        self.busy_until = now + BUSY_FOR;
     }
 }
 

@@ -22,6 +22,7 @@ const REPORT_WAIT: Duration = Duration::from_millis(20);
 impl Calls {
     pub(super) fn take_media_events(&mut self, now: Instant) {
         while let Some(event) = self.shards.as_mut().and_then(Shards::poll) {
+            self.be_busy(now);
             self.handle_media_event(now, event);
         }
     }
@@ -126,6 +127,7 @@ impl Calls {
     pub(super) fn take_mailbox_replies(&mut self, now: Instant) {
         self.flush_mailbox();
         while let Some(reply) = self.mailbox.as_ref().and_then(MailboxHandle::try_reply) {
+            self.be_busy(now);
             match reply {
                 MailboxReply::Lookup { token, mailbox } => self.handle_lookup(now, LegId(token), mailbox),
                 MailboxReply::Greeting { token, samples } => {
