@@ -1,7 +1,7 @@
 //! The legs of a shard. A panic in one leg's code costs that leg, never the shard.
 
 use std::collections::HashMap;
-use std::mem::{MaybeUninit, offset_of};
+use std::mem::offset_of;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
@@ -77,12 +77,7 @@ impl Legs {
     /// Room for `most` legs, in one place from the beginning; memory is taken as they come.
     pub(super) fn new(most: usize) -> Self {
         let mut slots = Vec::with_capacity(most);
-        let room = slots.spare_capacity_mut();
-        want_huge_pages(room);
-        if let Some(first) = room.first_mut() {
-            // The first huge page now, while the kernel has one.
-            *first = MaybeUninit::zeroed();
-        }
+        want_huge_pages(slots.spare_capacity_mut());
         Self { slots, ..Self::default() }
     }
 

@@ -22,8 +22,9 @@ impl Region {
         // SAFETY: the layout's size is not zero, asserted above.
         let memory = unsafe { alloc(layout) };
         let Some(base) = NonNull::new(memory) else { handle_alloc_error(layout) };
-        // SAFETY: the allocation is this long, and any bytes will do where none need be initialised.
-        want_huge_pages(unsafe { std::slice::from_raw_parts(memory.cast::<MaybeUninit<u8>>(), bytes) });
+        // SAFETY: the allocation is this long and ours, and any bytes will do where none need be
+        // initialised.
+        want_huge_pages(unsafe { std::slice::from_raw_parts_mut(memory.cast::<MaybeUninit<u8>>(), bytes) });
         // SAFETY: the allocation is this long.
         unsafe { memory.write_bytes(0, bytes) };
         Self { base, layout }
@@ -40,17 +41,20 @@ impl Region {
 /// Bytes of a huge page of x86-64 and, by default, of AArch64.
 const HUGE_BYTES: usize = 2 << 20;
 
-/// Asks for huge pages where `memory` spans whole ones and is not in use yet. What every packet touches
-/// elsewhere is more pages than the processor remembers the places of, and a page it has forgotten costs
-/// as much as the memory itself, on a virtual machine twice. The kernel may refuse; nothing else changes.
-pub fn want_huge_pages<T>(memory: &[MaybeUninit<T>]) {
-    let range = memory.as_ptr_range();
+/// Asks for huge pages where `memory` spans whole ones and is not in use yet, and takes the first at once,
+/// while the kernel has one. What every packet touches elsewhere is more pages than the processor remembers
+/// the places of, and a page it has forgotten costs as much as the memory itself, on a virtual machine
+/// twice. The kernel may refuse; nothing else changes.
+pub fn want_huge_pages<T>(memory: &mut [MaybeUninit<T>]) {
+    let range = memory.as_mut_ptr_range();
     let start = range.start.addr().next_multiple_of(HUGE_BYTES);
     let end = range.end.addr() / HUGE_BYTES * HUGE_BYTES;
     if start < end {
-        let start = range.start.cast::<libc::c_void>().cast_mut().with_addr(start);
+        let start = range.start.with_addr(start);
         // SAFETY: advice about whole pages of one allocation, which changes no byte of them.
-        unsafe { libc::madvise(start, end - start.addr(), libc::MADV_HUGEPAGE) };
+        unsafe { libc::madvise(start.cast(), end - start.addr(), libc::MADV_HUGEPAGE) };
+        // SAFETY: a byte of memory that is lent to us alone and need not be initialised.
+        unsafe { start.cast::<u8>().write(0) };
     }
 }
 
