@@ -37,7 +37,7 @@ use recording::Recording;
 
 /// How often the queues are looked at.
 const POLL: Duration = Duration::from_millis(5);
-/// Blocks accepted and not yet written: 105 MB.
+/// Blocks accepted and not yet written: 52 MB.
 const BLOCKS_MAX: usize = 8_192;
 /// A request for a recording that has not begun waits this long for it.
 const UNKNOWN_MAX: Duration = Duration::from_secs(10);

@@ -14,7 +14,7 @@ use crate::base::limits::{RECORD_BLOCK_SAMPLES, SAMPLE_RATE_HZ};
 use crate::media::order::{Codec, CodedBlock, Event, FileItem};
 
 /// Audio held back for the file thread before it turns into silence: half an hour over all legs,
-/// 29 MB.
+/// 14 MB.
 const HELD_SAMPLES_MAX: u64 = 1800 * SAMPLE_RATE_HZ as u64;
 
 /// A file item that found its queue full.
