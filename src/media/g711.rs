@@ -116,10 +116,7 @@ impl Codec {
 
     /// Decodes as many bytes as both slices hold.
     pub fn decode_into(self, bytes: &[u8], samples: &mut [i16]) {
-        let table = self.table();
-        for (sample, byte) in samples.iter_mut().zip(bytes) {
-            *sample = table[usize::from(*byte)];
-        }
+        look_up(self.table(), bytes, samples);
     }
 
     /// Codes as many samples as both slices hold.
@@ -146,9 +143,7 @@ impl Codec {
             Self::Pcmu => &PCMU_SHORT,
             Self::Pcma => &PCMA_SHORT,
         };
-        for (sample, byte) in samples.iter_mut().zip(bytes) {
-            *sample = table[usize::from(*byte)];
-        }
+        look_up(table, bytes, samples);
     }
 
     fn table(self) -> &'static [i16; 256] {
@@ -156,6 +151,13 @@ impl Codec {
             Self::Pcmu => &PCMU,
             Self::Pcma => &PCMA,
         }
+    }
+}
+
+/// What a table says of as many bytes as both slices hold.
+fn look_up(table: &[i16; 256], bytes: &[u8], samples: &mut [i16]) {
+    for (sample, byte) in samples.iter_mut().zip(bytes) {
+        *sample = table[usize::from(*byte)];
     }
 }
 

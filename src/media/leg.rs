@@ -328,14 +328,12 @@ impl Leg {
 
     /// As [`Self::prefetch_receive`], for [`Self::handle_timeout`] and the packet that is due.
     pub fn prefetch_turn(&mut self, depth: usize) {
-        match &self.player {
-            Some(player) if depth > 1 => player.prefetch(),
-            Some(_) | None if depth == 1 => {
-                prefetch(&self.player);
-                prefetch(&self.reporter);
-                self.prefetch_relay();
-            }
-            Some(_) | None => {}
+        if depth == 1 {
+            prefetch(&self.player);
+            prefetch(&self.reporter);
+            self.prefetch_relay();
+        } else if let Some(player) = &self.player {
+            player.prefetch();
         }
         self.prefetch_recorder(depth);
     }

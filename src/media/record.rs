@@ -391,8 +391,8 @@ impl Recorder {
     }
 
     fn flush(&mut self, files: &mut VecDeque<FileItem>) {
-        let codec = self.block.codec;
         if !self.block.bytes.is_empty() {
+            let codec = self.block.codec;
             let block = CodedBlock { codec, bytes: std::mem::take(&mut self.block.bytes) };
             self.plc.keep(codec, &block.bytes);
             self.block_start += block.samples();

@@ -107,7 +107,7 @@ pub struct Calls {
     pub(super) duty: Duty,
     turns: Turns,
     /// Something happened shortly before this.
-    pub(super) busy_until: Instant,
+    busy_until: Instant,
     /// Flows that panicked.
     pub(super) flows_panicked: u64,
     /// Where calls are written down, if they outlast the worker.
@@ -439,6 +439,11 @@ impl Calls {
             }));
         }
     }
+
+    /// Something happened: more may follow soon.
+    pub(super) fn be_busy(&mut self, now: Instant) {
+        self.busy_until = now + BUSY_FOR;
+    }
 }
 
 impl Role for Calls {
@@ -537,13 +542,6 @@ impl Role for Calls {
 
     fn is_finished(&self) -> bool {
         self.phase == Phase::Over
-    }
-}
-
-impl Calls {
-    /// Something happened: more may follow soon.
-    pub(super) fn be_busy(&mut self, now: Instant) {
-        self.busy_until = now + BUSY_FOR;
     }
 }
 
