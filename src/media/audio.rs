@@ -5,7 +5,7 @@ use crate::media::order::{Audio, Codec, CodedBlock};
 impl Audio {
     /// Codes 16-bit linear samples at 8000 Hz into every codec of the wire.
     pub fn from_pcm(samples: &[i16]) -> Self {
-        let code = |codec| CodedBlock::from_pcm(codec, samples).bytes.into();
+        let code = |codec: Codec| samples.iter().map(|sample| codec.encode(*sample)).collect();
         Self { pcmu: code(Codec::Pcmu), pcma: code(Codec::Pcma) }
     }
 }

@@ -85,7 +85,6 @@ pub struct Leg {
     /// It goes on from another process and has not been told its mode or bridge again.
     resumed: bool,
     id: LegId,
-    recorder: Option<Box<Recorder>>,
     /// In use while `media` says so. It stays when media goes without for a while: were it made
     /// again with the same key, it would use an index again.
     srtp: Option<Box<SrtpSession>>,
@@ -95,6 +94,7 @@ pub struct Leg {
     events: VecDeque<Event>,
     files: VecDeque<FileItem>,
     stats: LegStats,
+    recorder: Option<Recorder>,
     player: Option<Player>,
     reporter: Reporter,
     digits: DigitWatch,
@@ -204,7 +204,7 @@ impl Leg {
         self.recorded = None;
         let id = plan.meta.id.clone();
         let next = self.receiver.next_timestamp(now);
-        self.recorder = Some(Box::new(Recorder::new(now, id, &plan, next)));
+        self.recorder = Some(Recorder::new(now, id, &plan, next));
         self.files.push_back(FileItem::Begin(plan.meta));
         if self.closing {
             self.end_recording(now, RecordEnd::Closed);
@@ -309,6 +309,8 @@ impl Leg {
 
     /// The first bytes of a leg: what every packet needs of it.
     pub const HOT_BYTES: usize = offset_of!(Self, stats) + LegStats::HOT_BYTES;
+    /// And where every packet looks whether there is a recording.
+    pub const RECORDER_AT: usize = offset_of!(Self, recorder);
 
     /// Brings near what the next packet to arrive needs besides [`Self::HOT_BYTES`], `depth` pointers
     /// away: to be called with 1, when those are near, then, when that has arrived, with 2.
@@ -348,7 +350,7 @@ impl Leg {
     fn prefetch_recorder(&mut self, depth: usize) {
         match &mut self.recorder {
             Some(recorder) if depth > 1 => recorder.prefetch_block(),
-            Some(recorder) => prefetch(&**recorder),
+            Some(recorder) => prefetch(recorder),
             None => {}
         }
     }

@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use serde::{Deserialize, Serialize};
 
 use crate::base::id::{LegId, MessageId, PlayId};
@@ -331,7 +332,7 @@ pub struct CodedBlock {
     /// What the bytes are.
     pub codec: Codec,
     /// The samples.
-    pub bytes: Vec<u8>,
+    pub bytes: BytesMut,
 }
 
 /// A media shard to the file thread. `Begin`, blocks and `End` of one recording keep their order

@@ -7,6 +7,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
+
 use crate::base::id::MessageId;
 use crate::base::limits::RECORD_BLOCK_SAMPLES;
 use crate::media::jitter::{Content, ReorderWindow};
@@ -18,6 +20,7 @@ use crate::rtp::packet::RtpTimestamp;
 use crate::uring::prefetch;
 
 mod resume;
+mod room;
 
 /// A gap with later packets behind it is given up after this.
 pub const REORDER_WAIT: Duration = Duration::from_millis(100);
@@ -34,7 +37,9 @@ const TONE_TAIL: u64 = 2_400;
 
 /// A recording under way.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Recorder {
+    /// First, for it tells whether there is a recorder at all where there may be none.
     id: MessageId,
     began: Instant,
     clock: MediaClock,
@@ -84,7 +89,7 @@ impl Recorder {
             gap_since: None,
             heard: now,
             packet_len: 160,
-            block: CodedBlock { codec: Codec::Pcmu, bytes: Vec::new() },
+            block: CodedBlock { codec: Codec::Pcmu, bytes: BytesMut::new() },
             block_start: 0,
             limit: samples_in(plan.duration_max),
             silence_max: samples_in(plan.silence_max),
@@ -365,7 +370,7 @@ impl Recorder {
         while !rest.is_empty() {
             let block = &mut self.block.bytes;
             if block.capacity() == 0 {
-                block.reserve_exact(RECORD_BLOCK_SAMPLES);
+                *block = room::block();
             }
             let (part, after) = rest.split_at(rest.len().min(RECORD_BLOCK_SAMPLES - block.len()));
             block.extend_from_slice(part);

@@ -155,7 +155,8 @@ impl Outbox {
                     let block = samples.min(RECORD_BLOCK_SAMPLES as u64);
                     let codec = Codec::Pcmu;
                     let count = usize::try_from(block).unwrap_or(RECORD_BLOCK_SAMPLES);
-                    let silence = CodedBlock { codec, bytes: vec![codec.silence(); count] };
+                    let bytes = std::iter::repeat_n(codec.silence(), count).collect();
+                    let silence = CodedBlock { codec, bytes };
                     if self.files.push(FileItem::Block(id.clone(), silence)).is_err() {
                         return Some(Held::Gap(id, samples));
                     }
@@ -215,7 +216,7 @@ mod tests {
         let mut outbox = outbox(1, 4);
         let id = MessageId::new(UNIX_EPOCH + Duration::from_secs(1), 1);
         let blocks = 35 * 60 * 8000 / RECORD_BLOCK_SAMPLES as u64;
-        let audio = CodedBlock { codec: Codec::Pcmu, bytes: vec![7; RECORD_BLOCK_SAMPLES] };
+        let audio = CodedBlock { codec: Codec::Pcmu, bytes: [7; RECORD_BLOCK_SAMPLES][..].into() };
         for _ in 0..blocks {
             outbox.file(FileItem::Block(id.clone(), audio.clone()));
         }

@@ -39,7 +39,7 @@ impl Region {
 }
 
 /// Bytes of a huge page of x86-64 and, by default, of AArch64.
-const HUGE_BYTES: usize = 2 << 20;
+pub const HUGE_BYTES: usize = 2 << 20;
 
 /// Asks for huge pages where `memory` spans whole ones and is not in use yet, and takes the first at once,
 /// while the kernel has one. What every packet touches elsewhere is more pages than the processor remembers

@@ -36,7 +36,7 @@ fn meta(number: u64) -> RecordingMeta {
 
 /// Samples of one level.
 fn loud(level: i16, samples: usize) -> CodedBlock {
-    CodedBlock { codec: Codec::Pcmu, bytes: vec![Codec::Pcmu.encode(level); samples] }
+    CodedBlock::from_pcm(Codec::Pcmu, &vec![level; samples])
 }
 
 impl Rig {
