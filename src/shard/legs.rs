@@ -310,6 +310,8 @@ pub(super) struct Reaper<'a> {
     pub(super) outbox: &'a mut Outbox,
     /// Slots whose last socket closed.
     pub(super) closed: &'a mut Vec<u32>,
+    /// When a packet was last relayed.
+    pub(super) relayed: &'a mut Option<Instant>,
 }
 
 impl Receive for Reaper<'_> {
@@ -339,15 +341,18 @@ impl Receive for Reaper<'_> {
             self.legs.with(index, self.outbox, |leg| leg.handle_rtcp(now, from, datagram));
             return None;
         }
-        match self.legs.with(index, self.outbox, |leg| leg.handle_rtp(now, from, datagram))? {
-            Verdict::Send { len, to } => Some(Forward { stream, length: len, to }),
+        let forward = match self.legs.with(index, self.outbox, |leg| leg.handle_rtp(now, from, datagram))? {
+            Verdict::Send { len, to } => Forward { stream, length: len, to },
             Verdict::Onward(heard) => {
                 let peer = self.legs.slot_mut(index)?.peer?;
                 let sent = self.legs.with(peer, self.outbox, |leg| leg.relay(now, &heard, bytes))?;
-                sent.map(|(length, to)| Forward { stream: peer * HALVES, length, to })
+                let (length, to) = sent?;
+                Forward { stream: peer * HALVES, length, to }
             }
-            Verdict::Consumed => None,
-        }
+            Verdict::Consumed => return None,
+        };
+        *self.relayed = Some(now);
+        Some(forward)
     }
 
     fn send_failed(&mut self, stream: u32) {

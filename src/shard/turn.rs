@@ -45,6 +45,11 @@ const MEAN_SHIFT: u64 = 8;
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
 /// How often load and lateness are worked out, and how long an idle shard sleeps at most.
 const SECOND: Duration = Duration::from_secs(1);
+/// Ticks between turns while nothing is relayed: prompts and recordings are sent and taken at the same pace
+/// with half as many wake-ups.
+const PATIENT_TICKS: u64 = 2;
+/// How long after a relayed packet more are looked for at every tick.
+const RELAYING: Duration = Duration::from_secs(1);
 /// A tick that begins later than this is counted.
 const LATE: Duration = Duration::from_millis(2);
 /// Worst lateness that is told apart, in microseconds.
@@ -64,6 +69,8 @@ pub(super) struct Shard<I> {
     draining: bool,
     /// The handle is gone: leave at this time even if the kernel has not let go.
     stopping: Option<Instant>,
+    /// When the last packet was relayed.
+    relayed: Option<Instant>,
     /// Slept without ticks, so the next one is not late.
     parked: bool,
     closed: Vec<u32>,
@@ -114,6 +121,7 @@ impl<I: MediaIo> Shard<I> {
             outbox,
             draining: false,
             stopping: None,
+            relayed: None,
             parked: true,
             closed: Vec::new(),
             to_report: Vec::new(),
@@ -161,8 +169,8 @@ impl<I: MediaIo> Shard<I> {
     }
 
     fn reap(&mut self, now: Instant) {
-        let Self { legs, outbox, closed, io, .. } = self;
-        io.reap(now, &mut Reaper { now, legs, outbox, closed });
+        let Self { legs, outbox, closed, relayed, io, .. } = self;
+        io.reap(now, &mut Reaper { now, legs, outbox, closed, relayed });
         while let Some(index) = self.closed.pop() {
             let Some((leg, port, stats)) = self.legs.remove(index) else { continue };
             self.ports.release(now, port);
@@ -372,12 +380,12 @@ impl<I: MediaIo> Shard<I> {
 
     /// Serves the legs that are due.
     fn tick(&mut self, now: Instant) {
-        let (tick, due) = (self.grid.tick(now), self.wheel.next());
-        if tick < due {
+        let (tick, due, awaited) = (self.served_tick(now), self.wheel.next(), self.awaited_tick(now));
+        if tick < awaited {
             return;
         }
         if !self.parked && !self.legs.is_empty() {
-            let late = now.saturating_duration_since(self.grid.at(due));
+            let late = now.saturating_duration_since(self.grid.at(awaited));
             let late_us = u64::try_from(late.as_micros()).unwrap_or(LATE_US_MAX);
             self.lateness.saturating_record(late_us.max(1));
             self.snapshot.late_ticks += u64::from(late > LATE);
@@ -416,6 +424,23 @@ impl<I: MediaIo> Shard<I> {
         self.mean = (self.mean * 7 + (arrived << MEAN_SHIFT)) / 8;
     }
 
+    /// Ticks from one turn to the next. Legs of an odd number of ticks a packet would be due in between.
+    fn stride(&self, now: Instant) -> u64 {
+        let is_relaying = self.relayed.is_some_and(|at| now.saturating_duration_since(at) < RELAYING);
+        if is_relaying || self.wheel.has_odd_periods() { 1 } else { PATIENT_TICKS }
+    }
+
+    /// The last tick up to which legs are served.
+    fn served_tick(&self, now: Instant) -> u64 {
+        let stride = self.stride(now);
+        self.grid.tick(now) / stride * stride
+    }
+
+    /// The tick at which the next turn serves legs.
+    fn awaited_tick(&self, now: Instant) -> u64 {
+        self.wheel.next().next_multiple_of(self.stride(now))
+    }
+
     fn send_rtcp(&mut self, now: Instant, index: u32) {
         let Self { legs, io, outbox, .. } = self;
         legs.with(index, outbox, |leg| rtcp(io, leg, now, index));
@@ -433,7 +458,7 @@ impl<I: MediaIo> Shard<I> {
         if !self.legs.is_empty() || !self.outbox.is_empty() {
             let want = ((self.mean * WANT_FACTOR) >> MEAN_SHIFT).clamp(1, WANT_MAX);
             let want = u32::try_from(want).unwrap_or(1);
-            return self.io.wait(want, self.grid.at(self.wheel.next()));
+            return self.io.wait(want, self.grid.at(self.awaited_tick(now)));
         }
         self.parked = true;
         self.mean = 0;

@@ -7,8 +7,8 @@ use std::net::{Ipv4Addr, UdpSocket};
 use socket2::Socket;
 
 use crate::base::config::PortRange;
-use crate::media::order::{Codec, LegStats, MediaPlan};
-use crate::uring::{Backend, IoCounters, Receive};
+use crate::media::order::{Codec, LegMode, LegStats, MediaPlan};
+use crate::uring::{Backend, Forward, IoCounters, Receive};
 
 /// Keeps what is sent; hands on what is put in.
 #[derive(Default)]
@@ -17,6 +17,10 @@ struct FakeIo {
     open: Vec<u32>,
     closing: Vec<u32>,
     failing: Vec<u32>,
+    /// From the address the leg's peer named.
+    arriving: Vec<(u32, Vec<u8>)>,
+    /// The last deadline waited for.
+    waited: Option<Instant>,
     refuse: bool,
     counters: IoCounters,
 }
@@ -46,8 +50,16 @@ impl MediaIo for FakeIo {
         for stream in self.closing.drain(..) {
             receive.closed(stream);
         }
+        for (stream, mut bytes) in self.arriving.drain(..) {
+            let length = bytes.len();
+            let from = "127.0.0.1:9".parse().unwrap();
+            if let Some(Forward { stream, length, .. }) = receive.datagram(stream, from, &mut bytes, length) {
+                self.sent.push((stream, bytes[..length].to_vec()));
+            }
+        }
     }
-    fn wait(&mut self, _: u32, _: Instant) -> io::Result<()> {
+    fn wait(&mut self, _: u32, deadline: Instant) -> io::Result<()> {
+        self.waited = Some(deadline);
         Ok(())
     }
     fn park(&mut self, _: Instant) -> io::Result<()> {
@@ -208,4 +220,37 @@ fn a_leg_that_panics_is_closed_and_reported() {
     assert!(shard.shared.orders.push(Order::Open(LegId(2), plan())).is_ok());
     turn(&mut shard, now);
     assert!(shard.legs.find(LegId(2)).is_some(), "the only pair is free again");
+}
+
+/// How long after the grid's beginning the shard would wake up next.
+fn wakes(shard: &mut Shard<FakeIo>, now: Instant) -> u128 {
+    shard.sleep(now).unwrap();
+    (shard.io.waited.unwrap() - shard.grid.at(0)).as_millis()
+}
+
+/// Goal: who is only played to is served every 4 ms, packets as far apart as ever; a relayed packet waits for
+/// 2 ms at most, and so do those of the next second. Method: a leg that is played to, then echoes one packet.
+#[test]
+fn only_relayed_packets_are_looked_for_at_every_tick() {
+    let mut shard = shard();
+    let (mut now, (last, _)) = running(&mut shard);
+    let sent_at = |now: Instant, shard: &Shard<FakeIo>| (now - shard.grid.at(0)).as_millis();
+    assert_eq!(sent_at(now, &shard) % 4, 0);
+    assert_eq!(wakes(&mut shard, now), sent_at(now, &shard) + 4);
+    now += Duration::from_millis(20);
+    turn(&mut shard, now);
+    assert_eq!(rtp(&mut shard).iter().map(|packet| packet.0).collect::<Vec<_>>(), [last.wrapping_add(1)]);
+
+    assert!(shard.shared.orders.push(Order::Mode(LegId(1), LegMode::Echo)).is_ok());
+    turn(&mut shard, now);
+    shard.io.arriving.push((0, [&[0x80, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1][..], &[7; 160]].concat()));
+    turn(&mut shard, now);
+    assert_eq!(rtp(&mut shard).len(), 1);
+    assert_eq!(wakes(&mut shard, now), sent_at(now, &shard) + 2);
+    now += RELAYING - Duration::from_millis(3);
+    turn(&mut shard, now);
+    assert_eq!(wakes(&mut shard, now) % 4, 2);
+    now += Duration::from_millis(3);
+    turn(&mut shard, now);
+    assert_eq!(wakes(&mut shard, now) % 4, 0);
 }
