@@ -8,18 +8,11 @@
 //!
 //!     cargo bench --bench srtp
 
-use aes::Aes128Enc;
-use aes::cipher::{InnerIvInit, KeyInit, StreamCipher};
-use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use aws_lc_rs::constant_time::verify_slices_are_equal;
-use ctr::{Ctr128BE, CtrCore};
 use divan::counter::ItemsCount;
 use divan::{AllocProfiler, Bencher, black_box};
-use hmac::{Hmac, Mac};
 use rtc_srtp::context::Context;
 use rtc_srtp::option::srtp_replay_protection;
 use rtc_srtp::protection_profile::ProtectionProfile;
-use sha1::Sha1;
 use voxring::base::config::SrtpSuite;
 use voxring::rtp::packet::{HEADER_BYTES, RtpHeader, RtpTimestamp, SeqNo, write_header};
 use voxring::rtp::srtp::{MasterKey, OVERHEAD_BYTES_MAX, SrtpPlan, SrtpSession, key_and_salt_bytes};
@@ -32,7 +25,9 @@ const PACKET_BYTES: usize = HEADER_BYTES + 160;
 /// A packet with room for its protection.
 type Buffer = [u8; PACKET_BYTES + OVERHEAD_BYTES_MAX];
 
+mod bare;
 mod counted;
+use bare::Bare;
 use counted::counted;
 
 fn main() {
@@ -121,87 +116,18 @@ fn rtc_srtp_unprotect(bencher: Bencher, suite: SrtpSuite) {
     );
 }
 
-/// Keys of the bare ciphers.
-#[expect(clippy::large_enum_variant, reason = "a box would be on the measured way")]
-enum Bare {
-    Gcm(LessSafeKey),
-    Cm(Aes128Enc, Hmac<Sha1>),
-}
-
-impl Bare {
-    fn new(suite: SrtpSuite) -> Self {
-        let gcm = |algorithm, key| UnboundKey::new(algorithm, key).map(LessSafeKey::new).expect("its length");
-        match suite {
-            SrtpSuite::AeadAes128Gcm => Self::Gcm(gcm(&AES_128_GCM, &[1; 16])),
-            SrtpSuite::AeadAes256Gcm => Self::Gcm(gcm(&AES_256_GCM, &[1; 32])),
-            SrtpSuite::AesCm128HmacSha1_80 | SrtpSuite::AesCm128HmacSha1_32 => {
-                let mac = Hmac::<Sha1>::new_from_slice(&[1; 20]).expect("any length");
-                Self::Cm(Aes128Enc::new(&[1; 16].into()), mac)
-            }
-        }
-    }
-
-    /// Encrypts the payload and gives the tag of it and the header.
-    fn seal(&self, packet: &mut Buffer) -> [u8; 20] {
-        let mut tag = [0; 20];
-        match self {
-            Self::Gcm(key) => {
-                let (header, rest) = packet.split_at_mut(HEADER_BYTES);
-                let sealed = key
-                    .seal_in_place_separate_tag(nonce(), Aad::from(&*header), &mut rest[..160])
-                    .expect("sealed");
-                tag[..16].copy_from_slice(sealed.as_ref());
-            }
-            Self::Cm(cipher, mac) => {
-                keystream(cipher, &mut packet[HEADER_BYTES..PACKET_BYTES]);
-                tag = hmac(mac, packet);
-            }
-        }
-        tag
-    }
-
-    /// Compares the tag and decrypts the payload.
-    fn open(&self, packet: &mut Buffer, tag: &[u8; 20]) -> bool {
-        match self {
-            Self::Gcm(key) => {
-                let (header, rest) = packet.split_at_mut(HEADER_BYTES);
-                key.open_in_place(nonce(), Aad::from(&*header), &mut rest[..160 + 16]).is_ok()
-            }
-            Self::Cm(cipher, mac) => {
-                let equal = verify_slices_are_equal(&hmac(mac, packet)[..10], &tag[..10]).is_ok();
-                keystream(cipher, &mut packet[HEADER_BYTES..PACKET_BYTES]);
-                equal
-            }
-        }
-    }
-}
-
 /// Packets sealed by the bare cipher, and their tags.
 fn sealed(suite: SrtpSuite) -> impl FnMut() -> (Buffer, [u8; 20]) {
     let (bare, mut packets) = (Bare::new(suite), packets());
     move || {
         let mut packet = packets();
-        let tag = bare.seal(&mut packet);
+        let tag = bare.seal(&mut packet, PACKET_BYTES);
         if matches!(bare, Bare::Gcm(_)) {
-            packet[PACKET_BYTES..PACKET_BYTES + 16].copy_from_slice(&tag[..16]);
+            let tag_bytes = bare.tag_bytes();
+            packet[PACKET_BYTES..PACKET_BYTES + tag_bytes].copy_from_slice(&tag[..tag_bytes]);
         }
         (packet, tag)
     }
-}
-
-fn nonce() -> Nonce {
-    Nonce::assume_unique_for_key([7; 12])
-}
-
-fn keystream(cipher: &Aes128Enc, text: &mut [u8]) {
-    Ctr128BE::from_core(CtrCore::inner_iv_init(cipher, &[7; 16].into())).apply_keystream(text);
-}
-
-/// Over header, payload and the four bytes after them, as SRTP's is over the rollover counter.
-fn hmac(mac: &Hmac<Sha1>, packet: &Buffer) -> [u8; 20] {
-    let mut mac = mac.clone();
-    mac.update(&packet[..PACKET_BYTES + 4]);
-    mac.finalize().into_bytes().into()
 }
 
 #[divan::bench(args = SrtpSuite::ALL, sample_count = 2000, sample_size = 100)]
@@ -210,14 +136,14 @@ fn floor_seal(bencher: Bencher, suite: SrtpSuite) {
     bencher
         .counter(ItemsCount::new(1_u32))
         .with_inputs(packets())
-        .bench_local_refs(|packet| counted(|| black_box(bare.seal(black_box(packet)))));
+        .bench_local_refs(|packet| counted(|| black_box(bare.seal(black_box(packet), PACKET_BYTES))));
 }
 
 #[divan::bench(args = SrtpSuite::ALL, sample_count = 2000, sample_size = 100)]
 fn floor_open(bencher: Bencher, suite: SrtpSuite) {
     let bare = Bare::new(suite);
     bencher.counter(ItemsCount::new(1_u32)).with_inputs(sealed(suite)).bench_local_refs(|(packet, tag)| {
-        assert!(counted(|| bare.open(black_box(packet), tag)));
+        assert!(counted(|| bare.open(black_box(packet), PACKET_BYTES, tag)));
     });
 }
 
@@ -250,8 +176,8 @@ fn floor_relay_in_turn(bencher: Bencher, suite: SrtpSuite) {
         |(packet, tag)| {
             at = (at + STRIDE) % CALLS;
             let (near, far) = &calls[at];
-            assert!(near.open(black_box(packet), tag));
-            black_box(counted(|| far.seal(black_box(packet))));
+            assert!(near.open(black_box(packet), PACKET_BYTES, tag));
+            black_box(counted(|| far.seal(black_box(packet), PACKET_BYTES)));
         },
     );
 }

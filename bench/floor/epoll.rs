@@ -80,6 +80,7 @@ fn take(streams: &mut Streams, index: usize, packet: &mut [u8]) {
     if let Some(to) = streams.peers[index ^ 1] {
         let sequence = u16::from_be_bytes([packet[2], packet[3]]);
         stamp(packet, sequence);
+        let length = streams.ciphers.apply(index, packet, length);
         let _ = streams.sockets[index ^ 1].send_to(&packet[..length], to);
     }
 }

@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use io_uring::types::{BufRingEntry, Fd};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 
-use super::{FRAME_TICKS, Mode, PACKET_BYTES, Streams, TICK, stamp};
+use super::{Ciphers, FRAME_TICKS, Mode, PACKET_BYTES, Streams, TICK, stamp};
 
 const SQ_ENTRIES: u32 = 1024;
 const CQ_ENTRIES: u32 = 16_384;
@@ -56,11 +56,12 @@ struct Floor {
     /// As the kernel reads them; their place is fixed.
     names: Vec<libc::sockaddr_in>,
     mode: Mode,
+    ciphers: Ciphers,
 }
 
 /// Works until `over`.
-pub(super) fn run(streams: Streams, over: &AtomicBool) -> Result<()> {
-    let mut floor = Floor::new(&streams).context("no ring")?;
+pub(super) fn run(mut streams: Streams, over: &AtomicBool) -> Result<()> {
+    let mut floor = Floor::new(&mut streams).context("no ring")?;
     let mut packets = vec![[0x80_u8; PACKET_BYTES]; streams.sockets.len().div_ceil(FRAME_TICKS) + 1];
     if streams.mode != Mode::Send {
         for index in 0..floor.fds.len() {
@@ -95,7 +96,7 @@ pub(super) fn run(streams: Streams, over: &AtomicBool) -> Result<()> {
 }
 
 impl Floor {
-    fn new(streams: &Streams) -> Result<Self> {
+    fn new(streams: &mut Streams) -> Result<Self> {
         let mut builder = IoUring::builder();
         builder.setup_single_issuer().setup_defer_taskrun().setup_submit_all().setup_cqsize(CQ_ENTRIES);
         let ring: IoUring = builder.build(SQ_ENTRIES)?;
@@ -118,6 +119,7 @@ impl Floor {
             fds: streams.sockets.iter().map(AsRawFd::as_raw_fd).collect(),
             names: streams.peers.iter().map(name).collect(),
             mode: streams.mode,
+            ciphers: Ciphers(std::mem::take(&mut streams.ciphers.0)),
         };
         (0..BUFFERS).for_each(|bid| floor.give_back(bid));
         Ok(floor)
@@ -185,6 +187,7 @@ impl Floor {
         }
         let sequence = u16::from_be_bytes([packet[2], packet[3]]);
         stamp(packet, sequence);
+        let length = self.ciphers.apply(index, packet, length);
         let start = packet.as_ptr();
         self.send(index ^ 1, start, length)?;
         self.lent.push(bid);

@@ -42,7 +42,8 @@ enum Peer {
         #[arg(long, default_value = "50000-65000", value_parser = ports_of, value_name = "MIN-MAX")]
         ports: (u16, u16),
     },
-    /// The bare loop of bench/floor: what the same packets cost with nothing around them.
+    /// The bare loop of bench/floor: what the same packets cost with nothing around them; with --srtp, with
+    /// the suite's bare ciphers.
     Floor {
         #[command(flatten)]
         common: Box<Common>,
@@ -101,7 +102,8 @@ pub fn run(args: &CompareArgs) -> Result<bool> {
             common.check()?;
             let (program, backend) = (program.clone(), backend.clone());
             let (processor, traffic) = (common.server_cpu, traffic(common.load.scenario)?);
-            common.run(&mut Floor::new(floor::Options { program, backend, processor, traffic })?)
+            let suite = common.load.srtp;
+            common.run(&mut Floor::new(floor::Options { program, backend, processor, traffic, suite })?)
         }
     }
 }

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::child::Server;
 use super::contestant::{Contestant, Identity, Round};
 use super::relay::{self, Relay, Traffic};
+use crate::sip::sdes::Suite;
 use crate::{figures, machine};
 
 /// How a loop is started.
@@ -25,6 +26,8 @@ pub struct Options {
     pub processor: usize,
     /// What it does with packets.
     pub traffic: Traffic,
+    /// The suite whose bare cipher goes over what is relayed.
+    pub suite: Option<Suite>,
 }
 
 /// A bare loop; one is started for each round, as it is told its streams at the start.
@@ -68,9 +71,9 @@ impl Floor {
         };
         let (streams, processor) = (streams.to_string(), self.options.processor.to_string());
         let backend = &self.options.backend;
-        ["--mode", mode, "--backend", backend, "--streams", &streams, "--cpu", &processor]
-            .map(str::to_owned)
-            .to_vec()
+        let plain = ["--mode", mode, "--backend", backend, "--streams", &streams, "--cpu", &processor];
+        let cipher = self.options.suite.iter().flat_map(|suite| ["--suite", suite.name()]);
+        plain.into_iter().chain(cipher).map(str::to_owned).collect()
     }
 }
 
