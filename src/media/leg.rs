@@ -19,7 +19,7 @@ use crate::media::playout::Player;
 use crate::media::record::Recorder;
 use crate::rtp::packet::{HEADER_BYTES, RtpHeader, RtpTimestamp, SeqNo, write_header};
 use crate::rtp::srtp::{SrtpMark, SrtpSession};
-use crate::uring::prefetch;
+use crate::uring::{HugeBox, prefetch};
 
 mod digits;
 mod protect;
@@ -87,7 +87,7 @@ pub struct Leg {
     id: LegId,
     /// In use while `media` says so. It stays when media goes without for a while: were it made
     /// again with the same key, it would use an index again.
-    srtp: Option<Box<SrtpSession>>,
+    srtp: Option<HugeBox<SrtpSession>>,
     sender: Sender,
     media: Option<MediaPlan>,
     receiver: Receiver,
@@ -312,18 +312,17 @@ impl Leg {
     /// And where every packet looks whether there is a recording.
     pub const RECORDER_AT: usize = offset_of!(Self, recorder);
 
+    /// How many pointers away what a packet needs is at most.
+    pub const DEPTH_MAX: usize = 2;
+
     /// Brings near what the next packet to arrive needs besides [`Self::HOT_BYTES`], `depth` pointers
     /// away: to be called with 1, when those are near, then, when that has arrived, with 2.
     pub fn prefetch_receive(&mut self, depth: usize) {
-        if depth == 1 {
-            if self.mode == LegMode::Voice {
-                prefetch(&self.digits.tones);
-            }
-            if let Some(session) = &self.srtp {
-                session.prefetch_receive();
-            }
-        } else if let Some(session) = &self.srtp {
-            session.prefetch_source();
+        if depth == 1 && self.mode == LegMode::Voice {
+            prefetch(&self.digits.tones);
+        }
+        if let Some(session) = &self.srtp {
+            session.prefetch_receive(depth);
         }
         self.prefetch_recorder(depth);
     }
@@ -333,17 +332,17 @@ impl Leg {
         if depth == 1 {
             prefetch(&self.player);
             prefetch(&self.reporter);
-            self.prefetch_relay();
         } else if let Some(player) = &self.player {
             player.prefetch();
         }
+        self.prefetch_relay(depth);
         self.prefetch_recorder(depth);
     }
 
     /// As [`Self::prefetch_receive`], for a packet to be relayed.
-    pub fn prefetch_relay(&self) {
+    pub fn prefetch_relay(&self, depth: usize) {
         if let Some(session) = &self.srtp {
-            session.prefetch_send();
+            session.prefetch_send(depth);
         }
     }
 

@@ -319,12 +319,15 @@ impl Receive for Reaper<'_> {
         let index = stream / HALVES;
         let Some(deeper) = depth.checked_sub(1) else { return self.legs.prefetch(index) };
         let Some(slot) = self.legs.slot_mut(index) else { return };
-        slot.leg.prefetch_receive(depth);
+        if depth <= Leg::DEPTH_MAX {
+            slot.leg.prefetch_receive(depth);
+        }
+        // The leg it goes to is one pointer farther.
         let Some(peer) = slot.peer else { return };
         if deeper == 0 {
             self.legs.prefetch(peer);
         } else if let Some(peer) = self.legs.slot_mut(peer) {
-            peer.leg.prefetch_relay();
+            peer.leg.prefetch_relay(deeper);
         }
     }
 

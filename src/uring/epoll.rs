@@ -38,7 +38,7 @@ const TURN_DATAGRAMS_MAX: usize = 4096;
 const THOROUGH_EVERY: u32 = 4;
 /// How many others are read before a datagram that is spoken of: fewer than on the ring, for each is two
 /// system calls.
-const AHEAD: [usize; 3] = [2, 1, 0];
+const AHEAD: [usize; 4] = [3, 2, 1, 0];
 /// How late the kernel may end this thread's sleep to save a wake-up, in nanoseconds; 50 000 unless
 /// told.
 const TIMER_SLACK_NS: u64 = 1;

@@ -4,9 +4,11 @@
 //! The only room with unsafe code; the invariants it rests on are numbered in `ring.rs`. Others see
 //! [`MediaIo`], behind which stands what [`choose`] found to work.
 
+pub mod aead;
 mod bufring;
 mod choice;
 mod epoll;
+mod huge_box;
 pub mod inherit;
 pub mod io;
 mod per_socket;
@@ -25,6 +27,7 @@ pub mod wake;
 
 pub use choice::{Backend, Choice, choose};
 pub use epoll::Epoll;
+pub use huge_box::HugeBox;
 pub use io::{FORWARD_ROOM_BYTES, Forward, IoCounters, MediaIo, Packet, Receive};
 pub use per_socket::PerSocket;
 pub use prefetch::{prefetch, prefetch_at, prefetch_first};

@@ -26,8 +26,8 @@ const REARM_INTERVAL: Duration = Duration::from_millis(1);
 /// Datagrams read directly from one stream before it is armed again.
 const DIRECT_READS_MAX: usize = 64;
 /// How many completions before its own a datagram is spoken of: time for memory to come near, and to
-/// follow a pointer in it.
-const AHEAD: [usize; 3] = [9, 6, 3];
+/// follow pointers in it.
+const AHEAD: [usize; 4] = [12, 9, 6, 3];
 /// Fewest receive buffers; more streams get more, up to `BUFFERS_MAX`.
 const BUFFERS_MIN: usize = 256;
 

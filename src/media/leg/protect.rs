@@ -6,6 +6,7 @@ use crate::media::order::MediaPlan;
 use crate::rtp::packet::{HEADER_BYTES, SeqNo};
 use crate::rtp::rtcp::{self, COMPOUND_BYTES_MAX};
 use crate::rtp::srtp::{OVERHEAD_BYTES_MAX, SrtpError, SrtpSession};
+use crate::uring::HugeBox;
 
 /// Bytes of the longest payload we send: 60 ms of G.711.
 const PAYLOAD_BYTES_MAX: usize = 480;
@@ -19,9 +20,9 @@ impl Leg {
             if let Some(session) = &mut self.srtp {
                 session.update(plan);
             } else if let Some(before) = self.srtp_before.take() {
-                self.srtp = Some(Box::new(SrtpSession::resume(plan, &before, self.sender.sequence.0, 0)));
+                self.srtp = Some(HugeBox::new(SrtpSession::resume(plan, &before, self.sender.sequence.0, 0)));
             } else {
-                self.srtp = Some(Box::new(SrtpSession::new(plan)));
+                self.srtp = Some(HugeBox::new(SrtpSession::new(plan)));
                 if self.stats.tx_packets == 0 {
                     // A peer that hears us only after our numbers wrapped would never find our rollover
                     // counter (RFC 3711 §3.3.1: it begins with nought), so the wrap is far away.

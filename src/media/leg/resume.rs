@@ -16,6 +16,7 @@ use crate::media::mark::LegMark;
 use crate::media::order::{Adoption, LegMode, LegPlan, LegStats, MediaPlan, Playlist, RecordPlan};
 use crate::rtp::packet::SeqNo;
 use crate::rtp::srtp::SrtpSession;
+use crate::uring::HugeBox;
 
 /// Numbers left out besides those of whole periods: the one under way, and a stall's that was made up
 /// for.
@@ -87,7 +88,7 @@ impl Leg {
                 // What is relayed has the peer's numbers, which begin where they ended.
                 let skipped = if mark.makes_ms.is_some() { skipped } else { 0 };
                 let session = SrtpSession::resume(keys, &before, mark.sequence.0, skipped);
-                self.srtp = Some(Box::new(session));
+                self.srtp = Some(HugeBox::new(session));
             }
             (None, Some(before)) => self.srtp_before = Some(Box::new(before)),
             (_, None) => {}

@@ -1,18 +1,15 @@
 //! AES in Galois/counter mode (RFC 7714): one pass encrypts and authenticates.
 
-use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-
 use super::derive::{Label, SESSION_KEY_BYTES_MAX, derive};
 use super::keys::{MasterKey, key_bytes};
+pub(super) use crate::uring::aead::TAG_BYTES;
+use crate::uring::aead::{Aead, IV_BYTES};
 
-/// Bytes of the tag (RFC 7714 §13.1).
-pub(super) const TAG_BYTES: usize = 16;
 const SALT_BYTES: usize = 12;
-const IV_BYTES: usize = 12;
 
 /// Session key and salt of SRTP or of SRTCP.
 pub(super) struct Gcm {
-    key: LessSafeKey,
+    key: Aead,
     /// The salt at the upper end of 128 bits: an IV is their first 12 bytes.
     salt: u128,
 }
@@ -28,10 +25,8 @@ impl Gcm {
 
     /// `key` has 16 or 32 bytes.
     pub(super) fn from_session_key(key: &[u8], salt: [u8; SALT_BYTES]) -> Self {
-        let algorithm = if key.len() == SESSION_KEY_BYTES_MAX { &AES_256_GCM } else { &AES_128_GCM };
-        let key = UnboundKey::new(algorithm, key).expect("a key of 16 or 32 bytes");
         let salt = salt.iter().fold(0, |bits, byte| bits << 8 | u128::from(*byte)) << 32;
-        Self { key: LessSafeKey::new(key), salt }
+        Self { key: Aead::aes_gcm(key), salt }
     }
 
     /// Encrypts `text` in place and gives the tag over `clear` and it.
@@ -42,21 +37,23 @@ impl Gcm {
         clear: &[u8],
         text: &mut [u8],
     ) -> Option<[u8; TAG_BYTES]> {
-        let tag =
-            self.key.seal_in_place_separate_tag(self.nonce(ssrc, index), Aad::from(clear), text).ok()?;
-        tag.as_ref().try_into().ok()
+        self.key.seal(&self.nonce(ssrc, index), clear, text)
     }
 
     /// Decrypts `text`, which ends in its tag, in place. False: it or `clear` is not what was
     /// sealed, and `text` is lost.
     pub(super) fn open(&self, ssrc: u32, index: u64, clear: &[u8], text: &mut [u8]) -> bool {
-        self.key.open_in_place(self.nonce(ssrc, index), Aad::from(clear), text).is_ok()
+        self.key.open(&self.nonce(ssrc, index), clear, text)
     }
 
     /// RFC 7714 §8.1 and §9.1 agree: SSRC and a packet index of 48 or 31 bits, XOR the salt.
-    fn nonce(&self, ssrc: u32, index: u64) -> Nonce {
+    fn nonce(&self, ssrc: u32, index: u64) -> [u8; IV_BYTES] {
         let bytes = (self.salt ^ u128::from(ssrc) << 80 ^ u128::from(index) << 32).to_be_bytes();
-        let iv = bytes.first_chunk::<IV_BYTES>().expect("12 of 16 bytes");
-        Nonce::assume_unique_for_key(*iv)
+        *bytes.first_chunk().expect("12 of 16 bytes")
+    }
+
+    /// Brings the key's context near, when this is.
+    pub(super) fn prefetch(&self) {
+        self.key.prefetch();
     }
 }

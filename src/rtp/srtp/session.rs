@@ -5,12 +5,14 @@
 //! key (key derivation rate 0). An index is used once in sending too: a packet that would reuse one
 //! is refused, since two packets under one index tell what is in both.
 
+use smallvec::SmallVec;
+
 use super::gcm;
 use super::index::{RTCP_PACKETS_MAX, RTP_PACKETS_MAX, Window};
 use super::keys::{MKI_BYTES_MAX, MasterKey, SrtpPlan};
 use super::transform::{INDEX_BYTES, Protocol, RTCP_CLEAR_BYTES, RtpHead, Transform};
 use crate::rtp::packet::HEADER_BYTES;
-use crate::uring::prefetch;
+use crate::uring::{prefetch, prefetch_first};
 
 mod resume;
 
@@ -61,8 +63,8 @@ struct Receiving {
     master: MasterKey,
     rtp: Transform,
     rtcp: Transform,
-    /// At most `SOURCES_MAX`, the one heard of last first.
-    sources: Vec<Source>,
+    /// The one heard of last first.
+    sources: SmallVec<[Source; SOURCES_MAX]>,
 }
 
 /// One SSRC of the peer.
@@ -78,21 +80,22 @@ impl SrtpSession {
         Self { send: Sending::new(&plan.send), receive: Receiving::new(&plan.receive) }
     }
 
-    /// Brings near what the next RTP packet from the peer needs.
-    pub fn prefetch_receive(&self) {
-        prefetch(&self.receive.rtp);
-        prefetch(&self.receive.sources);
-    }
-
-    /// Brings near the state of the peer's source, when that is.
-    pub fn prefetch_source(&self) {
-        if let Some(source) = self.receive.sources.first() {
-            prefetch(source);
+    /// Brings near what the next RTP packet from the peer needs, `depth` pointers away: to be called with 1,
+    /// then, when that has arrived, with 2.
+    pub fn prefetch_receive(&self, depth: usize) {
+        if depth > 1 {
+            return self.receive.rtp.prefetch_key();
         }
+        prefetch(&self.receive.rtp);
+        // Of nearly all legs there is one.
+        prefetch_first(&self.receive.sources, 2 * size_of::<Source>());
     }
 
-    /// Brings near what the next RTP packet to the peer needs.
-    pub fn prefetch_send(&self) {
+    /// As [`Self::prefetch_receive`], for the next RTP packet to the peer.
+    pub fn prefetch_send(&self, depth: usize) {
+        if depth > 1 {
+            return self.send.rtp.prefetch_key();
+        }
         let Sending { rtp, ssrc, rtp_used, .. } = &self.send;
         prefetch(rtp);
         prefetch(ssrc);
@@ -201,7 +204,7 @@ impl Receiving {
             master: master.clone(),
             rtp: Transform::new(master, Protocol::Rtp),
             rtcp: Transform::new(master, Protocol::Rtcp),
-            sources: Vec::with_capacity(SOURCES_MAX),
+            sources: SmallVec::new(),
         }
     }
 
