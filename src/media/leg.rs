@@ -85,6 +85,7 @@ pub struct Leg {
     /// It goes on from another process and has not been told its mode or bridge again.
     resumed: bool,
     id: LegId,
+    recorder: Option<HugeBox<Recorder>>,
     /// In use while `media` says so. It stays when media goes without for a while: were it made
     /// again with the same key, it would use an index again.
     srtp: Option<HugeBox<SrtpSession>>,
@@ -94,7 +95,6 @@ pub struct Leg {
     events: VecDeque<Event>,
     files: VecDeque<FileItem>,
     stats: LegStats,
-    recorder: Option<Recorder>,
     player: Option<Player>,
     reporter: Reporter,
     digits: DigitWatch,
@@ -204,7 +204,7 @@ impl Leg {
         self.recorded = None;
         let id = plan.meta.id.clone();
         let next = self.receiver.next_timestamp(now);
-        self.recorder = Some(Recorder::new(now, id, &plan, next));
+        self.recorder = Some(HugeBox::new(Recorder::new(now, id, &plan, next)));
         self.files.push_back(FileItem::Begin(plan.meta));
         if self.closing {
             self.end_recording(now, RecordEnd::Closed);
@@ -309,8 +309,6 @@ impl Leg {
 
     /// The first bytes of a leg: what every packet needs of it.
     pub const HOT_BYTES: usize = offset_of!(Self, stats) + LegStats::HOT_BYTES;
-    /// And where every packet looks whether there is a recording.
-    pub const RECORDER_AT: usize = offset_of!(Self, recorder);
 
     /// How many pointers away what a packet needs is at most.
     pub const DEPTH_MAX: usize = 2;
@@ -349,7 +347,7 @@ impl Leg {
     fn prefetch_recorder(&mut self, depth: usize) {
         match &mut self.recorder {
             Some(recorder) if depth > 1 => recorder.prefetch_block(),
-            Some(recorder) => prefetch(recorder),
+            Some(recorder) => prefetch(&**recorder),
             None => {}
         }
     }
@@ -402,7 +400,7 @@ impl Leg {
         let Some(recorder) = self.recorder.take() else { return };
         // It may have ended by itself since it was last asked.
         let end = recorder.ended().unwrap_or(end);
-        let recording = recorder.finish(now, end, &mut self.files);
+        let recording = recorder.into_inner().finish(now, end, &mut self.files);
         self.recorded = Some(Box::new(recording.mark(end)));
         self.emit(recorded(self.id, recording.id, recording.samples, recording.sound, end));
     }

@@ -37,9 +37,7 @@ const TONE_TAIL: u64 = 2_400;
 
 /// A recording under way.
 #[derive(Debug)]
-#[repr(C)]
 pub struct Recorder {
-    /// First, for it tells whether there is a recorder at all where there may be none.
     id: MessageId,
     began: Instant,
     clock: MediaClock,

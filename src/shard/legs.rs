@@ -13,7 +13,7 @@ use crate::media::order::{Adoption, Event, FileItem, LegMode, LegStats, RecordEn
 use crate::shard::keeping::Keeper;
 use crate::shard::outbox::Outbox;
 use crate::shard::wheel::Phase;
-use crate::uring::{Forward, Receive, prefetch_at, prefetch_first, want_huge_pages};
+use crate::uring::{Forward, Receive, prefetch_first, want_huge_pages};
 
 /// How often it is noted how far a leg has come, besides at each order.
 const MARK_INTERVAL: Duration = Duration::from_millis(200);
@@ -128,7 +128,6 @@ impl Legs {
     fn prefetch(&self, index: u32) {
         if let Some(slot) = self.slots.get(index as usize) {
             prefetch_first(slot, HOT_BYTES);
-            prefetch_at(slot, offset_of!(Slot, leg) + Leg::RECORDER_AT);
         }
     }
 

@@ -61,6 +61,23 @@ impl<T> HugeBox<T> {
         unsafe { place.write(value) };
         Self(place)
     }
+
+    /// Takes the value out.
+    pub fn into_inner(self) -> T {
+        let place = ManuallyDrop::new(self).0;
+        // SAFETY: written in `new`; the box is not dropped, so this is the value's only owner.
+        let value = unsafe { place.read() };
+        Self::give_back(place);
+        value
+    }
+
+    /// The value is gone.
+    fn give_back(place: NonNull<T>) {
+        // It is this thread's, for a box is not `Send`; at the thread's very end nobody needs it.
+        let give =
+            |racks: &RefCell<_>| Rack::of(&mut racks.borrow_mut(), Self::LAYOUT).free.push(place.cast());
+        let _ = RACKS.try_with(give);
+    }
 }
 
 impl<T> Deref for HugeBox<T> {
@@ -89,9 +106,7 @@ impl<T> Drop for HugeBox<T> {
     fn drop(&mut self) {
         // SAFETY: written in `new`, dropped once, here.
         unsafe { self.0.drop_in_place() };
-        // It is this thread's, for a box is not `Send`; at the thread's very end nobody needs it.
-        let place = self.0.cast();
-        let _ = RACKS.try_with(|racks| Rack::of(&mut racks.borrow_mut(), Self::LAYOUT).free.push(place));
+        Self::give_back(self.0);
     }
 }
 
@@ -126,7 +141,9 @@ mod tests {
         assert_eq!(Rc::strong_count(&count), 3);
         drop(one);
         assert_eq!(Rc::strong_count(&count), 2);
-        drop(other);
+        let (two, kept) = other.into_inner();
+        assert_eq!((two, Rc::strong_count(&count)), (2, 2));
+        drop(kept);
         assert_eq!(Rc::strong_count(&count), 1);
     }
 }

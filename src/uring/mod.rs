@@ -30,7 +30,7 @@ pub use epoll::Epoll;
 pub use huge_box::HugeBox;
 pub use io::{FORWARD_ROOM_BYTES, Forward, IoCounters, MediaIo, Packet, Receive};
 pub use per_socket::PerSocket;
-pub use prefetch::{prefetch, prefetch_at, prefetch_first};
+pub use prefetch::{prefetch, prefetch_first};
 pub use probe::{Probe, ProbeError, probe};
 pub use region::{HUGE_BYTES, want_huge_pages};
 pub use runtime::Runtime;

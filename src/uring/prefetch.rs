@@ -19,11 +19,6 @@ pub fn prefetch_first<T: ?Sized>(value: &T, bytes: usize) {
     }
 }
 
-/// As [`prefetch`], for what lies around the byte `offset` of it.
-pub fn prefetch_at<T>(value: &T, offset: usize) {
-    line_at(std::ptr::from_ref(value).cast::<i8>().wrapping_add(offset));
-}
-
 #[cfg(target_arch = "x86_64")]
 fn line_at(address: *const i8) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};

@@ -113,7 +113,7 @@ impl Leg {
         match recording.end {
             None => {
                 let id = plan.meta.id.clone();
-                self.recorder = Some(Recorder::resume(now, id, &plan, &recording));
+                self.recorder = Some(HugeBox::new(Recorder::resume(now, id, &plan, &recording)));
             }
             Some(end) => {
                 self.emit(recorded(self.id, plan.meta.id, recording.samples, recording.sound, end));
