@@ -103,6 +103,7 @@ struct Streams {
 }
 
 /// One of each socket, or none at all.
+#[derive(Default)]
 struct Ciphers(Vec<Bare>);
 
 impl Ciphers {
@@ -188,10 +189,7 @@ impl Args {
 
 fn suite(name: &str) -> Result<SrtpSuite> {
     let known = SrtpSuite::ALL.map(SrtpSuite::name).join(", ");
-    SrtpSuite::ALL
-        .into_iter()
-        .find(|suite| suite.name() == name)
-        .with_context(|| format!("{name:?} is none of {known}"))
+    SrtpSuite::from_name(name).with_context(|| format!("{name:?} is none of {known}"))
 }
 
 fn open(address: Ipv4Addr) -> Result<UdpSocket> {

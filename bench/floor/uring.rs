@@ -119,7 +119,7 @@ impl Floor {
             fds: streams.sockets.iter().map(AsRawFd::as_raw_fd).collect(),
             names: streams.peers.iter().map(name).collect(),
             mode: streams.mode,
-            ciphers: Ciphers(std::mem::take(&mut streams.ciphers.0)),
+            ciphers: std::mem::take(&mut streams.ciphers),
         };
         (0..BUFFERS).for_each(|bid| floor.give_back(bid));
         Ok(floor)

@@ -5,15 +5,14 @@ use crate::media::order::{Audio, Codec, CodedBlock};
 impl Audio {
     /// Codes 16-bit linear samples at 8000 Hz into every codec of the wire.
     pub fn from_pcm(samples: &[i16]) -> Self {
-        let code = |codec: Codec| samples.iter().map(|sample| codec.encode(*sample)).collect();
-        Self { pcmu: code(Codec::Pcmu), pcma: code(Codec::Pcma) }
+        Self { pcmu: coded(Codec::Pcmu, samples), pcma: coded(Codec::Pcma, samples) }
     }
 }
 
 impl CodedBlock {
     /// Codes 16-bit linear samples at 8000 Hz.
     pub fn from_pcm(codec: Codec, samples: &[i16]) -> Self {
-        Self { codec, bytes: samples.iter().map(|sample| codec.encode(*sample)).collect() }
+        Self { codec, bytes: coded(codec, samples) }
     }
 
     /// Its 16-bit linear samples.
@@ -25,6 +24,10 @@ impl CodedBlock {
     pub fn samples(&self) -> u64 {
         self.bytes.len() as u64
     }
+}
+
+fn coded<B: FromIterator<u8>>(codec: Codec, samples: &[i16]) -> B {
+    samples.iter().map(|sample| codec.encode(*sample)).collect()
 }
 
 #[cfg(test)]

@@ -380,10 +380,11 @@ impl<I: MediaIo> Shard<I> {
 
     /// Serves the legs that are due.
     fn tick(&mut self, now: Instant) {
-        let (tick, due, awaited) = (self.served_tick(now), self.wheel.next(), self.awaited_tick(now));
-        if tick < awaited {
+        let (due, awaited) = (self.wheel.next(), self.awaited_tick(now));
+        if self.grid.tick(now) < awaited {
             return;
         }
+        let tick = self.served_tick(now);
         if !self.parked && !self.legs.is_empty() {
             let late = now.saturating_duration_since(self.grid.at(awaited));
             let late_us = u64::try_from(late.as_micros()).unwrap_or(LATE_US_MAX);

@@ -20,7 +20,7 @@ use nix::sys::epoll::{Epoll as Poller, EpollCreateFlags, EpollEvent, EpollFlags,
 use nix::sys::prctl::set_timerslack;
 use socket2::Socket;
 
-use super::io::{FORWARD_ROOM_BYTES, Forward, IoCounters, MediaIo, Packet, Receive};
+use super::io::{DEPTHS, FORWARD_ROOM_BYTES, Forward, IoCounters, MediaIo, Packet, Receive, announce};
 use super::ring::SEND_BYTES_MAX;
 use super::sockets::{receive_now, send_now};
 use super::wake::Waker;
@@ -38,7 +38,7 @@ const TURN_DATAGRAMS_MAX: usize = 4096;
 const THOROUGH_EVERY: u32 = 4;
 /// How many others are read before a datagram that is spoken of: fewer than on the ring, for each is two
 /// system calls.
-const AHEAD: [usize; 4] = [3, 2, 1, 0];
+const AHEAD: [usize; DEPTHS] = [3, 2, 1, 0];
 /// How late the kernel may end this thread's sleep to save a wake-up, in nanoseconds; 50 000 unless
 /// told.
 const TIMER_SLACK_NS: u64 = 1;
@@ -150,16 +150,6 @@ impl Epoll {
         }
     }
 
-    /// Speaks of the streams that are read after this one.
-    fn announce(next: &[EpollEvent], receive: &mut dyn Receive) {
-        for (depth, between) in AHEAD.into_iter().enumerate() {
-            let stream = next.get(between).map(EpollEvent::data);
-            if let Some(stream) = stream.and_then(|stream| u32::try_from(stream).ok()) {
-                receive.expect(stream, depth);
-            }
-        }
-    }
-
     /// Hands a packet to the kernel. False if the stream is closed or the kernel refuses.
     fn transmit(&mut self, stream: u32, packet: &[u8], to: SocketAddr) -> bool {
         let Some(socket) = self.socket(stream) else { return false };
@@ -237,7 +227,8 @@ impl MediaIo for Epoll {
             // Nothing to wait for, so nothing to interrupt: no error is possible but a bug of ours.
             let ready = self.poller.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
             for (index, event) in events[..ready].iter().enumerate() {
-                Self::announce(&events[index + 1..ready], receive);
+                let next = &events[index + 1..ready];
+                announce(AHEAD, |others| u32::try_from(next.get(others)?.data()).ok(), receive);
                 if event.data() == WAKE {
                     self.counters.completions += 1;
                     self.waker.drain();

@@ -39,6 +39,23 @@ pub trait Receive {
     fn closed(&mut self, stream: u32);
 }
 
+/// How often a datagram is spoken of.
+pub(super) const DEPTHS: usize = 4;
+
+/// Speaks of the datagrams that are handed on after so many others, the farthest first; `stream` says whose
+/// one is.
+pub(super) fn announce(
+    ahead: [usize; DEPTHS],
+    stream: impl Fn(usize) -> Option<u32>,
+    receive: &mut dyn Receive,
+) {
+    for (depth, others) in ahead.into_iter().enumerate() {
+        if let Some(stream) = stream(others) {
+            receive.expect(stream, depth);
+        }
+    }
+}
+
 /// The kernel, seen from a media loop. One turn: `reap`, any number of `send`, `open` and `close`,
 /// then `wait`.
 ///

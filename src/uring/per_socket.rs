@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use socket2::Socket;
 
 use super::bufring::Buffer;
-use super::io::{FORWARD_ROOM_BYTES, Forward, IoCounters, MediaIo, Packet, Receive};
+use super::io::{DEPTHS, FORWARD_ROOM_BYTES, Forward, IoCounters, MediaIo, Packet, Receive, announce};
 use super::ring::{BUFFERS_MAX, Completion, Datagram, Handle, Ring};
 use super::sockets::receive_now;
 use super::token::{Op, Token};
@@ -27,7 +27,7 @@ const REARM_INTERVAL: Duration = Duration::from_millis(1);
 const DIRECT_READS_MAX: usize = 64;
 /// How many completions before its own a datagram is spoken of: time for memory to come near, and to
 /// follow pointers in it.
-const AHEAD: [usize; 4] = [12, 9, 6, 3];
+const AHEAD: [usize; DEPTHS] = [12, 9, 6, 3];
 /// Fewest receive buffers; more streams get more, up to `BUFFERS_MAX`.
 const BUFFERS_MIN: usize = 256;
 
@@ -404,11 +404,7 @@ impl MediaIo for PerSocket {
         self.ring.completions(&mut completions);
         self.counters.completions += completions.len() as u64;
         while let Some(completion) = completions.pop_front() {
-            for (depth, ahead) in AHEAD.into_iter().enumerate() {
-                if let Some(stream) = completions.get(ahead).and_then(Completion::datagram_of) {
-                    receive.expect(stream, depth);
-                }
-            }
+            announce(AHEAD, |others| completions.get(others)?.datagram_of(), receive);
             self.complete(completion, receive);
         }
         self.completions = completions;
