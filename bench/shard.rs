@@ -1,10 +1,10 @@
 //! What a shard itself costs: its turns over legs that play, echo or record, on a kernel that costs
 //! nothing.
 //!
-//! Unit: one packet time, ten turns of two milliseconds, in which each leg has its packets: one out
-//! (playing), one in and out again (echoing), one in and one out (recording). `Items` are legs, so a
-//! million items a second are a microsecond for a leg's 20 ms. Floor: the same kernel, which copies
-//! each packet, without a shard on it.
+//! Unit: five packet times, fifty turns of two milliseconds, in each of which each leg has its packets: one
+//! out (playing), one in and out again (echoing), one in, read with the four before it, and one out
+//! (recording). `Items` are a leg's packet times, so a million items a second are a microsecond for a leg's
+//! 20 ms. Floor: the same kernel, which copies each packet, without a shard on it.
 //!
 //!     cargo bench --bench shard
 
@@ -34,6 +34,8 @@ const LEGS: [u32; 3] = [200, 1000, 4000];
 const TICK: Duration = Duration::from_millis(2);
 /// Ticks of a packet time.
 const PTIME_TICKS: u32 = 10;
+/// Packet times in which each leg is read once.
+const TIMES: u32 = 5;
 const PACKET_BYTES: usize = HEADER_BYTES + 160;
 const PHONE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)), 4000);
 /// Longer than any measurement.
@@ -52,6 +54,8 @@ struct Phones {
     packet: [u8; PACKET_BYTES + FORWARD_ROOM_BYTES],
     greeting: Audio,
     tick: u32,
+    /// Of each phone whose packets wait, how many were read.
+    resting: Vec<Option<u32>>,
     out: [u8; 960],
     counters: IoCounters,
 }
@@ -63,14 +67,40 @@ impl Phones {
             packet: [0; _],
             greeting: greeting(),
             tick: 0,
+            resting: Vec::new(),
             out: [0; 960],
             counters: IoCounters::default(),
         }
     }
 
-    /// Writes the packet that phone `number` sends in this packet time.
-    fn speak(&mut self, number: u32) {
-        let turn = self.tick / PTIME_TICKS;
+    /// How many packets phone `number` has sent.
+    fn spoken(&self, number: u32) -> u32 {
+        (self.tick + PTIME_TICKS - 1 - number % PTIME_TICKS) / PTIME_TICKS
+    }
+
+    /// Whether the packets of phone `number` wait, and from which on.
+    fn resting(&mut self, number: u32) -> &mut Option<u32> {
+        let number = number as usize;
+        if number >= self.resting.len() {
+            self.resting.resize(number + 1, None);
+        }
+        &mut self.resting[number]
+    }
+
+    /// Hands on the packet that phone `number` sends as number `turn`.
+    fn hand_on(&mut self, number: u32, turn: u32, at: Instant, receive: &mut dyn Receive) {
+        self.speak(number, turn);
+        self.counters.received += 1;
+        self.counters.completions += 1;
+        // RTP streams are even, see the shard.
+        if receive.datagram(number * 2, PHONE, at, &mut self.packet, PACKET_BYTES).is_some() {
+            black_box(&self.packet);
+            self.counters.sent += 1;
+        }
+    }
+
+    /// Writes the packet that phone `number` sends as number `turn`.
+    fn speak(&mut self, number: u32, turn: u32) {
         let payloads = self.greeting.pcmu.as_chunks::<160>().0;
         let sequence = SeqNo(u16::try_from(turn & 0xFFFF).expect("16 bits"));
         let timestamp = RtpTimestamp(turn.wrapping_mul(160));
@@ -89,6 +119,22 @@ impl MediaIo for Phones {
 
     fn close(&mut self, _: u32) {}
 
+    fn rest(&mut self, stream: u32) {
+        *self.resting(stream / 2) = Some(self.spoken(stream / 2));
+    }
+
+    fn wake(&mut self, stream: u32) {
+        *self.resting(stream / 2) = None;
+    }
+
+    fn read(&mut self, stream: u32, receive: &mut dyn Receive) -> bool {
+        let (number, now) = (stream / 2, clock::now());
+        let spoken = self.spoken(number);
+        let Some(first) = self.resting(number).replace(spoken) else { return true };
+        (first..spoken).for_each(|turn| self.hand_on(number, turn, now, receive));
+        true
+    }
+
     fn send(&mut self, _: u32, fill: &mut dyn FnMut(&mut [u8]) -> Packet) -> bool {
         let is_sent = fill(&mut self.out).is_some();
         black_box(&self.out);
@@ -96,16 +142,11 @@ impl MediaIo for Phones {
         is_sent
     }
 
-    fn reap(&mut self, _: Instant, receive: &mut dyn Receive) {
+    fn reap(&mut self, now: Instant, receive: &mut dyn Receive) {
         let due = (self.tick % PTIME_TICKS..self.speaking).step_by(PTIME_TICKS as usize);
         for number in due {
-            self.speak(number);
-            self.counters.received += 1;
-            self.counters.completions += 1;
-            // RTP streams are even, see the shard.
-            if receive.datagram(number * 2, PHONE, &mut self.packet, PACKET_BYTES).is_some() {
-                black_box(&self.packet);
-                self.counters.sent += 1;
+            if self.resting(number).is_none() {
+                self.hand_on(number, self.tick / PTIME_TICKS, now, receive);
             }
         }
         self.tick += 1;
@@ -223,14 +264,14 @@ impl Bed {
     }
 }
 
-/// Measures packet times of `legs` legs.
+/// Measures five packet times of `legs` legs.
 fn packet_times(bencher: Bencher, legs: u32, speaking: bool, order: impl Fn(u32) -> Order) {
     let mut bed = Bed::new(legs, speaking, order);
     let before = bed.shard.io().counters.clone();
     let mut times = 0;
-    bencher.counter(ItemsCount::new(legs)).bench_local(|| {
-        times += 1;
-        counted(|| (0..PTIME_TICKS).for_each(|_| bed.turn()));
+    bencher.counter(ItemsCount::new(legs * TIMES)).bench_local(|| {
+        times += u64::from(TIMES);
+        counted(|| (0..TIMES * PTIME_TICKS).for_each(|_| bed.turn()));
     });
     let after = &bed.shard.io().counters;
     let packets = times * u64::from(legs);
@@ -261,7 +302,14 @@ fn recording(bencher: Bencher, legs: u32) {
 struct Nobody;
 
 impl Receive for Nobody {
-    fn datagram(&mut self, stream: u32, from: SocketAddr, _: &mut [u8], length: usize) -> Option<Forward> {
+    fn datagram(
+        &mut self,
+        stream: u32,
+        from: SocketAddr,
+        _: Instant,
+        _: &mut [u8],
+        length: usize,
+    ) -> Option<Forward> {
         Some(Forward { stream, length, to: from })
     }
 
@@ -274,8 +322,8 @@ impl Receive for Nobody {
 fn floor_phones_alone(bencher: Bencher, legs: u32) {
     let now = clock::now();
     let mut phones = Phones::new(legs);
-    bencher.counter(ItemsCount::new(legs)).bench_local(|| {
-        counted(|| (0..PTIME_TICKS).for_each(|_| phones.reap(now, &mut Nobody)));
+    bencher.counter(ItemsCount::new(legs * TIMES)).bench_local(|| {
+        counted(|| (0..TIMES * PTIME_TICKS).for_each(|_| phones.reap(now, &mut Nobody)));
     });
     assert_eq!(phones.counters.sent, phones.counters.received);
 }

@@ -37,7 +37,7 @@ use report::Reporter;
 /// RTP units in a millisecond at 8000 Hz.
 const UNITS_PER_MS: u32 = 8;
 /// How often a leg is served that has nothing to send by itself, ms.
-const SELDOM_MS: u8 = 60;
+const SELDOM_MS: u8 = 100;
 
 /// Random beginnings of what we send (RFC 3550 §5.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -223,7 +223,7 @@ impl Leg {
         self.reporter.close();
     }
 
-    /// To be called once a period: recording, digits, media timeout.
+    /// To be called once a period, or when all that came was heard: recording, digits, media timeout.
     pub fn handle_timeout(&mut self, now: Instant) {
         let receive = self.media.as_ref().is_some_and(|media| media.receive);
         if receive && !self.closing && self.receiver.is_media_timeout(now) {
@@ -325,7 +325,7 @@ impl Leg {
         self.prefetch_recorder(depth);
     }
 
-    /// As [`Self::prefetch_receive`], for [`Self::handle_timeout`] and the packet that is due.
+    /// As [`Self::prefetch_receive`], for the packet that is due.
     pub fn prefetch_turn(&mut self, depth: usize) {
         if depth == 1 {
             prefetch(&self.player);
@@ -334,7 +334,6 @@ impl Leg {
             player.prefetch();
         }
         self.prefetch_relay(depth);
-        self.prefetch_recorder(depth);
     }
 
     /// As [`Self::prefetch_receive`], for a packet to be relayed.
@@ -372,10 +371,20 @@ impl Leg {
         Some((to, media.codec, media.payload_type))
     }
 
+    /// Whether what arrives may wait a while for [`Self::handle_rtp`]: it goes no further, and where it comes
+    /// from is known.
+    pub fn may_wait(&self) -> bool {
+        !self.relays() && !self.closing && self.receiver.latched().is_some()
+    }
+
+    /// Whether what it hears goes on.
+    fn relays(&self) -> bool {
+        matches!(self.mode, LegMode::Echo | LegMode::Bridged)
+    }
+
     /// Whether what it sends is its own: prompts and silence.
     fn makes_packets(&self) -> bool {
-        let relays = matches!(self.mode, LegMode::Echo | LegMode::Bridged);
-        !relays && self.media.as_ref().is_some_and(|media| media.send)
+        !self.relays() && self.media.as_ref().is_some_and(|media| media.send)
     }
 
     fn emit(&mut self, event: Event) {

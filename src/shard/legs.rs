@@ -10,6 +10,7 @@ use crate::base::id::{LegId, MessageId};
 use crate::base::limits::SAMPLE_RATE_HZ;
 use crate::media::leg::{Leg, LegOutput, Verdict};
 use crate::media::order::{Adoption, Event, FileItem, LegMode, LegStats, RecordEnd};
+use crate::shard::hearing::{Hearing, Step};
 use crate::shard::keeping::Keeper;
 use crate::shard::outbox::Outbox;
 use crate::shard::wheel::Phase;
@@ -51,6 +52,7 @@ pub(super) struct Slot {
     /// The slot of the leg it is bridged to. Both are open and name each other, or neither does.
     peer: Option<u32>,
     pub(super) id: LegId,
+    pub(super) hearing: Hearing,
     /// When it was noted how far it has come; `None`: that is due.
     marked: Option<Instant>,
     leg: Leg,
@@ -98,9 +100,9 @@ impl Legs {
     }
 
     /// Puts a leg into `next_slot`.
-    pub(super) fn insert(&mut self, id: LegId, port: u16, phase: Phase, leg: Leg) {
-        let slot =
-            Slot { id, port, phase, leg, condition: Condition::Open, peer: None, tape: None, marked: None };
+    pub(super) fn insert(&mut self, now: Instant, id: LegId, port: u16, phase: Phase, leg: Leg) {
+        let (condition, hearing) = (Condition::Open, Hearing::AsItComes(now));
+        let slot = Slot { id, port, phase, leg, condition, hearing, peer: None, tape: None, marked: None };
         let index = match self.free.pop() {
             Some(index) => {
                 self.slots[index as usize] = Some(slot);
@@ -133,12 +135,21 @@ impl Legs {
 
     /// Brings near what a leg needs that is soon due: to be called with 0, 1 and 2, each when the one before
     /// has arrived.
-    pub(super) fn prefetch_turn(&mut self, index: u32, depth: usize) {
+    pub(super) fn prefetch_turn(&mut self, now: Instant, index: u32, depth: usize) {
         if depth == 0 {
             self.prefetch(index);
         } else if let Some(slot) = self.slot_mut(index) {
             slot.leg.prefetch_turn(depth);
+            if !slot.hearing.waits(now) {
+                slot.leg.prefetch_receive(depth);
+            }
         }
+    }
+
+    /// What to hear at a leg's turn.
+    pub(super) fn step(&mut self, now: Instant, index: u32) -> Step {
+        let slot = self.slot_mut(index).filter(|slot| slot.condition == Condition::Open);
+        slot.map_or(Step::Wait, |slot| slot.hearing.step(now, slot.leg.may_wait()))
     }
 
     /// Whether the slot still holds this leg.
@@ -257,6 +268,11 @@ impl Legs {
 }
 
 impl Slot {
+    /// See [`Leg::may_wait`].
+    pub(super) fn may_wait(&self) -> bool {
+        self.leg.may_wait()
+    }
+
     fn take_outputs(&mut self, outbox: &mut Outbox) {
         while let Some(output) = self.leg.poll_output() {
             match output {
@@ -334,6 +350,7 @@ impl Receive for Reaper<'_> {
         &mut self,
         stream: u32,
         from: SocketAddr,
+        at: Instant,
         bytes: &mut [u8],
         length: usize,
     ) -> Option<Forward> {
@@ -343,7 +360,8 @@ impl Receive for Reaper<'_> {
             self.legs.with(index, self.outbox, |leg| leg.handle_rtcp(now, from, datagram));
             return None;
         }
-        let forward = match self.legs.with(index, self.outbox, |leg| leg.handle_rtp(now, from, datagram))? {
+        let at = self.legs.slot_mut(index)?.hearing.came(at, now);
+        let forward = match self.legs.with(index, self.outbox, |leg| leg.handle_rtp(at, from, datagram))? {
             Verdict::Send { len, to } => Forward { stream, length: len, to },
             Verdict::Onward(heard) => {
                 let peer = self.legs.slot_mut(index)?.peer?;
@@ -426,7 +444,7 @@ mod tests {
         let (mut legs, mut wheel) = (Legs::default(), Wheel::new());
         for id in [LegId(1), LegId(2)] {
             let phase = wheel.enter(id, 20);
-            legs.insert(id, 10_000, phase, leg(id));
+            legs.insert(clock::now(), id, 10_000, phase, leg(id));
         }
         let (index, now) = (legs.find(LegId(1)).unwrap(), clock::now());
         let id = MessageId::new(UNIX_EPOCH, 1);
@@ -448,13 +466,13 @@ mod tests {
         let (mut legs, mut wheel) = (Legs::default(), Wheel::new());
         for id in [LegId(1), LegId(2)] {
             let phase = wheel.enter(id, 20);
-            legs.insert(id, 10_000, phase, leg(id));
+            legs.insert(clock::now(), id, 10_000, phase, leg(id));
         }
         assert_eq!(legs.next_slot(), 2);
         assert!(legs.remove(0).is_some());
         assert_eq!((legs.next_slot(), legs.len()), (0, 1));
         let phase = wheel.enter(LegId(3), 20);
-        legs.insert(LegId(3), 10_002, phase, leg(LegId(3)));
+        legs.insert(clock::now(), LegId(3), 10_002, phase, leg(LegId(3)));
         assert!(legs.holds(0, LegId(3)) && !legs.holds(0, LegId(1)));
         assert!(legs.remove(7).is_none());
     }

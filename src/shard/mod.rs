@@ -5,6 +5,7 @@
 mod by_hand;
 mod counters;
 mod handle;
+mod hearing;
 mod keeping;
 pub mod ledger;
 mod legs;

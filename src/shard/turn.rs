@@ -15,6 +15,7 @@ use crate::media::leg::{Leg, LegSeed};
 use crate::media::order::{Adoption, Event, LegPlan, OpenError, Order};
 use crate::shard::counters::ShardSnapshot;
 use crate::shard::handle::{ShardConfig, Shared};
+use crate::shard::hearing::{catch_up, hear, wake};
 use crate::shard::keeping::{Keeper, Keeping};
 use crate::shard::legs::{HALVES, Legs, Reaper, Tape};
 use crate::shard::outbox::Outbox;
@@ -220,31 +221,31 @@ impl<I: MediaIo> Shard<I> {
                 }
             }
             Order::Update(id, plan) => {
-                self.with(id, |leg| leg.update(now, *plan));
+                self.with(now, id, |leg| leg.update(now, *plan));
                 self.changed(now, id);
             }
             Order::Mode(id, mode) => {
                 if let Some(index) = self.legs.find(id) {
                     self.legs.part(&mut self.outbox, index);
                 }
-                self.with(id, |leg| leg.set_mode(mode));
+                self.with(now, id, |leg| leg.set_mode(mode));
                 self.changed(now, id);
             }
             Order::Bridge(one, other) => self.bridge(now, one, other),
             Order::Play(id, play, list) => {
-                self.with(id, |leg| leg.play(play, list));
+                self.with(now, id, |leg| leg.play(play, list));
                 self.changed(now, id);
             }
             Order::StopPlay(id) => {
-                self.with(id, Leg::stop_play);
+                self.with(now, id, Leg::stop_play);
                 self.changed(now, id);
             }
             Order::Record(id, plan) => {
-                self.with(id, |leg| leg.record(now, plan));
+                self.with(now, id, |leg| leg.record(now, plan));
                 self.changed(now, id);
             }
             Order::StopRecord(id) => {
-                self.with(id, |leg| leg.stop_record(now));
+                self.with(now, id, |leg| leg.stop_record(now));
                 self.changed(now, id);
             }
             Order::Close(id) => match self.legs.find(id) {
@@ -258,9 +259,10 @@ impl<I: MediaIo> Shard<I> {
         }
     }
 
-    fn with(&mut self, id: LegId, work: impl FnOnce(&mut Leg)) {
+    fn with(&mut self, now: Instant, id: LegId, work: impl FnOnce(&mut Leg)) {
         match self.legs.find(id) {
             Some(index) => {
+                self.catch_up(now, index);
                 self.legs.with(index, &mut self.outbox, work);
             }
             None => self.snapshot.orders_unknown += 1,
@@ -269,6 +271,10 @@ impl<I: MediaIo> Shard<I> {
 
     fn bridge(&mut self, now: Instant, one: LegId, other: LegId) {
         let found = self.legs.find(one).zip(self.legs.find(other));
+        if let Some((one, other)) = found {
+            self.catch_up(now, one);
+            self.catch_up(now, other);
+        }
         let joined = found.is_some_and(|(one, other)| self.legs.bridge(&mut self.outbox, one, other));
         self.snapshot.orders_unknown += u64::from(!joined);
         self.changed(now, one);
@@ -282,7 +288,16 @@ impl<I: MediaIo> Shard<I> {
         if let (Some(period_ms), Some(slot)) = (period, self.legs.slot_mut(index)) {
             slot.phase = self.wheel.change(slot.phase, period_ms);
         }
+        if let Some(slot) = self.legs.slot_mut(index).filter(|slot| !slot.may_wait()) {
+            wake(&mut self.io, slot, now, index);
+        }
         self.legs.mark(now, index, &mut self.outbox, &mut self.keeper);
+    }
+
+    /// Hears what came before an order, if it waits.
+    fn catch_up(&mut self, now: Instant, index: u32) {
+        let Self { legs, outbox, closed, relayed, io, .. } = self;
+        catch_up(io, &mut Reaper { now, legs, outbox, closed, relayed }, index);
     }
 
     fn open(&mut self, now: Instant, id: LegId, plan: LegPlan) -> Result<(), OpenError> {
@@ -339,7 +354,7 @@ impl<I: MediaIo> Shard<I> {
         let phase = self.wheel.enter((index, id), leg.period_ms());
         self.io.open(index * HALVES, rtp);
         self.io.open(index * HALVES + 1, rtcp);
-        self.legs.insert(id, port, phase, leg);
+        self.legs.insert(now, id, port, phase, leg);
         self.legs.mark(now, index, &mut self.outbox, &mut self.keeper);
         self.snapshot.legs_opened += 1;
         self.outbox.event(Event::Opened { leg: id, rtp_port: port });
@@ -348,6 +363,7 @@ impl<I: MediaIo> Shard<I> {
 
     /// Says BYE, cancels both receives; `Closed` follows when the kernel let go.
     fn close(&mut self, now: Instant, index: u32) {
+        self.catch_up(now, index);
         self.legs.with(index, &mut self.outbox, |leg| leg.close(now));
         self.send_rtcp(now, index);
         self.legs.part(&mut self.outbox, index);
@@ -392,20 +408,23 @@ impl<I: MediaIo> Shard<I> {
             self.snapshot.late_ticks += u64::from(late > LATE);
         }
         self.parked = false;
-        let Self { wheel, legs, io, outbox, snapshot, keeper, .. } = self;
+        let Self { wheel, legs, io, outbox, snapshot, keeper, closed, relayed, .. } = self;
         wheel.advance(tick, |(index, id), missed, after| {
             for (depth, others) in AHEAD.into_iter().enumerate() {
                 if let Some((soon, _)) = after.get(others) {
-                    legs.prefetch_turn(soon, depth);
+                    legs.prefetch_turn(now, soon, depth);
                 }
             }
             if !legs.holds(index, id) {
                 return None;
             }
+            let heard = hear(io, &mut Reaper { now, legs, outbox, closed, relayed }, index);
             let late = missed.min(CATCH_UP_MAX);
             snapshot.skipped_packets += u64::from(missed - late);
             let period = legs.with(index, outbox, |leg| {
-                leg.handle_timeout(now);
+                if heard {
+                    leg.handle_timeout(now);
+                }
                 leg.skip_packets(missed - late);
                 for _ in 0..=late {
                     send(io, index * HALVES, leg, |leg, out| leg.poll_rtp(now, out));

@@ -10,7 +10,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -20,9 +20,12 @@ use nix::sys::epoll::{Epoll as Poller, EpollCreateFlags, EpollEvent, EpollFlags,
 use nix::sys::prctl::set_timerslack;
 use socket2::Socket;
 
-use super::io::{DEPTHS, FORWARD_ROOM_BYTES, Forward, IoCounters, MediaIo, Packet, Receive, announce};
+use super::io::{
+    Arrived, DEPTHS, FORWARD_ROOM_BYTES, Forward, IoCounters, MediaIo, Packet, Receive, announce,
+};
 use super::ring::SEND_BYTES_MAX;
 use super::sockets::{receive_now, send_now};
+use super::waiting::{Moment, Waiting, stamp};
 use super::wake::Waker;
 use crate::base::clock;
 use crate::base::limits::RTP_DATAGRAM_BYTES_MAX;
@@ -51,6 +54,8 @@ enum State {
     /// No socket; the number may be taken.
     Free,
     Open(Socket),
+    /// Open, but not watched.
+    Resting(Socket),
     /// Closed; the next reap tells and frees the number.
     Closed,
 }
@@ -67,6 +72,8 @@ pub struct Epoll {
     turns: u32,
     /// The datagram at hand, or the packet.
     buffer: Box<[u8]>,
+    waiting: Waiting,
+    moment: Moment,
     waker: Arc<Waker>,
     counters: IoCounters,
 }
@@ -89,6 +96,8 @@ impl Epoll {
             events: vec![EpollEvent::empty(); ROUND_SOCKETS_MAX].into(),
             turns: 0,
             buffer: vec![0; RTP_DATAGRAM_BYTES_MAX + FORWARD_ROOM_BYTES].into(),
+            waiting: Waiting::new(),
+            moment: Moment::new(clock::now()),
             waker,
             counters: IoCounters::default(),
         })
@@ -102,17 +111,21 @@ impl Epoll {
         &mut self.streams[index]
     }
 
+    fn state(&self, stream: u32) -> Option<&State> {
+        self.streams.get(usize::try_from(stream).ok()?)
+    }
+
     /// The stream's socket; `None`: it is closed.
     fn socket(&self, stream: u32) -> Option<&Socket> {
-        match self.streams.get(usize::try_from(stream).ok()?)? {
-            State::Open(socket) => Some(socket),
+        match self.state(stream)? {
+            State::Open(socket) | State::Resting(socket) => Some(socket),
             State::Free | State::Closed => None,
         }
     }
 
     /// Has the kernel tell when a datagram is there.
     fn watch(&mut self, stream: u32) {
-        let Some(socket) = self.socket(stream) else { return };
+        let Some(State::Open(socket)) = self.state(stream) else { return };
         let event = EpollEvent::new(EpollFlags::EPOLLIN, u64::from(stream));
         match self.poller.add(socket, event) {
             // Twice on the list of those to try again.
@@ -134,19 +147,19 @@ impl Epoll {
                 return;
             }
         };
-        self.counters.received += 1;
         self.counters.completions += 1;
-        let onward = if length > RTP_DATAGRAM_BYTES_MAX {
-            self.counters.oversize += 1;
-            receive.datagram(stream, from, &mut [], 0)
-        } else {
-            receive.datagram(stream, from, buffer, length)
-        };
-        if let Some(Forward { stream, length, to }) = onward {
-            let sent = buffer.get(..length).is_some_and(|packet| self.transmit(stream, packet, to));
-            if !sent {
-                receive.send_failed(stream);
-            }
+        let mut arrived = Arrived { from, at: self.moment.now, bytes: buffer, length };
+        if let Some(onward) = arrived.hand_on(stream, &mut self.counters, receive) {
+            self.forward(onward, buffer, receive);
+        }
+    }
+
+    /// Sends a datagram on from the buffer it came in.
+    fn forward(&mut self, onward: Forward, buffer: &[u8], receive: &mut dyn Receive) {
+        let Forward { stream, length, to } = onward;
+        let sent = buffer.get(..length).is_some_and(|packet| self.transmit(stream, packet, to));
+        if !sent {
+            receive.send_failed(stream);
         }
     }
 
@@ -191,8 +204,52 @@ impl MediaIo for Epoll {
                 let _ = self.poller.delete(&socket);
                 self.closed.push(stream);
             }
+            State::Resting(_) => self.closed.push(stream),
             other @ (State::Free | State::Closed) => *slot = other,
         }
+    }
+
+    fn rest(&mut self, stream: u32) {
+        let slot = self.slot(stream);
+        match std::mem::replace(slot, State::Closed) {
+            State::Open(socket) => {
+                stamp(&socket);
+                *slot = State::Resting(socket);
+                if let Some(socket) = self.socket(stream) {
+                    // Not watched yet: there was no room.
+                    let _ = self.poller.delete(socket);
+                }
+            }
+            other @ (State::Free | State::Resting(_) | State::Closed) => *slot = other,
+        }
+    }
+
+    fn wake(&mut self, stream: u32) {
+        let slot = self.slot(stream);
+        match std::mem::replace(slot, State::Closed) {
+            State::Resting(socket) => {
+                *slot = State::Open(socket);
+                self.watch(stream);
+            }
+            other @ (State::Free | State::Open(_) | State::Closed) => *slot = other,
+        }
+    }
+
+    fn read(&mut self, stream: u32, receive: &mut dyn Receive) -> bool {
+        let Some(State::Resting(socket)) = self.state(stream) else { return true };
+        let (socket, moment) = (socket.as_raw_fd(), self.moment);
+        let mut waiting = std::mem::take(&mut self.waiting);
+        let all = waiting.read(socket, moment, &mut |arrived| match arrived {
+            Ok(mut arrived) => {
+                self.counters.completions += 1;
+                if let Some(onward) = arrived.hand_on(stream, &mut self.counters, receive) {
+                    self.forward(onward, arrived.bytes, receive);
+                }
+            }
+            Err(_) => self.counters.rearms_error += 1,
+        });
+        self.waiting = waiting;
+        all
     }
 
     fn send(&mut self, stream: u32, fill: &mut dyn FnMut(&mut [u8]) -> Packet) -> bool {
@@ -209,7 +266,8 @@ impl MediaIo for Epoll {
         sent
     }
 
-    fn reap(&mut self, _: Instant, receive: &mut dyn Receive) {
+    fn reap(&mut self, now: Instant, receive: &mut dyn Receive) {
+        self.moment = Moment::new(now);
         while let Some(stream) = self.closed.pop() {
             *self.slot(stream) = State::Free;
             receive.closed(stream);

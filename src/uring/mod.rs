@@ -23,6 +23,7 @@ mod socket_line;
 pub mod sockets;
 pub mod thread;
 mod token;
+mod waiting;
 pub mod wake;
 
 pub use choice::{Backend, Choice, choose};

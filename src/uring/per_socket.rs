@@ -7,24 +7,21 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
 use super::bufring::Buffer;
-use super::io::{DEPTHS, FORWARD_ROOM_BYTES, Forward, IoCounters, MediaIo, Packet, Receive, announce};
+use super::io::{Arrived, DEPTHS, Forward, IoCounters, MediaIo, Packet, Receive, announce};
 use super::ring::{BUFFERS_MAX, Completion, Datagram, Handle, Ring};
-use super::sockets::receive_now;
 use super::token::{Op, Token};
+use super::waiting::{Moment, Waiting, stamp};
 use super::wake::Waker;
-use crate::base::limits::RTP_DATAGRAM_BYTES_MAX;
 
 /// A stream is armed again at most this often.
 const REARM_INTERVAL: Duration = Duration::from_millis(1);
-/// Datagrams read directly from one stream before it is armed again.
-const DIRECT_READS_MAX: usize = 64;
 /// How many completions before its own a datagram is spoken of: time for memory to come near, and to
 /// follow pointers in it.
 const AHEAD: [usize; DEPTHS] = [12, 9, 6, 3];
@@ -35,8 +32,10 @@ const BUFFERS_MIN: usize = 256;
 enum State {
     /// No socket; the number may be taken.
     Free,
-    /// The receive is in flight.
-    Armed { socket: Socket, armed: Instant },
+    /// The receive is in flight; cancelled if the stream is `tired`, which then rests.
+    Armed { socket: Socket, armed: Instant, tired: bool },
+    /// Nothing is in flight; datagrams wait until they are asked for.
+    Resting { socket: Socket },
     /// The receive ended and waits in the queue for its turn to start again.
     Ended { socket: Socket, again: Instant },
     /// Cancelled; waiting for the final completion.
@@ -52,6 +51,13 @@ struct Stream {
     state: State,
 }
 
+impl State {
+    /// Its receive is to end and has not.
+    fn is_cancelled(&self) -> bool {
+        matches!(self, Self::Armed { tired: true, .. } | Self::Cancelling { .. })
+    }
+}
+
 /// The io_uring backend. Made and used by one thread.
 pub struct PerSocket {
     ring: Ring,
@@ -60,10 +66,10 @@ pub struct PerSocket {
     ended: VecDeque<u32>,
     leaving: Vec<u32>,
     completions: VecDeque<Completion>,
-    scratch: Box<[u8]>,
+    waiting: Waiting,
     waker: Arc<Waker>,
     watching: bool,
-    now: Instant,
+    moment: Moment,
     counters: IoCounters,
 }
 
@@ -83,10 +89,10 @@ impl PerSocket {
             ended: VecDeque::new(),
             leaving: Vec::new(),
             completions: VecDeque::new(),
-            scratch: vec![0; RTP_DATAGRAM_BYTES_MAX + FORWARD_ROOM_BYTES].into(),
+            waiting: Waiting::new(),
             waker,
             watching: false,
-            now,
+            moment: Moment::new(now),
             counters: IoCounters::default(),
         })
     }
@@ -114,12 +120,12 @@ impl PerSocket {
 
     /// Starts the receive; a full queue leaves it to the next turn.
     fn arm(&mut self, stream: u32, socket: Socket) {
-        let now = self.now;
+        let now = self.moment.now;
         let Stream { generation, handle, .. } = *self.slot(stream);
         let token = Token { op: Op::Receive, generation, slot: stream };
         let armed = self.ring.receive(handle, token).is_ok();
         self.slot(stream).state = if armed {
-            State::Armed { socket, armed: now }
+            State::Armed { socket, armed: now, tired: false }
         } else {
             self.ended.push_back(stream);
             State::Ended { socket, again: now + REARM_INTERVAL }
@@ -152,8 +158,7 @@ impl PerSocket {
             Op::Cancel => {
                 // Not found means that the final completion is already on its way.
                 let again = completion.result != -libc::ENOENT;
-                let waits =
-                    self.live(token).is_some_and(|stream| matches!(stream.state, State::Cancelling { .. }));
+                let waits = self.live(token).is_some_and(|stream| stream.state.is_cancelled());
                 if again && waits && completion.result != -libc::EALREADY {
                     self.cancel(token.slot, token.generation);
                 }
@@ -187,14 +192,10 @@ impl PerSocket {
         let mut empty = false;
         let mut onward = None;
         if let Some(Datagram { from, bytes, length, truncated }) = self.ring.datagram(&mut buffer) {
-            self.counters.received += 1;
             empty = length == 0;
-            if truncated || length > RTP_DATAGRAM_BYTES_MAX {
-                self.counters.oversize += 1;
-                receive.datagram(token.slot, from, &mut [], 0);
-            } else {
-                onward = receive.datagram(token.slot, from, bytes, length);
-            }
+            let length = if truncated { usize::MAX } else { length };
+            let mut arrived = Arrived { from, at: self.moment.now, bytes, length };
+            onward = arrived.hand_on(token.slot, &mut self.counters, receive);
         }
         match onward {
             Some(onward) => self.forward(onward, buffer, receive),
@@ -224,7 +225,7 @@ impl PerSocket {
     fn outlet(&self, stream: u32) -> Option<(Handle, Token)> {
         let slot = self.streams.get(usize::try_from(stream).ok()?)?;
         match &slot.state {
-            State::Armed { .. } | State::Ended { .. } => {
+            State::Armed { .. } | State::Resting { .. } | State::Ended { .. } => {
                 let token = Token { op: Op::Send, generation: slot.generation, slot: stream };
                 Some((slot.handle, token))
             }
@@ -233,21 +234,22 @@ impl PerSocket {
     }
 
     fn receive_ended(&mut self, token: Token, result: i32, empty: bool, receive: &mut dyn Receive) {
-        let now = self.now;
+        let now = self.moment.now;
         let Some(stream) = self.live(token) else { return };
         match std::mem::replace(&mut stream.state, State::Free) {
-            State::Armed { socket, armed } => {
+            State::Armed { socket, tired: true, .. } => stream.state = State::Resting { socket },
+            State::Armed { socket, armed, tired: false } => {
                 stream.state = State::Ended { socket, again: now.max(armed + REARM_INTERVAL) };
                 self.ended.push_back(token.slot);
                 match result {
                     code if code == -libc::ENOBUFS => self.counters.enobufs += 1,
-                    code if code < 0 => self.counters.rearms_error += 1,
+                    code if code < 0 && code != -libc::ECANCELED => self.counters.rearms_error += 1,
                     _ if empty => self.counters.rearms_empty += 1,
                     _ => self.counters.rearms_other += 1,
                 }
             }
             State::Cancelling { socket } => self.finish(token.slot, socket, receive),
-            other @ (State::Free | State::Ended { .. } | State::Leaving { .. }) => {
+            other @ (State::Free | State::Resting { .. } | State::Ended { .. } | State::Leaving { .. }) => {
                 stream.state = other;
             }
         }
@@ -281,6 +283,7 @@ impl PerSocket {
                 State::Leaving { socket } => self.finish(stream, socket, receive),
                 other @ (State::Free
                 | State::Armed { .. }
+                | State::Resting { .. }
                 | State::Ended { .. }
                 | State::Cancelling { .. }) => slot.state = other,
             }
@@ -291,66 +294,68 @@ impl PerSocket {
     fn rearm(&mut self, receive: &mut dyn Receive) {
         for _ in 0..self.ended.len() {
             let Some(stream) = self.ended.pop_front() else { return };
-            let now = self.now;
+            let now = self.moment.now;
             let slot = self.slot(stream);
-            match std::mem::replace(&mut slot.state, State::Free) {
-                State::Ended { socket, again } if again <= now => {
-                    if self.read_queued(stream, &socket, receive) {
-                        self.arm(stream, socket);
+            match &mut slot.state {
+                State::Ended { socket, again } if *again <= now => {
+                    *again = now + REARM_INTERVAL;
+                    let socket = socket.as_raw_fd();
+                    if self.read_waiting(stream, socket, receive) {
+                        self.start(stream);
                     } else {
-                        let again = now + REARM_INTERVAL;
-                        self.slot(stream).state = State::Ended { socket, again };
                         self.ended.push_back(stream);
                     }
                 }
-                State::Ended { socket, again } => {
-                    slot.state = State::Ended { socket, again };
-                    self.ended.push_back(stream);
-                }
-                State::Cancelling { socket } => {
-                    slot.state = State::Cancelling { socket };
+                State::Ended { .. } => self.ended.push_back(stream),
+                state if state.is_cancelled() => {
                     let generation = slot.generation;
                     self.cancel(stream, generation);
                 }
-                other @ (State::Free | State::Armed { .. } | State::Leaving { .. }) => {
-                    slot.state = other;
-                }
+                State::Free
+                | State::Armed { .. }
+                | State::Resting { .. }
+                | State::Cancelling { .. }
+                | State::Leaving { .. } => {}
             }
         }
     }
 
-    /// Reads what queued up while no receive was in flight. False: there is more than one turn's
-    /// share, so a flood costs a bounded time and still cannot hide the datagrams in it.
-    fn read_queued(&mut self, stream: u32, socket: &Socket, receive: &mut dyn Receive) -> bool {
-        let mut scratch = std::mem::take(&mut self.scratch);
-        let mut drained = false;
-        for _ in 0..DIRECT_READS_MAX {
-            let (length, from) = match receive_now(socket, &mut scratch) {
-                Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    drained = true;
-                    break;
-                }
-                // A pending ICMP error; reading it cleared it.
-                Err(_) => continue,
-            };
-            self.counters.received += 1;
-            let onward = if length > RTP_DATAGRAM_BYTES_MAX {
-                self.counters.oversize += 1;
-                receive.datagram(stream, from, &mut [], 0)
-            } else {
-                receive.datagram(stream, from, &mut scratch, length)
-            };
-            if let Some(Forward { stream, length, to }) = onward {
-                let onward = scratch.get(..length).unwrap_or_default();
-                self.send_on(stream, &mut |out| {
-                    out.get_mut(..onward.len())?.copy_from_slice(onward);
-                    Some((onward.len(), to))
-                });
+    /// Arms a stream whose receive is not in flight.
+    fn start(&mut self, stream: u32) {
+        let slot = self.slot(stream);
+        match std::mem::replace(&mut slot.state, State::Free) {
+            State::Ended { socket, .. } | State::Resting { socket } => self.arm(stream, socket),
+            other
+            @ (State::Free | State::Armed { .. } | State::Cancelling { .. } | State::Leaving { .. }) => {
+                slot.state = other
             }
         }
-        self.scratch = scratch;
-        drained
+    }
+
+    /// Reads what waits in a socket while no receive is in flight. False: there is more than one turn's share,
+    /// so a flood costs a bounded time and still cannot hide the datagrams in it.
+    fn read_waiting(&mut self, stream: u32, socket: RawFd, receive: &mut dyn Receive) -> bool {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        let all = waiting.read(socket, self.moment, &mut |arrived| match arrived {
+            Ok(mut arrived) => {
+                self.counters.completions += 1;
+                let onward = arrived.hand_on(stream, &mut self.counters, receive);
+                if let Some(Forward { stream, length, to }) = onward {
+                    let packet = arrived.bytes.get(..length).unwrap_or_default();
+                    let sent = self.send_on(stream, &mut |out| {
+                        out.get_mut(..length)?.copy_from_slice(packet);
+                        Some((length, to))
+                    });
+                    if !sent {
+                        receive.send_failed(stream);
+                    }
+                }
+            }
+            // A pending ICMP error.
+            Err(_) => self.counters.rearms_error += 1,
+        });
+        self.waiting = waiting;
+        all
     }
 
     fn send_on(&mut self, stream: u32, fill: &mut dyn FnMut(&mut [u8]) -> Packet) -> bool {
@@ -383,7 +388,7 @@ impl MediaIo for PerSocket {
                 let generation = slot.generation;
                 self.cancel(stream, generation);
             }
-            State::Ended { socket, .. } => {
+            State::Ended { socket, .. } | State::Resting { socket } => {
                 slot.state = State::Leaving { socket };
                 self.leaving.push(stream);
             }
@@ -393,12 +398,45 @@ impl MediaIo for PerSocket {
         }
     }
 
+    fn rest(&mut self, stream: u32) {
+        let slot = self.slot(stream);
+        if let State::Armed { socket, tired: tired @ false, .. } = &mut slot.state {
+            *tired = true;
+            stamp(socket);
+            let generation = slot.generation;
+            self.cancel(stream, generation);
+        }
+    }
+
+    fn wake(&mut self, stream: u32) {
+        match &mut self.slot(stream).state {
+            // Its end starts it again.
+            State::Armed { tired, .. } => *tired = false,
+            State::Resting { .. } => self.start(stream),
+            State::Free | State::Ended { .. } | State::Cancelling { .. } | State::Leaving { .. } => {}
+        }
+    }
+
+    fn read(&mut self, stream: u32, receive: &mut dyn Receive) -> bool {
+        match &self.slot(stream).state {
+            State::Resting { socket } => {
+                let socket = socket.as_raw_fd();
+                self.read_waiting(stream, socket, receive)
+            }
+            State::Free
+            | State::Armed { .. }
+            | State::Ended { .. }
+            | State::Cancelling { .. }
+            | State::Leaving { .. } => true,
+        }
+    }
+
     fn send(&mut self, stream: u32, fill: &mut dyn FnMut(&mut [u8]) -> Packet) -> bool {
         self.send_on(stream, fill)
     }
 
     fn reap(&mut self, now: Instant, receive: &mut dyn Receive) {
-        self.now = now;
+        self.moment = Moment::new(now);
         self.finish_leaving(receive);
         let mut completions = std::mem::take(&mut self.completions);
         self.ring.completions(&mut completions);

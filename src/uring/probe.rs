@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use socket2::{Domain, Socket, Type};
@@ -65,7 +65,14 @@ struct Seen {
 }
 
 impl Receive for Seen {
-    fn datagram(&mut self, _: u32, _: SocketAddr, _: &mut [u8], length: usize) -> Option<Forward> {
+    fn datagram(
+        &mut self,
+        _: u32,
+        _: SocketAddr,
+        _: Instant,
+        _: &mut [u8],
+        length: usize,
+    ) -> Option<Forward> {
         self.lengths.push(length);
         None
     }
@@ -97,7 +104,7 @@ fn self_test(io: &mut PerSocket) -> io::Result<Vec<usize>> {
 fn turn_until(
     io: &mut PerSocket,
     seen: &mut Seen,
-    end: std::time::Instant,
+    end: Instant,
     done: impl Fn(&Seen) -> bool,
 ) -> io::Result<()> {
     loop {

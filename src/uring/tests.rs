@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
@@ -16,6 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     pub(super) datagrams: Vec<(u32, SocketAddr, Vec<u8>)>,
+    /// When each came.
+    pub(super) times: Vec<Instant>,
     pub(super) failed: Vec<u32>,
     pub(super) closed: Vec<u32>,
     pub(super) echo: bool,
@@ -26,10 +28,12 @@ impl Receive for Seen {
         &mut self,
         stream: u32,
         from: SocketAddr,
+        at: Instant,
         bytes: &mut [u8],
         length: usize,
     ) -> Option<Forward> {
         self.datagrams.push((stream, from, bytes[..length].to_vec()));
+        self.times.push(at);
         if !self.echo {
             return None;
         }
@@ -115,6 +119,10 @@ on_every_backend! {
     closing_between_receives_closes_once,
     dropping_an_armed_backend_frees_its_ports_at_once,
     waits_end_at_their_deadline_and_parks_at_a_notification,
+    what_waits_is_read_when_asked_for_with_its_time,
+    nothing_is_lost_between_rest_and_waking,
+    a_flood_is_read_in_shares,
+    a_stream_at_rest_sends_and_closes_like_any,
 }
 
 /// Goal: datagrams and their source arrive over IPv4 and IPv6. Method: one each (IPv6 only where
@@ -343,4 +351,138 @@ fn waits_end_at_their_deadline_and_parks_at_a_notification<I: Made>() {
         io.reap(clock::now(), &mut Seen::default());
     }
     assert!(clock::now() - began < PATIENCE);
+}
+
+/// Opens stream 0 at rest; where to send to it.
+fn resting<I: Made>(io: &mut I, seen: &mut Seen) -> SocketAddr {
+    let (receiver, to) = v4();
+    io.open(0, receiver);
+    turn(io, seen);
+    io.rest(0);
+    for _ in 0..3 {
+        turn(io, seen);
+    }
+    to
+}
+
+fn phone() -> UdpSocket {
+    UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()
+}
+
+/// The first bytes of what was seen.
+fn first_bytes(seen: &Seen) -> Vec<u8> {
+    seen.datagrams.iter().map(|(_, _, bytes)| bytes[0]).collect()
+}
+
+/// Goal: a stream at rest brings nothing by itself; when asked, all that waits, in order, with the time each
+/// datagram came at; after waking datagrams come by themselves. Method: three, 30 ms apart, an empty one among
+/// them; then one more.
+fn what_waits_is_read_when_asked_for_with_its_time<I: Made>() {
+    const PAUSE: Duration = Duration::from_millis(30);
+    let (mut io, mut seen) = (backend::<I>(1), Seen::default());
+    let (to, peer) = (resting(&mut io, &mut seen), phone());
+    let began = clock::now();
+    for datagram in [&b"one"[..], b"", b"three"] {
+        std::thread::sleep(PAUSE);
+        peer.send_to(datagram, to).unwrap();
+    }
+    std::thread::sleep(PAUSE);
+    turn(&mut io, &mut seen);
+    assert!(seen.datagrams.is_empty(), "{seen:?}");
+    let now = clock::now();
+    io.reap(now, &mut seen);
+    assert!(io.read(0, &mut seen));
+    let from = peer.local_addr().unwrap();
+    let expected = [&b"one"[..], b"", b"three"].map(|bytes| (0, from, bytes.to_vec()));
+    assert_eq!(seen.datagrams, expected);
+    // The kernel counts by another clock, which may be slewed.
+    let apart = PAUSE * 9 / 10;
+    let times = [&[began][..], &seen.times, &[now]].concat();
+    assert!(times.windows(2).all(|pair| pair[1] - pair[0] >= apart), "{times:?}");
+    io.wake(0);
+    peer.send_to(b"four", to).unwrap();
+    until(&mut io, &mut seen, |seen| seen.datagrams.len() == 4);
+    assert!(io.read(0, &mut seen), "there is nothing to be asked for");
+    assert_eq!(seen.datagrams[3].2, b"four");
+}
+
+/// Goal: every datagram comes once and in order, whenever a stream goes to rest or wakes. Method: numbers are
+/// sent all along while it does both, with and without a turn in between.
+fn nothing_is_lost_between_rest_and_waking<I: Made>() {
+    let (mut io, mut seen) = (backend::<I>(1), Seen::default());
+    let (receiver, to) = v4();
+    let peer = phone();
+    io.open(0, receiver);
+    let mut sent = 0..=u8::MAX;
+    let mut send = || sent.next().map(|number| peer.send_to(&[number], to).unwrap());
+    for round in 0..51 {
+        send();
+        io.rest(0);
+        send();
+        if round % 3 > 0 {
+            turn(&mut io, &mut seen);
+        }
+        send();
+        io.read(0, &mut seen);
+        send();
+        if round % 3 > 1 {
+            turn(&mut io, &mut seen);
+        }
+        io.wake(0);
+        send();
+        turn(&mut io, &mut seen);
+    }
+    until(&mut io, &mut seen, |seen| seen.datagrams.len() == 255);
+    assert_eq!(first_bytes(&seen), (0..255).collect::<Vec<u8>>());
+}
+
+/// Goal: a flood costs a bounded time when it is read and is told; nothing of it is lost, not even to whoever
+/// wakes in the middle of it. Method: 250 wait, are read as often as there are more, and 250 again.
+fn a_flood_is_read_in_shares<I: Made>() {
+    let (mut io, mut seen) = (backend::<I>(1), Seen::default());
+    let (to, peer) = (resting(&mut io, &mut seen), phone());
+    let numbers: Vec<u8> = (0..250).collect();
+    let flood = || numbers.iter().for_each(|number| assert!(peer.send_to(&[*number], to).is_ok()));
+    flood();
+    let mut shares = 1;
+    while !io.read(0, &mut seen) {
+        shares += 1;
+    }
+    assert_eq!((first_bytes(&seen), shares), (numbers.clone(), 5));
+    flood();
+    assert!(!io.read(0, &mut seen));
+    io.wake(0);
+    until(&mut io, &mut seen, |seen| seen.datagrams.len() == 500);
+    assert_eq!(first_bytes(&seen)[250..], numbers);
+}
+
+/// Goal: a stream at rest answers from what it read, sends, and closes once; its number and port are then
+/// free. Method: an echo, a packet, a close with a datagram waiting, and another socket.
+fn a_stream_at_rest_sends_and_closes_like_any<I: Made>() {
+    let (mut io, mut seen) = (backend::<I>(1), Seen { echo: true, ..Seen::default() });
+    let (to, peer) = (resting(&mut io, &mut seen), phone());
+    peer.set_read_timeout(Some(PATIENCE)).unwrap();
+    peer.send_to(&[1], to).unwrap();
+    assert!(io.read(0, &mut seen));
+    let from = peer.local_addr().unwrap();
+    assert!(io.send(0, &mut |out| {
+        out[0] = 7;
+        Some((1, from))
+    }));
+    turn(&mut io, &mut seen);
+    let mut heard = [0; 2];
+    for byte in &mut heard {
+        assert_eq!(peer.recv_from(std::slice::from_mut(byte)).unwrap(), (1, to));
+    }
+    assert_eq!(heard, [2, 7]);
+    peer.send_to(&[3], to).unwrap();
+    io.close(0);
+    until(&mut io, &mut seen, |seen| !seen.closed.is_empty());
+    assert_eq!((seen.closed.as_slice(), seen.datagrams.len()), (&[0][..], 1));
+    io.rest(0);
+    io.wake(0);
+    assert!(io.read(0, &mut seen));
+    io.open(0, UdpSocket::bind(to).unwrap().into());
+    peer.send_to(&[4], to).unwrap();
+    until(&mut io, &mut seen, |seen| seen.datagrams.len() == 2);
 }

@@ -65,6 +65,11 @@ pub(super) fn monotonic() -> Duration {
     read(libc::CLOCK_MONOTONIC)
 }
 
+/// `CLOCK_REALTIME`, by which the kernel stamps datagrams.
+pub(super) fn realtime() -> Duration {
+    read(libc::CLOCK_REALTIME)
+}
+
 fn read(clock: libc::clockid_t) -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a live timespec; the clock ids are constants the kernel always has.

@@ -10,6 +10,9 @@ use crate::base::config::PortRange;
 use crate::media::order::{Codec, LegMode, LegStats, MediaPlan};
 use crate::uring::{Backend, Forward, IoCounters, Receive};
 
+/// The address the leg's peer named.
+const PEER: &str = "127.0.0.1:9";
+
 /// Keeps what is sent; hands on what is put in.
 #[derive(Default)]
 struct FakeIo {
@@ -19,6 +22,11 @@ struct FakeIo {
     failing: Vec<u32>,
     /// From the address the leg's peer named.
     arriving: Vec<(u32, Vec<u8>)>,
+    resting: Vec<u32>,
+    /// What waits for the stream that is read next, and whether that is a flood.
+    waiting: Vec<(Instant, Vec<u8>)>,
+    flooded: bool,
+    reads: u32,
     /// The last deadline waited for.
     waited: Option<Instant>,
     refuse: bool,
@@ -34,6 +42,21 @@ impl MediaIo for FakeIo {
         self.open.retain(|&open| open != stream);
         self.closing.push(stream);
     }
+    fn rest(&mut self, stream: u32) {
+        self.resting.push(stream);
+    }
+    fn wake(&mut self, stream: u32) {
+        self.resting.retain(|&resting| resting != stream);
+    }
+    fn read(&mut self, stream: u32, receive: &mut dyn Receive) -> bool {
+        self.reads += 1;
+        let waiting = std::mem::take(&mut self.waiting);
+        for (at, bytes) in &waiting {
+            let length = bytes.len();
+            receive.datagram(stream, PEER.parse().unwrap(), *at, &mut bytes.clone(), length);
+        }
+        !std::mem::take(&mut self.flooded)
+    }
     fn send(&mut self, stream: u32, fill: &mut dyn FnMut(&mut [u8]) -> Option<(usize, SocketAddr)>) -> bool {
         let mut out = [0; 960];
         let Some((length, _)) = fill(&mut out) else { return false };
@@ -43,7 +66,7 @@ impl MediaIo for FakeIo {
         self.sent.push((stream, out[..length].to_vec()));
         true
     }
-    fn reap(&mut self, _: Instant, receive: &mut dyn Receive) {
+    fn reap(&mut self, now: Instant, receive: &mut dyn Receive) {
         for stream in self.failing.drain(..) {
             receive.send_failed(stream);
         }
@@ -52,8 +75,9 @@ impl MediaIo for FakeIo {
         }
         for (stream, mut bytes) in self.arriving.drain(..) {
             let length = bytes.len();
-            let from = "127.0.0.1:9".parse().unwrap();
-            if let Some(Forward { stream, length, .. }) = receive.datagram(stream, from, &mut bytes, length) {
+            let from = PEER.parse().unwrap();
+            let onward = receive.datagram(stream, from, now, &mut bytes, length);
+            if let Some(Forward { stream, length, .. }) = onward {
                 self.sent.push((stream, bytes[..length].to_vec()));
             }
         }
@@ -92,7 +116,7 @@ fn free_pair() -> PortRange {
 
 fn plan() -> Box<LegPlan> {
     let media = MediaPlan {
-        remote_rtp: Some("127.0.0.1:9".parse().unwrap()),
+        remote_rtp: Some(PEER.parse().unwrap()),
         remote_rtcp: None,
         codec: Codec::Pcmu,
         payload_type: 0,
@@ -212,7 +236,7 @@ fn refused_packets_are_counted_on_their_leg() {
 fn a_leg_that_panics_is_closed_and_reported() {
     let mut shard = shard();
     let (now, _) = running(&mut shard);
-    shard.with(LegId(1), |_| panic!("a test"));
+    shard.with(now, LegId(1), |_| panic!("a test"));
     turn(&mut shard, now);
     turn(&mut shard, now);
     assert!(closed(&shard).is_some());
@@ -253,4 +277,82 @@ fn only_relayed_packets_are_looked_for_at_every_tick() {
     now += Duration::from_millis(3);
     turn(&mut shard, now);
     assert_eq!(wakes(&mut shard, now) % 4, 0);
+}
+
+/// A packet of the leg's peer.
+fn packet(sequence: u8) -> Vec<u8> {
+    let (timestamp, samples) = ((u16::from(sequence) * 160).to_be_bytes(), [7; 160]);
+    [&[0x80, 0, 0, sequence, 0, 0][..], &timestamp, &[0, 0, 0, 1], &samples].concat()
+}
+
+/// Opens leg 1, lets its peer speak once and waits until its packets wait in the socket; the time then.
+fn at_rest(shard: &mut Shard<FakeIo>) -> Instant {
+    let (mut now, _) = running(shard);
+    shard.io.arriving.push((0, packet(0)));
+    for _ in 0..60 {
+        assert!(shard.io.resting.is_empty() || now - shard.grid.at(0) >= Duration::from_secs(1));
+        now += Duration::from_millis(20);
+        turn(shard, now);
+    }
+    assert_eq!((shard.io.resting.as_slice(), shard.io.reads > 0), (&[0][..], true));
+    shard.io.reads = 0;
+    now
+}
+
+/// Goal: what need not be relayed is read at the leg's turns, five packet times apart, and measured by when it
+/// came: packets on time show no jitter. Method: a leg that is played to, its peer's packets 20 ms apart.
+#[test]
+fn packets_that_may_wait_are_read_together_and_measured_apart() {
+    let mut shard = shard();
+    let mut now = at_rest(&mut shard);
+    for sequence in 1..=30 {
+        shard.io.waiting.push((now + Duration::from_millis(7), packet(sequence)));
+        now += Duration::from_millis(20);
+        turn(&mut shard, now);
+    }
+    assert_eq!(shard.io.reads, 6);
+    assert_eq!(rtp(&mut shard).len(), 60 + 30, "and the leg sends as ever");
+    let index = shard.legs.find(LegId(1)).unwrap();
+    let stats = shard.legs.with(index, &mut shard.outbox, |leg| leg.stats()).unwrap();
+    assert_eq!(
+        (stats.rx_packets, stats.lost, stats.jitter),
+        (31 - u64::try_from(shard.io.waiting.len()).unwrap(), 0, 0)
+    );
+}
+
+/// Goal: an order is obeyed when all that came before it was heard. Method: a packet waits; the leg is closed.
+#[test]
+fn what_waits_is_heard_before_an_order_is_obeyed() {
+    let mut shard = shard();
+    let now = at_rest(&mut shard) + Duration::from_millis(3);
+    shard.io.waiting.push((now, packet(1)));
+    assert!(shard.shared.orders.push(Order::Close(LegId(1))).is_ok());
+    turn(&mut shard, now);
+    turn(&mut shard, now);
+    assert_eq!(closed(&shard).unwrap().rx_packets, 2);
+}
+
+/// Goal: a leg that relays, and one that is flooded, is read as packets come; after a second that may wait
+/// again. Method: a flood; then an echo.
+#[test]
+fn who_relays_or_is_flooded_is_read_as_packets_come() {
+    let mut shard = shard();
+    let mut now = at_rest(&mut shard);
+    shard.io.flooded = true;
+    while !shard.io.resting.is_empty() {
+        assert!(shard.io.reads < 2);
+        now += Duration::from_millis(20);
+        turn(&mut shard, now);
+    }
+    for _ in 0..55 {
+        now += Duration::from_millis(20);
+        turn(&mut shard, now);
+    }
+    assert_eq!(shard.io.resting, [0]);
+    assert!(shard.shared.orders.push(Order::Mode(LegId(1), LegMode::Echo)).is_ok());
+    for _ in 0..120 {
+        now += Duration::from_millis(20);
+        turn(&mut shard, now);
+        assert!(shard.io.resting.is_empty());
+    }
 }
