@@ -50,6 +50,18 @@ pub struct LegSeed {
     pub timestamp: u32,
 }
 
+impl From<[u8; 10]> for LegSeed {
+    /// Of random bytes.
+    fn from(random: [u8; 10]) -> Self {
+        let [s0, s1, s2, s3, q0, q1, t0, t1, t2, t3] = random;
+        Self {
+            ssrc: u32::from_ne_bytes([s0, s1, s2, s3]),
+            sequence: u16::from_ne_bytes([q0, q1]),
+            timestamp: u32::from_ne_bytes([t0, t1, t2, t3]),
+        }
+    }
+}
+
 /// What became of a datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 
 use crate::base::id::MessageId;
-use crate::base::limits::RECORD_BLOCK_SAMPLES;
+use crate::base::limits::{RECORD_BLOCK_SAMPLES, SAMPLE_RATE_HZ};
 use crate::media::jitter::{Content, ReorderWindow};
 use crate::media::media_clock::{AHEAD_MAX, Arrival, MediaClock, Place, Progress};
 use crate::media::order::{Codec, CodedBlock, FileItem, RecordEnd, RecordPlan};
@@ -406,7 +406,8 @@ impl Recorder {
 
 /// `time` in samples, rounded down.
 fn samples_in(time: Duration) -> u64 {
-    u64::try_from(time.as_micros() / 125).unwrap_or(u64::MAX)
+    let part = time.subsec_nanos() / (1_000_000_000 / SAMPLE_RATE_HZ);
+    time.as_secs().saturating_mul(SAMPLE_RATE_HZ.into()).saturating_add(part.into())
 }
 
 fn signed(samples: u64) -> i64 {

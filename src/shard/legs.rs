@@ -16,7 +16,7 @@ use crate::shard::outbox::Outbox;
 use crate::shard::wheel::Phase;
 use crate::uring::{Forward, Receive, prefetch_first, want_huge_pages};
 
-/// How often it is noted how far a leg has come, besides at each order.
+/// How often it is noted how far a leg has come, besides at each order, digit and block.
 const MARK_INTERVAL: Duration = Duration::from_millis(200);
 /// Sockets of a leg: RTP is stream `2 * slot`, RTCP the one after it.
 pub(super) const HALVES: u32 = 2;

@@ -11,7 +11,7 @@ use socket2::Socket;
 
 use crate::base::clock;
 use crate::base::id::LegId;
-use crate::media::leg::{Leg, LegSeed};
+use crate::media::leg::Leg;
 use crate::media::order::{Adoption, Event, LegPlan, OpenError, Order};
 use crate::shard::counters::ShardSnapshot;
 use crate::shard::handle::{ShardConfig, Shared};
@@ -46,11 +46,13 @@ const MEAN_SHIFT: u64 = 8;
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
 /// How often load and lateness are worked out, and how long an idle shard sleeps at most.
 const SECOND: Duration = Duration::from_secs(1);
-/// Ticks between turns while nothing is relayed: prompts and recordings are sent and taken at the same pace
+/// Ticks between turns while nothing is relayed or ordered: prompts and recordings are sent and taken at the same pace
 /// with half as many wake-ups.
 const PATIENT_TICKS: u64 = 2;
 /// How long after a relayed packet more are looked for at every tick.
 const RELAYING: Duration = Duration::from_secs(1);
+/// How long after an order more are.
+const OBEYING: Duration = Duration::from_millis(10);
 /// A tick that begins later than this is counted.
 const LATE: Duration = Duration::from_millis(2);
 /// Worst lateness that is told apart, in microseconds.
@@ -72,6 +74,8 @@ pub(super) struct Shard<I> {
     stopping: Option<Instant>,
     /// When the last packet was relayed.
     relayed: Option<Instant>,
+    /// When the last order was obeyed.
+    obeyed: Option<Instant>,
     /// Slept without ticks, so the next one is not late.
     parked: bool,
     closed: Vec<u32>,
@@ -123,6 +127,7 @@ impl<I: MediaIo> Shard<I> {
             draining: false,
             stopping: None,
             relayed: None,
+            obeyed: None,
             parked: true,
             closed: Vec::new(),
             to_report: Vec::new(),
@@ -200,6 +205,7 @@ impl<I: MediaIo> Shard<I> {
                 return;
             }
             let Some(order) = self.shared.orders.pop() else { return };
+            self.obeyed = Some(now);
             self.obey(now, order);
         }
     }
@@ -306,7 +312,7 @@ impl<I: MediaIo> Shard<I> {
         let address = plan.address;
         let (port, (rtp, rtcp)) = self.ports.allocate(now, |port| bind_pair(address, port))?;
         self.keeper.keep(port, &rtp, &rtcp);
-        self.enter(now, id, (port, rtp, rtcp), Leg::new(now, clock::calendar(), id, plan, seed(random)));
+        self.enter(now, id, (port, rtp, rtcp), Leg::new(now, clock::calendar(), id, plan, random.into()));
         Ok(())
     }
 
@@ -446,8 +452,10 @@ impl<I: MediaIo> Shard<I> {
 
     /// Ticks from one turn to the next. Legs of an odd number of ticks a packet would be due in between.
     fn stride(&self, now: Instant) -> u64 {
-        let is_relaying = self.relayed.is_some_and(|at| now.saturating_duration_since(at) < RELAYING);
-        if is_relaying || self.wheel.has_odd_periods() { 1 } else { PATIENT_TICKS }
+        let within =
+            |at: Option<Instant>, span| at.is_some_and(|at| now.saturating_duration_since(at) < span);
+        let is_busy = within(self.relayed, RELAYING) || within(self.obeyed, OBEYING);
+        if is_busy || self.wheel.has_odd_periods() { 1 } else { PATIENT_TICKS }
     }
 
     /// The last tick up to which legs are served.
@@ -570,15 +578,6 @@ fn rtcp<I: MediaIo>(io: &mut I, leg: &mut Leg, now: Instant, index: u32) {
         if !due || !send(io, index * HALVES + 1, leg, |leg, out| leg.poll_rtcp(now, out)) {
             return;
         }
-    }
-}
-
-fn seed(random: [u8; 10]) -> LegSeed {
-    let [s0, s1, s2, s3, q0, q1, t0, t1, t2, t3] = random;
-    LegSeed {
-        ssrc: u32::from_ne_bytes([s0, s1, s2, s3]),
-        sequence: u16::from_ne_bytes([q0, q1]),
-        timestamp: u32::from_ne_bytes([t0, t1, t2, t3]),
     }
 }
 

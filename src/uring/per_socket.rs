@@ -400,11 +400,22 @@ impl MediaIo for PerSocket {
 
     fn rest(&mut self, stream: u32) {
         let slot = self.slot(stream);
-        if let State::Armed { socket, tired: tired @ false, .. } = &mut slot.state {
-            *tired = true;
-            stamp(socket);
-            let generation = slot.generation;
-            self.cancel(stream, generation);
+        match std::mem::replace(&mut slot.state, State::Free) {
+            State::Armed { socket, armed, tired: false } => {
+                stamp(&socket);
+                slot.state = State::Armed { socket, armed, tired: true };
+                let generation = slot.generation;
+                self.cancel(stream, generation);
+            }
+            State::Ended { socket, .. } => {
+                stamp(&socket);
+                slot.state = State::Resting { socket };
+            }
+            other @ (State::Free
+            | State::Armed { .. }
+            | State::Resting { .. }
+            | State::Cancelling { .. }
+            | State::Leaving { .. }) => slot.state = other,
         }
     }
 

@@ -356,3 +356,20 @@ fn who_relays_or_is_flooded_is_read_as_packets_come() {
         assert!(shard.io.resting.is_empty());
     }
 }
+
+/// Goal: calls that come one after the other are set up at the pace of single ticks. Method: an order wakes the
+/// shard 2 ms later, and 4 ms later again when none has followed for a while.
+#[test]
+fn orders_are_looked_for_at_every_tick_while_they_come() {
+    let mut shard = shard();
+    let (mut now, _) = running(&mut shard);
+    let after =
+        |now: Instant, shard: &mut Shard<FakeIo>| wakes(shard, now) - (now - shard.grid.at(0)).as_millis();
+    assert_eq!(after(now, &mut shard), 4);
+    assert!(shard.shared.orders.push(Order::StopPlay(LegId(1))).is_ok());
+    turn(&mut shard, now);
+    assert_eq!(after(now, &mut shard), 2);
+    now += OBEYING + Duration::from_millis(2);
+    turn(&mut shard, now);
+    assert_eq!(after(now, &mut shard), 4);
+}
