@@ -17,6 +17,7 @@ use crate::media::order::{Codec, CodedBlock, FileItem, RecordEnd, RecordPlan};
 use crate::media::plc::Plc;
 use crate::media::silence::EnergyGate;
 use crate::rtp::packet::RtpTimestamp;
+use crate::rtp::sequence::units_in;
 use crate::uring::prefetch;
 
 mod resume;
@@ -406,8 +407,7 @@ impl Recorder {
 
 /// `time` in samples, rounded down.
 fn samples_in(time: Duration) -> u64 {
-    let part = time.subsec_nanos() / (1_000_000_000 / SAMPLE_RATE_HZ);
-    time.as_secs().saturating_mul(SAMPLE_RATE_HZ.into()).saturating_add(part.into())
+    units_in(time, SAMPLE_RATE_HZ)
 }
 
 fn signed(samples: u64) -> i64 {

@@ -284,9 +284,14 @@ fn seq_no(extended: u64) -> SeqNo {
 /// `elapsed` since any fixed origin on a clock of `rate_hz`, wrapped like an RTP timestamp.
 #[expect(clippy::cast_possible_truncation, reason = "RTP timestamps wrap at 32 bits")]
 pub fn clock_units(elapsed: Duration, rate_hz: u32) -> RtpTimestamp {
+    RtpTimestamp(units_in(elapsed, rate_hz) as u32)
+}
+
+/// `elapsed` in units of a clock of `rate_hz`, rounded down; the most there is if it is longer.
+pub fn units_in(elapsed: Duration, rate_hz: u32) -> u64 {
     // In 64 bits: a division of 128 takes longer than the rest of a packet's statistics.
     let (rate, nanos) = (u64::from(rate_hz), u64::from(elapsed.subsec_nanos()));
-    RtpTimestamp((elapsed.as_secs().wrapping_mul(rate) + nanos * rate / 1_000_000_000) as u32)
+    elapsed.as_secs().saturating_mul(rate).saturating_add(nanos * rate / 1_000_000_000)
 }
 
 #[cfg(test)]

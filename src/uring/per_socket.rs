@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use socket2::Socket;
 
 use super::bufring::Buffer;
-use super::io::{Arrived, DEPTHS, Forward, IoCounters, MediaIo, Packet, Receive, announce};
-use super::ring::{BUFFERS_MAX, Completion, Datagram, Handle, Ring};
+use super::io::{DEPTHS, Forward, IoCounters, MediaIo, Packet, Receive, announce};
+use super::ring::{BUFFERS_MAX, Completion, Handle, Ring};
 use super::token::{Op, Token};
 use super::waiting::{Moment, Waiting, stamp};
 use super::wake::Waker;
@@ -191,10 +191,8 @@ impl PerSocket {
     fn deliver(&mut self, token: Token, mut buffer: Buffer, receive: &mut dyn Receive) -> bool {
         let mut empty = false;
         let mut onward = None;
-        if let Some(Datagram { from, bytes, length, truncated }) = self.ring.datagram(&mut buffer) {
-            empty = length == 0;
-            let length = if truncated { usize::MAX } else { length };
-            let mut arrived = Arrived { from, at: self.moment.now, bytes, length };
+        if let Some(mut arrived) = self.ring.datagram(&mut buffer, self.moment.now) {
+            empty = arrived.length == 0;
             onward = arrived.hand_on(token.slot, &mut self.counters, receive);
         }
         match onward {

@@ -28,7 +28,7 @@ use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::bufring::{BUFFER_BYTES, BufRing, Buffer, GROUP};
-use super::io::{FORWARD_ROOM_BYTES, Packet};
+use super::io::{Arrived, FORWARD_ROOM_BYTES, Packet};
 use super::region::Region;
 use super::sockaddr::{self, SOCKADDR_BYTES};
 use super::thread::monotonic;
@@ -98,15 +98,6 @@ impl Completion {
         self.buffer.as_ref()?;
         self.token.map(|token| token.slot)
     }
-}
-
-/// A datagram's source and place, as its header tells.
-pub(super) struct Datagram<'a> {
-    pub(super) from: SocketAddr,
-    /// The datagram, and the room behind it.
-    pub(super) bytes: &'a mut [u8],
-    pub(super) length: usize,
-    pub(super) truncated: bool,
 }
 
 /// `struct io_uring_getevents_arg`.
@@ -353,8 +344,8 @@ impl Ring {
         }
     }
 
-    /// The datagram in `buffer`; `None` if its header makes no sense.
-    pub(super) fn datagram<'a>(&'a mut self, buffer: &'a mut Buffer) -> Option<Datagram<'a>> {
+    /// The datagram in `buffer`, which came `at`; `None` if its header makes no sense.
+    pub(super) fn datagram<'a>(&'a mut self, buffer: &'a mut Buffer, at: Instant) -> Option<Arrived<'a>> {
         let bytes = self.buffers.bytes(buffer);
         let (head, payload) = bytes.split_at_mut(PAYLOAD_AT);
         let word = |index: usize| {
@@ -365,8 +356,8 @@ impl Ring {
         let truncated = flags & libc::MSG_TRUNC.unsigned_abs() != 0;
         let name = head.get(HEADER_BYTES..)?;
         let from = sockaddr::decode(name.get(..usize::try_from(name_bytes).ok()?)?)?;
-        let length = usize::try_from(length).ok()?.min(payload.len());
-        Some(Datagram { from, bytes: payload, length, truncated })
+        let length = if truncated { usize::MAX } else { usize::try_from(length).ok()?.min(payload.len()) };
+        Some(Arrived { from, at, bytes: payload, length })
     }
 
     /// Returns a buffer to the kernel at the next enter.

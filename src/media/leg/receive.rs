@@ -11,7 +11,7 @@ use crate::media::mark::{HeardMark, LegMark};
 use crate::media::media_clock::Arrival;
 use crate::media::order::{Event, LegMode};
 use crate::rtp::packet::{self, Packet, RtpHeader, RtpTimestamp, SeqNo};
-use crate::rtp::sequence::{SourceState, Validity, clock_units};
+use crate::rtp::sequence::{SourceState, Validity, clock_units, units_in};
 
 /// After a new answer the old source's last packets are not taken for the new one's first.
 const STRAGGLERS: Duration = Duration::from_millis(500);
@@ -115,7 +115,7 @@ impl Receiver {
     pub(super) fn next_timestamp(&self, now: Instant) -> Option<(RtpTimestamp, i64)> {
         let (timestamp, heard) = self.source.as_ref()?.next?;
         let age = now.saturating_duration_since(heard);
-        let samples = i64::try_from(age.as_micros() / 125).ok()?;
+        let samples = i64::try_from(units_in(age, SAMPLE_RATE_HZ)).ok()?;
         (age <= RUNNING).then_some((timestamp, samples))
     }
 
