@@ -13,8 +13,8 @@ pub const GREETING_S_MAX: u32 = 300;
 /// Samples of greetings a worker's file thread keeps in memory: an hour, 58 MB.
 pub const GREETINGS_SAMPLES_MAX: usize = 3_600 * SAMPLE_RATE_HZ as usize;
 const _: () = assert!(GREETINGS_SAMPLES_MAX >= GREETING_S_MAX as usize * SAMPLE_RATE_HZ as usize);
-/// Samples in one recording block. 800 ms, so that a block, the reorder window and the file
-/// thread's poll stay under the one second that a crash may cost.
+/// Samples in one recording block. 800 ms, so that a block, the reorder window (100 ms), the time between
+/// two looks at a socket (95 ms) and the file thread's poll (5 ms) are the one second that a crash may cost.
 pub const RECORD_BLOCK_SAMPLES: usize = 6_400;
 /// Most orders that may wait for a media shard; a full queue is a 503.
 pub const ORDERS_MAX: usize = 8_192;

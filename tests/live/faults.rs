@@ -77,12 +77,18 @@ fn answers_within_a_second(node: &Node) {
 
 /// Mailbox 1001 holds this many messages, each of them the speech, as far as it was heard.
 fn assert_stored(node: &Node, count: usize) {
+    assert_stored_for(node, count, usize::MAX);
+}
+
+/// The same, the speech in no more than their first samples.
+fn assert_stored_for(node: &Node, count: usize, samples: usize) {
     let source = audio::through_ulaw(&audio::speech());
     for message in node.wait_messages("1001", count, Duration::from_secs(10)) {
         let sound = node.export(&message.id);
         assert_eq!(audio::ms(sound.len()), message.duration_ms, "{message:?}");
         assert!(message.duration_ms >= 400, "{message:?}");
-        let found = audio::best_match(&source[..sound.len().min(source.len())], &sound, 1600);
+        let sound = &sound[..sound.len().min(samples)];
+        let found = audio::best_match(&source[..sound.len().min(source.len())], sound, 1600);
         assert!(found.correlation >= 0.95, "{message:?}: {found:?}");
     }
 }
@@ -315,12 +321,13 @@ fn worker(node: &Node, slot: &str) -> Value {
 fn a_worker_at_its_memory_limit_refuses_calls_and_gives_way() {
     let node = Node::with_short_greeting(|_| {});
     greet_at_length(&node, "1002");
-    let first = speakers(&node, "1001", 1, "6");
+    let first = speakers(&node, "1001", 1, "9");
     assert_eq!(node.json(&["recycle"])["state"], "done");
-    let early = speakers(&node, "1001", 1, "5");
-    let used_mib = wait_for("its memory", Duration::from_secs(5), || {
-        worker(&node, "B")["memory_kib"].as_u64().filter(|kib| *kib > 0).map(|kib| kib / 1024)
-    });
+    let early = speakers(&node, "1001", 1, "8");
+    wait_recording(&node, 2);
+    // A first call takes some MiB of its own, and the node looks at a worker's memory once a second.
+    std::thread::sleep(Duration::from_secs(2));
+    let used_mib = worker(&node, "B")["memory_kib"].as_u64().expect("a number") / 1024;
     let file = node.file("voxring.toml");
     let mut config: Table = std::fs::read_to_string(&file).expect("it is there").parse().expect("it is TOML");
     set(&mut config, "worker", "memory_max_mib", i64::try_from(used_mib + 6).expect("a small number"));
@@ -346,11 +353,12 @@ fn a_worker_without_memory_is_replaced_and_loses_no_message() {
     greet_at_length(&node, "1002");
     let old = node.worker_pid().expect("a worker is ready");
     let callers = speakers(&node, "1001", 2, "20");
-    std::thread::sleep(Duration::from_secs(3));
+    std::thread::sleep(Duration::from_secs(4));
     limit(old, "as", "4096");
     peers::call(&node, "1002", &["--duration", "0.2", "--patience", "1"]);
     wait_for("a new worker", Duration::from_secs(15), || node.worker_pid().filter(|&pid| pid != old));
     drop(callers);
     answers_within_a_second(&node);
-    assert_stored(&node, 3);
+    // The last second before the fault may be lost; greeting and beep take 0.9 s.
+    assert_stored_for(&node, 3, 2 * 8000);
 }
