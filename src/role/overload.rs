@@ -28,18 +28,21 @@ pub(super) struct Overload {
     /// How busy the thread may be, in thousandths; 1000: as busy as it likes.
     busy_max: u32,
     share: u32,
+    /// It was busier at the last look.
+    was_behind: bool,
     invites: u64,
 }
 
 impl Overload {
     /// As the configuration says; all calls are taken.
     pub(super) fn new(config: &Config) -> Self {
-        Self { busy_max: u32::from(config.calls.signalling_busy_max) * 10, share: ALL, invites: 0 }
+        let busy_max = u32::from(config.calls.signalling_busy_max) * 10;
+        Self { busy_max, share: ALL, was_behind: false, invites: 0 }
     }
 
     /// Goes by `config` from now on.
     pub(super) fn reload(&mut self, config: &Config) {
-        *self = Self { share: self.share, invites: self.invites, ..Self::new(config) };
+        self.busy_max = Self::new(config).busy_max;
     }
 
     /// The thread was busy for so many thousandths of the time since the last look.
@@ -56,12 +59,14 @@ impl Overload {
         }
     }
 
-    fn next_share(&self, busy: u32, new: u64) -> u32 {
+    fn next_share(&mut self, busy: u32, new: u64) -> u32 {
+        let is_behind = busy > self.busy_max;
+        let was_behind = std::mem::replace(&mut self.was_behind, is_behind);
         if self.busy_max >= 1000 || new <= FEW {
             return ALL;
         }
-        let factor = if busy > self.busy_max {
-            SHRINKAGE
+        let factor = if is_behind {
+            if was_behind || self.share < ALL { SHRINKAGE } else { 1000 }
         } else {
             (self.busy_max * 1000 / busy.max(1)).min(GROWTH_MAX)
         };
@@ -109,12 +114,23 @@ mod tests {
     /// where 100 percent says so. Method: busy all the time.
     #[test]
     fn few_calls_are_all_taken() {
-        let quiet = overload();
-        assert_eq!(quiet.next_share(1000, FEW), ALL);
+        let mut quiet = overload();
+        assert_eq!([FEW, FEW].map(|new| quiet.next_share(1000, new)), [ALL; 2]);
         assert!(quiet.next_share(1000, FEW + 1) < ALL);
         let mut config = Config::default();
         config.calls.signalling_busy_max = 100;
-        assert_eq!(Overload::new(&config).next_share(1000, 500), ALL);
+        let mut unbounded = Overload::new(&config);
+        assert_eq!([500, 500].map(|new| unbounded.next_share(1000, new)), [ALL; 2]);
+    }
+
+    /// Goal: a thread that was behind at one look, as after a pause of the machine, refuses nobody; at two
+    /// in a row it does. Method: looks at a thread that is busy at every other one, then twice.
+    #[test]
+    fn one_busy_look_refuses_nobody() {
+        let mut overload = overload();
+        let looks = [1000, 900, 1000, 900, 1000].map(|busy| overload.next_share(busy, 500));
+        assert_eq!(looks, [ALL; 5]);
+        assert_eq!(overload.next_share(1000, 500), SHRINKAGE);
     }
 
     /// Goal: the layer is told the share, and the share survives a reload. Method: a busy thread, a layer

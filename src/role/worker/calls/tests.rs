@@ -579,17 +579,18 @@ fn a_refused_reinvite_hides_nothing() {
 }
 
 /// Goal: a thread that is behind refuses a share of the new calls with 503, Retry-After and a Warning,
-/// counted by rule, and takes all again when it is not. Method: 30 calls between two looks, busy all the
-/// time, ten more; then many looks at an idle thread.
+/// counted by rule, and takes all again when it is not. Method: 30 calls before each of two looks, busy all
+/// the time, ten more; then many looks at an idle thread.
 #[test]
 fn a_busy_thread_refuses_a_share_of_the_new_calls() {
     let mut rig = Rig::new();
     let call = |rig: &mut Rig, index: usize| rig.sends_to("9199", &format!("c{index}"), "INVITE", 1, OFFER);
-    (0..30).for_each(|index| call(&mut rig, index));
-    assert_eq!(rig.calls.calls.len(), 30);
-    rig.calls.handle_busy(1000);
-    (30..40).for_each(|index| call(&mut rig, index));
-    assert_eq!(rig.calls.calls.len(), 39, "nine of ten");
+    for calls in [0..30, 30..60] {
+        calls.for_each(|index| call(&mut rig, index));
+        rig.calls.handle_busy(1000);
+    }
+    (60..70).for_each(|index| call(&mut rig, index));
+    assert_eq!(rig.calls.calls.len(), 69, "nine of ten");
     assert_eq!(rig.calls.refusals.totals()["overload"], 1);
     let is_refusal = |message: &&Message| matches!(message, Message::Response(r) if r.status == 503);
     let refusal = rig.sent.iter().find(is_refusal).expect("one was refused").headers();
@@ -598,8 +599,8 @@ fn a_busy_thread_refuses_a_share_of_the_new_calls() {
     assert_eq!(text(Name::Warning), "399 voxring \"more calls come than can be served\"");
     assert!(text(Name::Reason).contains("overload: "), "{}", text(Name::Reason));
     rig.calls.handle_busy(10);
-    (40..50).for_each(|index| call(&mut rig, index));
-    assert_eq!(rig.calls.calls.len(), 49);
+    (70..80).for_each(|index| call(&mut rig, index));
+    assert_eq!(rig.calls.calls.len(), 79);
 }
 
 /// Goal: a worker whose media shards do not keep up refuses new calls with 503 and keeps those it has.
