@@ -3,6 +3,8 @@
 bin=${CARGO_TARGET_DIR:-target}/release
 target='sip:127.0.0.1:5060;transport=tcp'
 node=
+# What the node is started by, before its own command.
+under=()
 
 for program in "$bin/voxring" "$bin/voxperf" "$bin/examples/floor"; do
     [ -x "$program" ] || { echo "${0##*/}: $program is missing; build first" >&2; exit 2; }
@@ -22,7 +24,7 @@ start() {
     local log=$1
     shift
     stop
-    "$bin/voxring" serve "$@" >"$log" 2>&1 &
+    "${under[@]}" "$bin/voxring" serve "$@" >"$log" 2>&1 &
     node=$!
     for _ in $(seq 100); do
         grep -q '^ready' "$log" && return
