@@ -62,7 +62,7 @@ pub struct Place {
 /// `voxring serve`.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Serve {
-    /// How media talks to the kernel, in place of worker.io_backend: auto, uring or epoll
+    /// How media talks to the kernel, in place of worker.io_backend: auto, uring, epoll or steered
     #[arg(long, value_name = "BACKEND", value_parser = choice::<IoBackend>)]
     pub io_backend: Option<IoBackend>,
 }

@@ -16,7 +16,7 @@ use crate::media::order::{Event, FileItem, Order};
 use crate::shard::counters::{Published, ShardSnapshot};
 use crate::shard::keeping::Keeping;
 use crate::shard::turn::Shard;
-use crate::uring::{Backend, Epoll, MediaIo, PerSocket, Waker, thread as own};
+use crate::uring::{Backend, Epoll, MediaIo, PerSocket, Steered, Waker, thread as own};
 
 /// File items that may wait for the file thread: at most 52 MB of audio.
 const FILES_MAX: usize = 4096;
@@ -143,6 +143,9 @@ fn run(
             serve(PerSocket::new(clock::now(), streams, waker)?, (config, shared, keeping), ready)
         }
         Backend::Epoll => serve(Epoll::new(streams, waker)?, (config, shared, keeping), ready),
+        Backend::Steered => {
+            serve(Steered::new(streams, config.ports, waker)?, (config, shared, keeping), ready)
+        }
     }
 }
 

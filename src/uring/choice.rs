@@ -1,12 +1,11 @@
 //! Which backend serves media here: the one that is wanted, or the best that works.
 
-use super::probe::{ProbeError, probe};
+use super::probe::{ProbeError, probe, probe_steered};
 use crate::base::config::IoBackend;
 
-/// The backends there are, best first.
+/// The backends there are.
 ///
-/// Two more have their place here and behind [`super::MediaIo`], and are not built: one receive
-/// socket a shard, which `sk_lookup` feeds from the whole slice of ports, and a relay inside the
+/// One more has its place here and behind [`super::MediaIo`], and is not built: a relay inside the
 /// kernel for anchored calls that need nothing but new addresses and headers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
@@ -14,6 +13,9 @@ pub enum Backend {
     Uring,
     /// epoll, a system call for each datagram.
     Epoll,
+    /// One receive socket, fed by a program in the kernel's socket lookup, and one raw socket to send. Only
+    /// where it is asked for: the program looks at every packet of the network namespace.
+    Steered,
 }
 
 impl Backend {
@@ -22,6 +24,7 @@ impl Backend {
         match self {
             Self::Uring => "io_uring",
             Self::Epoll => "epoll",
+            Self::Steered => "steered",
         }
     }
 }
@@ -38,10 +41,14 @@ pub struct Choice {
 /// Finds out what works, unless that does not matter.
 ///
 /// # Errors
-/// io_uring is wanted and nothing else, and cannot be had.
+/// One is wanted and nothing else, and cannot be had.
 pub fn choose(wanted: IoBackend) -> Result<Choice, ProbeError> {
     let (backend, no_uring) = match wanted {
         IoBackend::Epoll => (Backend::Epoll, None),
+        IoBackend::Steered => {
+            probe_steered()?;
+            (Backend::Steered, None)
+        }
         IoBackend::Uring => {
             probe()?;
             (Backend::Uring, None)

@@ -10,7 +10,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -25,7 +25,7 @@ use super::io::{
 };
 use super::ring::SEND_BYTES_MAX;
 use super::sockets::{receive_now, send_now};
-use super::waiting::{Moment, Waiting, stamp};
+use super::waiting::{Moment, STREAM_BATCH, Waiting, stamp};
 use super::wake::Waker;
 use crate::base::clock;
 use crate::base::limits::RTP_DATAGRAM_BYTES_MAX;
@@ -72,10 +72,10 @@ pub struct Epoll {
     turns: u32,
     /// The datagram at hand, or the packet.
     buffer: Box<[u8]>,
-    waiting: Waiting,
+    waiting: Waiting<STREAM_BATCH>,
     moment: Moment,
     waker: Arc<Waker>,
-    counters: IoCounters,
+    pub(super) counters: IoCounters,
 }
 
 impl Epoll {
@@ -164,7 +164,7 @@ impl Epoll {
     }
 
     /// Hands a packet to the kernel. False if the stream is closed or the kernel refuses.
-    fn transmit(&mut self, stream: u32, packet: &[u8], to: SocketAddr) -> bool {
+    pub(super) fn transmit(&mut self, stream: u32, packet: &[u8], to: SocketAddr) -> bool {
         let Some(socket) = self.socket(stream) else { return false };
         let sent = send_now(socket, packet, to).is_ok();
         if sent {
@@ -173,6 +173,13 @@ impl Epoll {
             self.counters.send_errors += 1;
         }
         sent
+    }
+
+    /// Sleeps until `deadline`, or until a stream, the waker or `other` is ready.
+    pub(super) fn park_with(&mut self, other: BorrowedFd<'_>, deadline: Instant) -> io::Result<()> {
+        self.counters.enters += 1;
+        let ours = PollFd::new(self.poller.0.as_fd(), PollFlags::POLLIN);
+        Self::sleep(&mut [ours, PollFd::new(other, PollFlags::POLLIN)], deadline)
     }
 
     /// Sleeps until `deadline`, or until one of `descriptors` is ready.

@@ -17,7 +17,7 @@ use super::bufring::Buffer;
 use super::io::{DEPTHS, Forward, IoCounters, MediaIo, Packet, Receive, announce};
 use super::ring::{BUFFERS_MAX, Completion, Handle, Ring};
 use super::token::{Op, Token};
-use super::waiting::{Moment, Waiting, stamp};
+use super::waiting::{Moment, STREAM_BATCH, Waiting, stamp};
 use super::wake::Waker;
 
 /// A stream is armed again at most this often.
@@ -66,7 +66,7 @@ pub struct PerSocket {
     ended: VecDeque<u32>,
     leaving: Vec<u32>,
     completions: VecDeque<Completion>,
-    waiting: Waiting,
+    waiting: Waiting<STREAM_BATCH>,
     waker: Arc<Waker>,
     watching: bool,
     moment: Moment,

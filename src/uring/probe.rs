@@ -1,7 +1,7 @@
 //! Does io_uring do here what the media loop needs? Found out by doing it.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,8 +10,10 @@ use socket2::{Domain, Socket, Type};
 
 use super::io::{Forward, MediaIo, Receive};
 use super::per_socket::PerSocket;
+use super::steered::Steered;
 use super::wake::Waker;
 use crate::base::clock;
+use crate::base::config::PortRange;
 
 /// How long the self-test waits for its datagrams.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -57,24 +59,60 @@ pub fn probe() -> Result<Probe, ProbeError> {
     Ok(Probe { kernel, absolute_deadlines: io.is_absolute() })
 }
 
+/// Steers a port, has a datagram come to it and go back.
+///
+/// # Errors
+/// With the reason and the fix.
+pub fn probe_steered() -> Result<(), ProbeError> {
+    let fail = |error: io::Error| explain_steered(&error, &kernel());
+    let loopback = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+    let (socket, peer) = (UdpSocket::bind(loopback).map_err(fail)?, UdpSocket::bind(loopback).map_err(fail)?);
+    let to = socket.local_addr().map_err(fail)?;
+    let ports = PortRange { first: to.port(), last: to.port() };
+    let waker = Arc::new(Waker::new().map_err(fail)?);
+    let mut io = Steered::new(1, ports, waker).map_err(fail)?;
+    io.open(0, socket.into());
+    let mut seen = Seen { echo: true, ..Seen::default() };
+    let mut echo = || {
+        peer.set_read_timeout(Some(PATIENCE))?;
+        peer.send_to(b"echo", to)?;
+        turn_until(&mut io, &mut seen, clock::now() + PATIENCE, |seen| !seen.lengths.is_empty())?;
+        // What goes on leaves at the reap that brought it.
+        peer.recv_from(&mut [0; 8])
+    };
+    match echo() {
+        Ok((4, from)) if from == to && io.is_steered(0) => Ok(()),
+        Ok((length, from)) => Err(ProbeError {
+            reason: format!("the self-test sent 4 bytes through {to} and got {length} from {from}"),
+            fix: "use another backend, and tell us".to_owned(),
+        }),
+        Err(error) => Err(ProbeError {
+            reason: format!("the self-test through {to} failed: {error}"),
+            fix: "see whether a firewall drops packets of raw sockets; or use another backend".to_owned(),
+        }),
+    }
+}
+
 /// Lengths of what arrived, in order, and whether the stream has closed.
 #[derive(Default)]
 struct Seen {
     lengths: Vec<usize>,
     closed: bool,
+    /// Send it back.
+    echo: bool,
 }
 
 impl Receive for Seen {
     fn datagram(
         &mut self,
-        _: u32,
-        _: SocketAddr,
+        stream: u32,
+        from: SocketAddr,
         _: Instant,
         _: &mut [u8],
         length: usize,
     ) -> Option<Forward> {
         self.lengths.push(length);
-        None
+        self.echo.then_some(Forward { stream, length, to: from })
     }
     fn send_failed(&mut self, _: u32) {}
     fn closed(&mut self, _: u32) {
@@ -102,7 +140,7 @@ fn self_test(io: &mut PerSocket) -> io::Result<Vec<usize>> {
 }
 
 fn turn_until(
-    io: &mut PerSocket,
+    io: &mut impl MediaIo,
     seen: &mut Seen,
     end: Instant,
     done: impl Fn(&Seen) -> bool,
@@ -158,6 +196,28 @@ fn explain(error: &io::Error, disabled: Option<&str>, kernel: &str) -> ProbeErro
             "raise the limit: ulimit -l, or LimitMEMLOCK= in the systemd unit".to_owned(),
         ),
         _ => (format!("io_uring failed on kernel {kernel}: {error}"), "see the kernel log".to_owned()),
+    };
+    ProbeError { reason, fix }
+}
+
+/// Likewise, why nothing can be steered.
+fn explain_steered(error: &io::Error, kernel: &str) -> ProbeError {
+    let (reason, fix) = match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => (
+            "steering is forbidden to this process".to_owned(),
+            "give it the capabilities: setcap cap_net_admin,cap_net_raw,cap_bpf+ep, or AmbientCapabilities= in \
+             the systemd unit; and let a container's seccomp profile allow bpf"
+                .to_owned(),
+        ),
+        Some(libc::ENOSYS | libc::EINVAL) => (
+            format!("kernel {kernel} cannot steer sockets (sk_lookup)"),
+            "use Linux 5.9 or newer, with CONFIG_BPF_SYSCALL".to_owned(),
+        ),
+        Some(libc::E2BIG) => (
+            "the network namespace has 64 programs that steer sockets already".to_owned(),
+            "see bpftool link; fewer media shards need fewer".to_owned(),
+        ),
+        _ => (format!("sockets cannot be steered here: {error}"), "use another backend".to_owned()),
     };
     ProbeError { reason, fix }
 }

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// DSCP EF (RFC 3246) in the upper six bits of TOS or traffic class: voice.
-const TOS_EF: u32 = 0xB8;
+pub(super) const TOS_EF: u32 = 0xB8;
 /// Queue of an RTP socket in bytes (the kernel doubles it): about three seconds of one stream.
 const RTP_QUEUE_BYTES: usize = 64 * 1024;
 /// Queue of an RTCP socket in bytes.

@@ -2,13 +2,14 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
-use super::{Epoll, Forward, MediaIo, PerSocket, Receive, Waker};
+use super::{Epoll, Forward, MediaIo, PerSocket, ProbeError, Receive, Steered, Waker, probe_steered};
 use crate::base::clock;
+use crate::base::config::PortRange;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -65,8 +66,20 @@ impl Made for Epoll {
     }
 }
 
+impl Made for Steered {
+    fn made(streams: usize, waker: Arc<Waker>) -> Self {
+        Self::new(streams, PortRange { first: 1, last: u16::MAX }, waker).unwrap()
+    }
+}
+
 pub(super) fn backend<I: Made>(streams: usize) -> I {
     I::made(streams, Arc::new(Waker::new().unwrap()))
+}
+
+/// Whether sockets can be steered; if not, says why.
+pub(crate) fn may_steer() -> bool {
+    static PROBED: LazyLock<Result<(), ProbeError>> = LazyLock::new(probe_steered);
+    PROBED.as_ref().inspect_err(|error| eprintln!("skipped: {error}")).is_ok()
 }
 
 /// Runs each of these bodies on every backend, as `uring::name` and `epoll::name`.
@@ -77,6 +90,13 @@ macro_rules! on_every_backend {
         }
         mod epoll {
             $(#[test] fn $name() { super::$name::<super::Epoll>(); })*
+        }
+        mod steered {
+            $(#[test] fn $name() {
+                if super::may_steer() {
+                    super::$name::<super::Steered>();
+                }
+            })*
         }
     };
 }

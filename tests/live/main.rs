@@ -32,6 +32,7 @@ mod reload;
 mod sipp_load;
 mod spacing;
 mod srtp;
+mod steered;
 mod tls_abuse;
 mod torture_wire;
 mod without_io_uring;

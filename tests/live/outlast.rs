@@ -109,8 +109,15 @@ fn a_caller_leaves_a_message_over_two_deaths_of_the_worker() {
 /// in the test's own hands; each comes back over a new connection.
 #[test]
 fn an_anchored_call_outlasts_its_worker() {
+    an_anchored_call_outlasts(|_| {});
+}
+
+pub(crate) fn an_anchored_call_outlasts(change: impl FnOnce(&mut Table)) {
     let gateway = Gateway::open();
-    let node = Node::start(|config| crate::anchored::route(config, &[&gateway.call_uri()]));
+    let node = Node::start(|config| {
+        crate::anchored::route(config, &[&gateway.call_uri()]);
+        change(config);
+    });
     let port = node.ports.worker_a();
     let caller = thread::spawn(move || {
         let uri = format!("sip:4711@127.0.0.1:{port};transport=tcp");

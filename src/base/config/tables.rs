@@ -57,6 +57,9 @@ choices! {
         Uring = "uring",
         /// epoll, which costs more for each packet.
         Epoll = "epoll",
+        /// One socket takes the packets of all calls and one sends them, which costs least with a thousand
+        /// calls and more. Needs the capabilities net_admin, net_raw and bpf; or no start.
+        Steered = "steered",
     }
 
     /// A gateway's standing.

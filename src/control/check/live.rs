@@ -25,12 +25,19 @@ pub(super) fn io_uring(report: &mut Report, wanted: IoBackend) {
         report.pass("media: by epoll, as configured");
         return;
     }
+    if wanted == IoBackend::Steered {
+        match uring::probe_steered() {
+            Ok(()) => report.pass("media: one socket for all calls, as configured; it received and sent"),
+            Err(error) => report.error("worker.io_backend", error.reason, error.fix),
+        }
+        return;
+    }
     match (uring::probe(), wanted) {
         (Ok(probe), _) => {
             report.pass(format!("io_uring: a ring received datagrams on kernel {}", probe.kernel));
         }
         (Err(error), IoBackend::Uring) => report.error("io_uring", error.reason, error.fix),
-        (Err(error), IoBackend::Auto | IoBackend::Epoll) => {
+        (Err(error), IoBackend::Auto | IoBackend::Epoll | IoBackend::Steered) => {
             let what = format!("{}; epoll serves instead, at more cost for each packet", error.reason);
             report.warning("io_uring", what, error.fix);
         }

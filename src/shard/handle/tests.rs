@@ -27,6 +27,13 @@ macro_rules! on_every_backend {
         mod epoll {
             $(#[test] fn $name() { super::$name(super::Backend::Epoll); })*
         }
+        mod steered {
+            $(#[test] fn $name() {
+                if crate::uring::tests::may_steer() {
+                    super::$name(super::Backend::Steered);
+                }
+            })*
+        }
     };
 }
 
