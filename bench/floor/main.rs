@@ -35,6 +35,7 @@ use bare::Bare;
 mod bare;
 mod epoll;
 mod shard;
+mod steered;
 mod uring;
 
 /// One loop turns as often.
@@ -64,10 +65,14 @@ enum Backend {
     Uring,
     /// epoll, recvfrom and sendto.
     Epoll,
+    /// One socket for all that comes, one raw one for all that leaves.
+    Steered,
     /// No bare loop: the media shard on io_uring, without SIP. `receive` records.
     Shard,
     /// The same on epoll.
     ShardEpoll,
+    /// The same, steered.
+    ShardSteered,
 }
 
 /// A loop that moves RTP as barely as the kernel allows, to be measured against.
@@ -137,7 +142,7 @@ fn stamp(packet: &mut [u8], sequence: u16) {
 fn main() -> Result<()> {
     let args = Args::parse();
     ensure!(args.streams > 0, "--streams must be above 0");
-    let is_bare = matches!(args.backend, Backend::Uring | Backend::Epoll);
+    let is_bare = matches!(args.backend, Backend::Uring | Backend::Epoll | Backend::Steered);
     ensure!(
         args.suite.is_none() || args.mode == Mode::Relay && is_bare,
         "--suite is for --mode relay of a bare loop"
@@ -149,8 +154,10 @@ fn main() -> Result<()> {
     let run: fn(Streams, &AtomicBool) -> Result<()> = match args.backend {
         Backend::Uring => uring::run,
         Backend::Epoll => epoll::run,
+        Backend::Steered => steered::run,
         Backend::Shard => return shard::run(&args, voxring::uring::Backend::Uring, &over),
         Backend::ShardEpoll => return shard::run(&args, voxring::uring::Backend::Epoll, &over),
+        Backend::ShardSteered => return shard::run(&args, voxring::uring::Backend::Steered, &over),
     };
     let count = if args.mode == Mode::Relay { args.streams * 2 } else { args.streams };
     let sockets = (0..count).map(|_| open(args.listen)).collect::<Result<Vec<_>>>()?;
