@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use voxring::base::clock;
-use voxring::base::config::PortRange;
 use voxring::uring::{HEADERS_BYTES, Steering, write_headers};
 
 use super::{FRAME_TICKS, Mode, PACKET_BYTES, Streams, TICK, stamp};
@@ -75,7 +74,7 @@ fn steer(streams: &Streams) -> Result<(Socket, Steering)> {
     set(&funnel, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, i32::try_from(QUEUE_BYTES)?)?;
     set(&funnel, libc::SOL_IP, libc::IP_RECVORIGDSTADDR, 1)?;
     funnel.bind(&SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0).into())?;
-    let steering = Steering::new(PortRange { first: 1, last: u16::MAX }, &funnel)?;
+    let steering = Steering::new(&funnel)?;
     for local in locals(streams)? {
         steering.take(*local.ip(), local.port())?;
     }

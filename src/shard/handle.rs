@@ -143,9 +143,7 @@ fn run(
             serve(PerSocket::new(clock::now(), streams, waker)?, (config, shared, keeping), ready)
         }
         Backend::Epoll => serve(Epoll::new(streams, waker)?, (config, shared, keeping), ready),
-        Backend::Steered => {
-            serve(Steered::new(streams, config.ports, waker)?, (config, shared, keeping), ready)
-        }
+        Backend::Steered => serve(Steered::new(streams, waker)?, (config, shared, keeping), ready),
     }
 }
 

@@ -13,7 +13,6 @@ use super::per_socket::PerSocket;
 use super::steered::Steered;
 use super::wake::Waker;
 use crate::base::clock;
-use crate::base::config::PortRange;
 
 /// How long the self-test waits for its datagrams.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -68,9 +67,8 @@ pub fn probe_steered() -> Result<(), ProbeError> {
     let loopback = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
     let (socket, peer) = (UdpSocket::bind(loopback).map_err(fail)?, UdpSocket::bind(loopback).map_err(fail)?);
     let to = socket.local_addr().map_err(fail)?;
-    let ports = PortRange { first: to.port(), last: to.port() };
     let waker = Arc::new(Waker::new().map_err(fail)?);
-    let mut io = Steered::new(1, ports, waker).map_err(fail)?;
+    let mut io = Steered::new(1, waker).map_err(fail)?;
     io.open(0, socket.into());
     let mut seen = Seen { echo: true, ..Seen::default() };
     let mut echo = || {
@@ -215,7 +213,7 @@ fn explain_steered(error: &io::Error, kernel: &str) -> ProbeError {
         ),
         Some(libc::E2BIG) => (
             "the network namespace has 64 programs that steer sockets already".to_owned(),
-            "see bpftool link; fewer media shards need fewer".to_owned(),
+            "see bpftool link; give nodes namespaces of their own".to_owned(),
         ),
         _ => (format!("sockets cannot be steered here: {error}"), "use another backend".to_owned()),
     };

@@ -24,7 +24,6 @@ use super::steering::Steering;
 use super::waiting::{Moment, Waiting, tell_ports};
 use super::wake::Waker;
 use crate::base::clock;
-use crate::base::config::PortRange;
 
 /// What may wait for one turn, all streams together: 20 000 packets.
 const QUEUE_BYTES: usize = 16 << 20;
@@ -66,8 +65,7 @@ pub struct Steered {
     steering: Steering,
     funnel: Socket,
     waiting: Waiting<BATCH>,
-    first_port: u16,
-    /// The stream at each port from the first on.
+    /// The stream at each port.
     streams: Box<[u32]>,
     lanes: Vec<Lane>,
     turn: u8,
@@ -85,26 +83,24 @@ pub struct Steered {
 }
 
 impl Steered {
-    /// For about `streams_max` streams with ports of `ports`; `waker` ends a `park`.
+    /// For about `streams_max` streams; `waker` ends a `park`.
     ///
     /// # Errors
     /// The kernel or its configuration forbids it; [`super::probe_steered`] explains.
-    pub fn new(streams_max: usize, ports: PortRange, waker: Arc<Waker>) -> io::Result<Self> {
+    pub fn new(streams_max: usize, waker: Arc<Waker>) -> io::Result<Self> {
         let funnel = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
         // Whatever is allowed to others: it is the queue of all streams.
         setsockopt(&funnel, sockopt::RcvBufForce, &QUEUE_BYTES)?;
         tell_ports(&funnel)?;
         // A port of its own, to which nobody sends.
         funnel.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
-        let steering = Steering::new(ports, &funnel.as_fd())?;
-        let count = usize::from(ports.last.saturating_sub(ports.first)) + 1;
+        let steering = Steering::new(&funnel)?;
         Ok(Self {
             epoll: Epoll::new(streams_max, waker)?,
             steering,
             funnel,
             waiting: Waiting::new(),
-            first_port: ports.first,
-            streams: vec![NONE; count].into(),
+            streams: vec![NONE; usize::from(u16::MAX) + 1].into(),
             lanes: vec![LEFT_ALONE; streams_max],
             turn: 0,
             raw: RawSend::new()?,
@@ -150,13 +146,13 @@ impl Steered {
     }
 
     fn at_port(&mut self, port: u16) -> Option<&mut u32> {
-        self.streams.get_mut(usize::from(port.checked_sub(self.first_port)?))
+        self.streams.get_mut(usize::from(port))
     }
 
     /// Whose the datagram in this place is.
     fn stream_of(&self, place: usize) -> Option<u32> {
         let port = self.waiting.port(place)?;
-        let stream = *self.streams.get(usize::from(port.checked_sub(self.first_port)?))?;
+        let stream = *self.streams.get(usize::from(port))?;
         (stream != NONE).then_some(stream)
     }
 

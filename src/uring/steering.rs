@@ -1,16 +1,16 @@
 //! One socket for many ports: a program in the kernel's socket lookup (`BPF_PROG_TYPE_SK_LOOKUP`, Linux 5.9)
-//! gives it the datagrams of every port that was taken.
+//! gives it the datagrams of every port that was taken for it.
 //!
-//! The program runs for each packet that is for this machine and for no connected socket. It lets pass what
-//! is not UDP to a taken port at the address it was taken for; so other sockets, other nodes and other
-//! programs of the same kind go on as before. With the descriptors all of it is gone.
+//! The program is the process's; all its shards share it, since the kernel runs one after the other for each
+//! packet that is for this machine and for no connected socket. It lets pass what is not UDP to a taken port at
+//! the address it was taken for; so other sockets, other nodes and other programs of the same kind go on as
+//! before. With the last shard, or the process, it is gone.
 #![expect(unsafe_code, reason = "the bpf system call")]
 
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
-
-use crate::base::config::PortRange;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Commands of bpf(2), types of maps and programs, as linux/bpf.h numbers them.
 const MAP_CREATE: libc::c_int = 0;
@@ -29,64 +29,116 @@ const SK_ASSIGN: i32 = 124;
 const PROTOCOL_AT: i16 = 12;
 const LOCAL_IP4_AT: i16 = 40;
 const LOCAL_PORT_AT: i16 = 60;
+/// Where [`Taken`] has its two numbers.
+const ADDRESS_AT: i16 = 0;
+const PLACE_AT: i16 = 4;
+/// Sockets of the process; a worker has one for each media shard.
+const SOCKETS_MAX: usize = 256;
+const PORTS: u32 = 1 << 16;
 
-/// The ports of one socket. Made and used by one thread.
+/// The process's, for as long as somebody uses it.
+static PROGRAM: Mutex<Weak<Program>> = Mutex::new(Weak::new());
+
+/// What is known of a port: for whom it is taken. All nought: for nobody.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Taken {
+    address: [u8; 4],
+    /// Of the socket.
+    place: u32,
+}
+
+/// The program and what it reads.
 #[derive(Debug)]
-pub struct Steering {
-    ports: PortRange,
-    /// By port from the first on: the address it is taken for, or nought.
+struct Program {
+    /// [`Taken`] by port.
     taken: OwnedFd,
-    /// Holds the socket; the program reads it.
-    _socket: OwnedFd,
+    /// The sockets by place.
+    sockets: OwnedFd,
+    places: Mutex<[bool; SOCKETS_MAX]>,
     /// Keeps the program in the lookup.
     _link: OwnedFd,
 }
 
-impl Steering {
-    /// Of some ports of `ports`, none at first, all datagrams are to come to `socket`, a bound UDP socket over
-    /// IPv4.
-    ///
-    /// # Errors
-    /// `PermissionDenied` without `CAP_BPF` and `CAP_NET_ADMIN`, `InvalidInput` from an older kernel,
-    /// `ArgumentListTooLong` when the network namespace has 64 such programs.
-    pub fn new(ports: PortRange, socket: &impl AsFd) -> io::Result<Self> {
-        let count = u32::from(ports.last.saturating_sub(ports.first)) + 1;
-        let taken = create_map(MAP_ARRAY, size_of::<u32>(), count)?;
-        let holder = create_map(MAP_SOCKMAP, size_of::<u64>(), 1)?;
-        let descriptor = u64::from(socket.as_fd().as_raw_fd().unsigned_abs());
-        update(&holder, 0, &descriptor)?;
-        let program = load(&program(ports, taken.as_raw_fd(), holder.as_raw_fd()))?;
+impl Program {
+    /// The one that runs, or a new one.
+    fn of_process() -> io::Result<Arc<Self>> {
+        let mut running = PROGRAM.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(program) = running.upgrade() {
+            return Ok(program);
+        }
+        let taken = create_map(MAP_ARRAY, size_of::<Taken>(), PORTS)?;
+        let sockets = create_map(MAP_SOCKMAP, size_of::<u64>(), u32::try_from(SOCKETS_MAX).unwrap_or(0))?;
+        let code = load(&code(taken.as_raw_fd(), sockets.as_raw_fd()))?;
         let namespace = std::fs::File::open("/proc/self/ns/net")?;
         let link =
-            [program.as_raw_fd().unsigned_abs(), namespace.as_raw_fd().unsigned_abs(), ATTACH_SK_LOOKUP, 0];
+            [code.as_raw_fd().unsigned_abs(), namespace.as_raw_fd().unsigned_abs(), ATTACH_SK_LOOKUP, 0];
         // SAFETY: `link` is the first four numbers of the attributes of BPF_LINK_CREATE.
         let link = unsafe { bpf(LINK_CREATE, &link)? };
         // SAFETY: a fresh descriptor that nobody else owns.
         let link = unsafe { OwnedFd::from_raw_fd(link) };
-        Ok(Self { ports, taken, _socket: holder, _link: link })
+        let program =
+            Arc::new(Self { taken, sockets, places: Mutex::new([false; SOCKETS_MAX]), _link: link });
+        *running = Arc::downgrade(&program);
+        Ok(program)
+    }
+
+    fn places(&self) -> MutexGuard<'_, [bool; SOCKETS_MAX]> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The ports that lead to one socket.
+#[derive(Debug)]
+pub struct Steering {
+    program: Arc<Program>,
+    place: u32,
+}
+
+impl Steering {
+    /// Of some ports, none at first, all datagrams are to come to `socket`, a bound UDP socket over IPv4.
+    ///
+    /// # Errors
+    /// `PermissionDenied` without `CAP_BPF` and `CAP_NET_ADMIN`, `InvalidInput` from an older kernel,
+    /// `ArgumentListTooLong` when the network namespace has 64 such programs, `QuotaExceeded` when the process
+    /// has 256 such sockets.
+    pub fn new(socket: &impl AsFd) -> io::Result<Self> {
+        let program = Program::of_process()?;
+        let free = program.places().iter_mut().position(|is_used| !std::mem::replace(is_used, true));
+        let place = free.and_then(|free| u32::try_from(free).ok()).ok_or(io::ErrorKind::QuotaExceeded)?;
+        // From here on dropping it frees the place.
+        let steering = Self { program, place };
+        let descriptor = u64::from(socket.as_fd().as_raw_fd().unsigned_abs());
+        update(&steering.program.sockets, place, &descriptor)?;
+        Ok(steering)
     }
 
     /// What comes to `port` at `address` comes to the socket from now on.
     ///
     /// # Errors
-    /// `InvalidInput` for a port of somebody else's or no certain address.
+    /// `InvalidInput` for no certain address.
     pub fn take(&self, address: Ipv4Addr, port: u16) -> io::Result<()> {
         if address.is_unspecified() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        self.set(port, address)
+        let taken = Taken { address: address.octets(), place: self.place };
+        update(&self.program.taken, u32::from(port), &taken)
     }
 
     /// What comes to `port` goes where it would go without us.
     pub fn leave(&self, port: u16) {
-        // It is one of ours, or was never taken.
-        let _ = self.set(port, Ipv4Addr::UNSPECIFIED);
+        // Nothing can be wrong with it: the map has all ports.
+        let _ = update(&self.program.taken, u32::from(port), &Taken::default());
     }
+}
 
-    fn set(&self, port: u16, address: Ipv4Addr) -> io::Result<()> {
-        let ours = (self.ports.first..=self.ports.last).contains(&port);
-        let index = ours.then(|| u32::from(port - self.ports.first)).ok_or(io::ErrorKind::InvalidInput)?;
-        update(&self.taken, index, &u32::from_ne_bytes(address.octets()))
+impl Drop for Steering {
+    fn drop(&mut self) {
+        let place = usize::try_from(self.place).unwrap_or(usize::MAX);
+        // The kernel forgets the socket itself when that is closed.
+        if let Some(is_used) = self.program.places().get_mut(place) {
+            *is_used = false;
+        }
     }
 }
 
@@ -102,9 +154,8 @@ struct Instruction {
 }
 
 /// The program: `pass` is where every jump goes.
-fn program(ports: PortRange, taken: RawFd, socket: RawFd) -> Vec<Instruction> {
+fn code(taken: RawFd, sockets: RawFd) -> Vec<Instruction> {
     const JUMP_EQ: u8 = 0x15;
-    const JUMP_ABOVE: u8 = 0x25;
     const JUMP_NE: u8 = 0x55;
     const JUMP_NE_REGISTER: u8 = 0x5D;
     let op = |code, to: u8, from: u8, offset, immediate| Instruction {
@@ -117,32 +168,33 @@ fn program(ports: PortRange, taken: RawFd, socket: RawFd) -> Vec<Instruction> {
     let load_u32 = |to, from, at| op(0x61, to, from, at, 0);
     let set = |to, value| op(0xB7, to, 0, 0, value);
     let call = |function| op(0x85, 0, 0, 0, function);
-    // The key lies on the stack, below the frame pointer.
-    let look_up = |map| {
-        [op(0x18, 1, 1, 0, map), op(0, 0, 0, 0, 0), copy(2, 10), op(0x07, 2, 0, 0, -4), call(MAP_LOOKUP_ELEM)]
+    // The key, from this register, lies on the stack, below the frame pointer.
+    let look_up = |map, key| {
+        [
+            op(0x63, 10, key, -4, 0),
+            op(0x18, 1, 1, 0, map),
+            op(0, 0, 0, 0, 0),
+            copy(2, 10),
+            op(0x07, 2, 0, 0, -4),
+            call(MAP_LOOKUP_ELEM),
+            op(JUMP_EQ, 0, 0, 0, 0),
+        ]
     };
-    let width = i32::from(ports.last.saturating_sub(ports.first));
     let mut code = vec![
         copy(6, 1),
         load_u32(2, 6, PROTOCOL_AT),
         op(JUMP_NE, 2, 0, 0, libc::IPPROTO_UDP),
         load_u32(2, 6, LOCAL_PORT_AT),
-        // A port below the first wraps round and is above the last.
-        op(0x17, 2, 0, 0, i32::from(ports.first)),
-        op(JUMP_ABOVE, 2, 0, 0, width),
-        op(0x63, 10, 2, -4, 0),
     ];
-    code.extend(look_up(taken));
+    code.extend(look_up(taken, 2));
     code.extend([
-        op(JUMP_EQ, 0, 0, 0, 0),
-        load_u32(3, 0, 0),
+        load_u32(3, 0, ADDRESS_AT),
         op(JUMP_EQ, 3, 0, 0, 0),
         load_u32(2, 6, LOCAL_IP4_AT),
         op(JUMP_NE_REGISTER, 2, 3, 0, 0),
-        op(0x62, 10, 0, -4, 0),
+        load_u32(2, 0, PLACE_AT),
     ]);
-    code.extend(look_up(socket));
-    code.push(op(JUMP_EQ, 0, 0, 0, 0));
+    code.extend(look_up(sockets, 2));
     code.extend([
         copy(7, 0),
         copy(1, 6),
@@ -156,7 +208,7 @@ fn program(ports: PortRange, taken: RawFd, socket: RawFd) -> Vec<Instruction> {
     // SK_PASS, with the socket that was assigned or without.
     code.extend([set(0, 1), op(0x95, 0, 0, 0, 0)]);
     for (index, instruction) in code.iter_mut().enumerate() {
-        if matches!(instruction.code, JUMP_EQ | JUMP_ABOVE | JUMP_NE | JUMP_NE_REGISTER) {
+        if matches!(instruction.code, JUMP_EQ | JUMP_NE | JUMP_NE_REGISTER) {
             instruction.offset = i16::try_from(pass - index - 1).unwrap_or(0);
         }
     }

@@ -9,7 +9,6 @@ use socket2::Socket;
 
 use super::{Epoll, Forward, MediaIo, PerSocket, ProbeError, Receive, Steered, Waker, probe_steered};
 use crate::base::clock;
-use crate::base::config::PortRange;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -68,7 +67,7 @@ impl Made for Epoll {
 
 impl Made for Steered {
     fn made(streams: usize, waker: Arc<Waker>) -> Self {
-        Self::new(streams, PortRange { first: 1, last: u16::MAX }, waker).unwrap()
+        Self::new(streams, waker).unwrap()
     }
 }
 
