@@ -74,7 +74,7 @@ fn steer(streams: &Streams) -> Result<(Socket, Steering)> {
     set(&funnel, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, i32::try_from(QUEUE_BYTES)?)?;
     set(&funnel, libc::SOL_IP, libc::IP_RECVORIGDSTADDR, 1)?;
     funnel.bind(&SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0).into())?;
-    let steering = Steering::new(&funnel)?;
+    let mut steering = Steering::new(&funnel)?;
     for local in locals(streams)? {
         steering.take(*local.ip(), local.port())?;
     }

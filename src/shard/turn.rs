@@ -46,8 +46,8 @@ const MEAN_SHIFT: u64 = 8;
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
 /// How often load and lateness are worked out, and how long an idle shard sleeps at most.
 const SECOND: Duration = Duration::from_secs(1);
-/// Ticks between turns while nothing is relayed or ordered: prompts and recordings are sent and taken at the same pace
-/// with half as many wake-ups.
+/// Ticks between turns while nothing is relayed or ordered: prompts and recordings are sent and taken at the
+/// same pace with half as many wake-ups.
 const PATIENT_TICKS: u64 = 2;
 /// How long after a relayed packet more are looked for at every tick.
 const RELAYING: Duration = Duration::from_secs(1);

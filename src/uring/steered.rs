@@ -10,7 +10,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
 use smallvec::SmallVec;
@@ -34,6 +34,9 @@ const TURN_DATAGRAMS_MAX: usize = 4096;
 const STREAM_DATAGRAMS_MAX: u8 = 64;
 /// How many datagrams before its own a stream is spoken of.
 const AHEAD: [usize; DEPTHS] = [12, 9, 6, 3];
+/// So long a stream that was flooded is left to epoll.
+const CALM: Duration = Duration::from_secs(1);
+const _: () = assert!(SEND_BYTES_MAX <= raw_send::PAYLOAD_BYTES_MAX);
 /// No stream.
 const NONE: u32 = u32::MAX;
 
@@ -44,11 +47,11 @@ struct Lane {
     local: Option<SocketAddrV4>,
     is_steered: bool,
     /// Datagrams in the turn of this number.
-    turn: u8,
     taken: u8,
+    turn: u16,
 }
 
-const LEFT_ALONE: Lane = Lane { local: None, is_steered: false, turn: 0, taken: 0 };
+const LEFT_ALONE: Lane = Lane { local: None, is_steered: false, taken: 0, turn: 0 };
 
 /// A packet on its way: whose, where to, and in which place how many bytes.
 #[derive(Debug, Clone, Copy)]
@@ -68,7 +71,7 @@ pub struct Steered {
     /// The stream at each port.
     streams: Box<[u32]>,
     lanes: Vec<Lane>,
-    turn: u8,
+    turn: u16,
     raw: RawSend,
     /// Packets made here, until they are sent.
     packets: Box<[[u8; HEADERS_BYTES + SEND_BYTES_MAX]; BATCH]>,
@@ -77,6 +80,9 @@ pub struct Steered {
     failed: Vec<u32>,
     /// Streams that are steered again; what came before waits in their own sockets until the next reap.
     woken: Vec<u32>,
+    /// Streams that were flooded, and when the first of them is steered again.
+    flooded: Vec<u32>,
+    calm: Option<Instant>,
     /// Some came to rest since the last reap: what came before may wait in the common socket.
     is_unsettled: bool,
     moment: Moment,
@@ -108,6 +114,8 @@ impl Steered {
             queued: SmallVec::new(),
             failed: Vec::new(),
             woken: Vec::new(),
+            flooded: Vec::new(),
+            calm: None,
             is_unsettled: false,
             moment: Moment::new(clock::now()),
         })
@@ -209,52 +217,67 @@ impl Steered {
         }
     }
 
-    /// Counts a stream's datagrams of this turn; too many of them are moved to its own socket.
+    /// Counts a stream's datagrams of this turn; too many of them are moved to its own socket for a while.
     fn police(&mut self, stream: u32) {
         let turn = self.turn;
         let Some(lane) = self.lane_mut(stream) else { return };
         lane.taken = if lane.turn == turn { lane.taken.saturating_add(1) } else { 1 };
         lane.turn = turn;
-        if lane.taken > STREAM_DATAGRAMS_MAX {
+        if lane.taken > STREAM_DATAGRAMS_MAX && lane.is_steered {
             self.leave(stream);
+            self.flooded.push(stream);
+            self.calm.get_or_insert(self.moment.now + CALM);
         }
+    }
+
+    /// Steers again what was flooded.
+    fn calm_down(&mut self) {
+        if self.calm.is_some_and(|calm| calm <= self.moment.now) {
+            self.calm = None;
+            while let Some(stream) = self.flooded.pop() {
+                self.steer(stream);
+            }
+        }
+    }
+
+    /// Forgets what was to become of the stream at the next reap.
+    fn forget(&mut self, stream: u32) {
+        self.woken.retain(|woken| *woken != stream);
+        self.flooded.retain(|flooded| *flooded != stream);
     }
 
     /// Sends on what lies in the places of the common socket.
     fn forward(&mut self, onward: &[Queued]) {
-        let Self { raw, waiting, epoll, failed, .. } = self;
-        if onward.is_empty() {
-            return;
-        }
-        let packets = onward
-            .iter()
-            .map(|queued| Outgoing { bytes: waiting.written(queued.place, queued.length), to: queued.to });
-        let counters = &mut epoll.counters;
-        counters.enters += 1;
-        counters.sent += raw.transmit(packets, |refused| {
-            counters.send_errors += 1;
-            failed.extend(onward.get(refused).map(|queued| queued.stream));
-        });
+        let bytes = |queued: &Queued| self.waiting.written(queued.place, queued.length);
+        transmit(&self.raw, onward, bytes, (&mut self.epoll.counters, &mut self.failed));
     }
 
     /// Sends the packets made here.
     fn flush(&mut self) {
         let Self { raw, packets, queued, epoll, failed, .. } = self;
-        if queued.is_empty() {
-            return;
-        }
-        let outgoing = queued.iter().map(|queued| Outgoing {
-            bytes: packets[queued.place].get(..HEADERS_BYTES + queued.length).unwrap_or_default(),
-            to: queued.to,
-        });
-        epoll.counters.enters += 1;
-        let counters = &mut epoll.counters;
-        counters.sent += raw.transmit(outgoing, |refused| {
-            counters.send_errors += 1;
-            failed.extend(queued.get(refused).map(|queued| queued.stream));
-        });
+        let bytes =
+            |queued: &Queued| packets[queued.place].get(..HEADERS_BYTES + queued.length).unwrap_or_default();
+        transmit(raw, queued, bytes, (&mut epoll.counters, failed));
         queued.clear();
     }
+}
+
+/// Sends packets, and counts and notes what is refused.
+fn transmit<'a>(
+    raw: &RawSend,
+    queued: &[Queued],
+    bytes: impl Fn(&Queued) -> &'a [u8],
+    (counters, failed): (&mut IoCounters, &mut Vec<u32>),
+) {
+    if queued.is_empty() {
+        return;
+    }
+    let packets = queued.iter().map(|queued| Outgoing { bytes: bytes(queued), to: queued.to });
+    counters.enters += 1;
+    counters.sent += raw.transmit(packets, |refused| {
+        counters.send_errors += 1;
+        failed.extend(queued.get(refused).map(|queued| queued.stream));
+    });
 }
 
 impl MediaIo for Steered {
@@ -277,7 +300,7 @@ impl MediaIo for Steered {
 
     fn close(&mut self, stream: u32) {
         self.leave(stream);
-        self.woken.retain(|woken| *woken != stream);
+        self.forget(stream);
         if let Some(local) = self.lane(stream).local
             && let Some(place) = self.at_port(local.port()).filter(|place| **place == stream)
         {
@@ -290,7 +313,7 @@ impl MediaIo for Steered {
     }
 
     fn rest(&mut self, stream: u32) {
-        self.woken.retain(|woken| *woken != stream);
+        self.forget(stream);
         self.epoll.rest(stream);
         self.leave(stream);
         self.is_unsettled = true;
@@ -331,6 +354,7 @@ impl MediaIo for Steered {
             MediaIo::read(&mut self.epoll, stream, receive);
             self.epoll.wake(stream);
         }
+        self.calm_down();
         self.reap_steered(receive);
         self.epoll.reap(now, receive);
         while let Some(stream) = self.failed.pop() {

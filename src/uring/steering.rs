@@ -7,6 +7,7 @@
 //! before. With the last shard, or the process, it is gone.
 #![expect(unsafe_code, reason = "the bpf system call")]
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -93,6 +94,7 @@ impl Program {
 pub struct Steering {
     program: Arc<Program>,
     place: u32,
+    taken: BTreeSet<u16>,
 }
 
 impl Steering {
@@ -107,7 +109,7 @@ impl Steering {
         let free = program.places().iter_mut().position(|is_used| !std::mem::replace(is_used, true));
         let place = free.and_then(|free| u32::try_from(free).ok()).ok_or(io::ErrorKind::QuotaExceeded)?;
         // From here on dropping it frees the place.
-        let steering = Self { program, place };
+        let steering = Self { program, place, taken: BTreeSet::new() };
         let descriptor = u64::from(socket.as_fd().as_raw_fd().unsigned_abs());
         update(&steering.program.sockets, place, &descriptor)?;
         Ok(steering)
@@ -117,23 +119,30 @@ impl Steering {
     ///
     /// # Errors
     /// `InvalidInput` for no certain address.
-    pub fn take(&self, address: Ipv4Addr, port: u16) -> io::Result<()> {
+    pub fn take(&mut self, address: Ipv4Addr, port: u16) -> io::Result<()> {
         if address.is_unspecified() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let taken = Taken { address: address.octets(), place: self.place };
-        update(&self.program.taken, u32::from(port), &taken)
+        update(&self.program.taken, u32::from(port), &taken)?;
+        self.taken.insert(port);
+        Ok(())
     }
 
     /// What comes to `port` goes where it would go without us.
-    pub fn leave(&self, port: u16) {
-        // Nothing can be wrong with it: the map has all ports.
-        let _ = update(&self.program.taken, u32::from(port), &Taken::default());
+    pub fn leave(&mut self, port: u16) {
+        if self.taken.remove(&port) {
+            // Nothing can be wrong with it: the map has all ports.
+            let _ = update(&self.program.taken, u32::from(port), &Taken::default());
+        }
     }
 }
 
 impl Drop for Steering {
     fn drop(&mut self) {
+        while let Some(port) = self.taken.first().copied() {
+            self.leave(port);
+        }
         let place = usize::try_from(self.place).unwrap_or(usize::MAX);
         // The kernel forgets the socket itself when that is closed.
         if let Some(is_used) = self.program.places().get_mut(place) {

@@ -246,8 +246,8 @@ tables! {
         calls_per_s: u32 = 500, 1..=100000 "calls per second" => now;
         /// Longest call; more than recording.duration_max_min.
         duration_max_min: u16 = 30, 10..=120 "minutes" => calls;
-        /// A SIP thread that is busy for more of its time refuses so many new calls that it is not: 503
-        /// with Retry-After. 100: none.
+        /// A SIP thread that is busy for more of its time, for 400 ms on end, refuses so many new calls that
+        /// it is not: 503 with Retry-After. 100: none.
         signalling_busy_max: u8 = 97, 50..=100 "percent" => now;
         /// A media shard that was busy for more of its time, or had no time for packets, for two seconds
         /// gets no new calls. Without another shard they get 503 with Retry-After. 100: it gets them.

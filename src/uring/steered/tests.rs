@@ -98,10 +98,28 @@ fn a_flood_moves_to_its_own_socket() {
     peer.send_to(b"voice", calm).unwrap();
     until(&mut io, &mut seen, |seen| seen.datagrams.len() == 502);
     assert_eq!(seen.datagrams.iter().filter(|(stream, ..)| *stream == 1).count(), 1);
-    // A pause, and it is like any other.
-    io.rest(0);
-    io.wake(0);
+    // A second later it is like any other.
+    io.reap(clock::now() + CALM, &mut seen);
     assert!(io.is_steered(0));
+}
+
+/// Goal: what a backend leaves behind leads nowhere, also when another is in its place. Method: drop one with
+/// an open stream, make another, and receive at the same port by an ordinary socket.
+#[test]
+fn a_dropped_backend_lets_go_of_its_ports() {
+    if !may_steer() {
+        return;
+    }
+    let mut seen = Seen::default();
+    let (peer, io, to) = one_stream(&mut seen);
+    // Another one keeps the program running.
+    let _other = one_stream(&mut seen);
+    drop(io);
+    let _third = one_stream(&mut seen);
+    let socket = UdpSocket::bind(to).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    peer.send_to(b"voice", to).unwrap();
+    assert_eq!(socket.recv(&mut [0; 8]).unwrap(), 5);
 }
 
 /// Goal: what no raw packet carries leaves all the same. Method: echo 1,400 bytes, more than is sent raw.
