@@ -6,6 +6,7 @@
 //!
 //! Needs `CAP_BPF`, `CAP_NET_ADMIN` and `CAP_NET_RAW`.
 
+use std::array;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd};
@@ -174,13 +175,14 @@ impl Steered {
             let Ok(count) = self.waiting.fill(self.funnel.as_raw_fd()) else { return };
             self.epoll.counters.completions += count as u64;
             let mut onward = SmallVec::<[Queued; BATCH]>::new();
-            for place in 0..count {
-                announce(
-                    AHEAD,
-                    |others| self.stream_of(place + 1 + others).filter(|_| place + 1 + others < count),
-                    receive,
-                );
-                self.take(place, &mut onward, receive);
+            let streams: [Option<u32>; BATCH] =
+                array::from_fn(|place| (place < count).then(|| self.stream_of(place)).flatten());
+            for (place, stream) in streams.into_iter().enumerate().take(count) {
+                announce(AHEAD, |others| *streams.get(place + 1 + others)?, receive);
+                match stream {
+                    Some(stream) => self.take(stream, place, &mut onward, receive),
+                    None => self.epoll.counters.stale += 1,
+                }
             }
             self.forward(&onward);
             if count < BATCH {
@@ -189,11 +191,13 @@ impl Steered {
         }
     }
 
-    fn take(&mut self, place: usize, onward: &mut SmallVec<[Queued; BATCH]>, receive: &mut dyn Receive) {
-        let Some(stream) = self.stream_of(place) else {
-            self.epoll.counters.stale += 1;
-            return;
-        };
+    fn take(
+        &mut self,
+        stream: u32,
+        place: usize,
+        onward: &mut SmallVec<[Queued; BATCH]>,
+        receive: &mut dyn Receive,
+    ) {
         self.police(stream);
         let Some(mut arrived) = self.waiting.arrived(place, self.moment) else { return };
         let Some(Forward { stream, length, to }) = arrived.hand_on(stream, &mut self.epoll.counters, receive)
