@@ -19,7 +19,7 @@ use super::{FRAME_TICKS, Mode, PACKET_BYTES, Streams, TICK, stamp};
 const BATCH: usize = 64;
 const BUFFER_BYTES: usize = 2112;
 /// As the node's common socket has it.
-const QUEUE_BYTES: usize = 16 << 20;
+const QUEUE_BYTES: usize = 64 << 20;
 /// `struct cmsghdr`, then `struct sockaddr_in`, whose port follows its family.
 const PORT_AT: usize = 18;
 
