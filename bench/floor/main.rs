@@ -47,6 +47,9 @@ const PACKET_BYTES: usize = 172;
 /// Receive queue of a socket, as the node's media sockets have it.
 const QUEUE_BYTES: usize = 64 * 1024;
 
+#[expect(clippy::cast_possible_truncation, reason = "address families are small constants")]
+const AF_INET: libc::sa_family_t = libc::AF_INET as libc::sa_family_t;
+
 /// What is moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Mode {
@@ -136,6 +139,16 @@ fn stamp(packet: &mut [u8], sequence: u16) {
         fields[..2].copy_from_slice(&sequence.to_be_bytes());
         fields[2..6].copy_from_slice(&(u32::from(sequence) * 160).to_be_bytes());
         fields[6..].copy_from_slice(&0x5EED_F100_u32.to_be_bytes());
+    }
+}
+
+/// An address as the kernel reads it.
+fn name(address: SocketAddrV4) -> libc::sockaddr_in {
+    libc::sockaddr_in {
+        sin_family: AF_INET,
+        sin_port: address.port().to_be(),
+        sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.ip().octets()) },
+        sin_zero: [0; 8],
     }
 }
 

@@ -4,7 +4,6 @@
 //! touched.
 #![expect(unsafe_code, reason = "recvmmsg and sendmmsg have no safe form in the standard library")]
 
-use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,19 +11,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use voxring::base::clock;
-use voxring::uring::{HEADERS_BYTES, Steering, write_headers};
+use voxring::uring::{HEADERS_BYTES, Steering, funnel, write_headers};
 
-use super::{FRAME_TICKS, Mode, PACKET_BYTES, Streams, TICK, stamp};
+use super::{FRAME_TICKS, Mode, PACKET_BYTES, Streams, TICK, name, stamp};
 
 const BATCH: usize = 64;
 const BUFFER_BYTES: usize = 2112;
-/// As the node's common socket has it.
-const QUEUE_BYTES: usize = 64 << 20;
 /// `struct cmsghdr`, then `struct sockaddr_in`, whose port follows its family.
 const PORT_AT: usize = 18;
-
-#[expect(clippy::cast_possible_truncation, reason = "address families are small constants")]
-const AF_INET: libc::sa_family_t = libc::AF_INET as libc::sa_family_t;
 
 /// One packet and all the kernel wants to know or tell of it. Headers of ours go before the payload.
 #[repr(C, align(8))]
@@ -70,10 +64,7 @@ pub(super) fn run(streams: Streams, over: &AtomicBool) -> Result<()> {
 
 /// The socket to which all ports lead.
 fn steer(streams: &Streams) -> Result<(Socket, Steering)> {
-    let funnel = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
-    set(&funnel, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, i32::try_from(QUEUE_BYTES)?)?;
-    set(&funnel, libc::SOL_IP, libc::IP_RECVORIGDSTADDR, 1)?;
-    funnel.bind(&SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0).into())?;
+    let funnel = funnel()?;
     let mut steering = Steering::new(&funnel)?;
     for local in locals(streams)? {
         steering.take(*local.ip(), local.port())?;
@@ -84,12 +75,6 @@ fn steer(streams: &Streams) -> Result<(Socket, Steering)> {
 fn locals(streams: &Streams) -> Result<Vec<SocketAddrV4>> {
     let local = |socket| SockRef::from(socket).local_addr()?.as_socket_ipv4().context("IPv4 only");
     streams.sockets.iter().map(local).collect()
-}
-
-fn set(socket: &Socket, level: i32, option: i32, value: i32) -> Result<()> {
-    // SAFETY: the kernel reads four bytes of a live number.
-    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), 4) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error().into()) }
 }
 
 impl Loop {
@@ -198,14 +183,5 @@ impl Loop {
             self.send(batch.len());
         }
         Ok(())
-    }
-}
-
-fn name(address: SocketAddrV4) -> libc::sockaddr_in {
-    libc::sockaddr_in {
-        sin_family: AF_INET,
-        sin_port: address.port().to_be(),
-        sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.ip().octets()) },
-        sin_zero: [0; 8],
     }
 }

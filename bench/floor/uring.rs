@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use io_uring::types::{BufRingEntry, Fd};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 
-use super::{Ciphers, FRAME_TICKS, Mode, PACKET_BYTES, Streams, TICK, stamp};
+use super::{Ciphers, FRAME_TICKS, Mode, PACKET_BYTES, Streams, TICK, name, stamp};
 
 const SQ_ENTRIES: u32 = 1024;
 const CQ_ENTRIES: u32 = 16_384;
@@ -40,9 +40,6 @@ struct GetEvents {
     min_wait_us: u32,
     timespec: u64,
 }
-
-#[expect(clippy::cast_possible_truncation, reason = "address families are small constants")]
-const AF_INET: libc::sa_family_t = libc::AF_INET as libc::sa_family_t;
 
 /// All of it, in one place. Memory is never freed: the process ends with the loop.
 struct Floor {
@@ -248,15 +245,6 @@ impl Floor {
             self.lent.clear();
         }
         Ok(())
-    }
-}
-
-fn name(address: SocketAddrV4) -> libc::sockaddr_in {
-    libc::sockaddr_in {
-        sin_family: AF_INET,
-        sin_port: address.port().to_be(),
-        sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.ip().octets()) },
-        sin_zero: [0; 8],
     }
 }
 

@@ -43,7 +43,7 @@ pub use share::SharedMemory;
 pub use socket_line::{SocketLine, Told};
 pub use sockets::bind_pair;
 pub use steered::Steered;
-pub use steering::Steering;
+pub use steering::{Steering, funnel};
 pub use wake::Waker;
 
 #[cfg(test)]

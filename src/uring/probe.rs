@@ -1,4 +1,4 @@
-//! Does io_uring do here what the media loop needs? Found out by doing it.
+//! Does the kernel do here what a backend of the media loop needs? Found out by doing it.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};

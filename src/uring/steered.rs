@@ -8,27 +8,23 @@
 
 use std::array;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{setsockopt, sockopt};
 use smallvec::SmallVec;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{SockRef, Socket};
 
 use super::epoll::Epoll;
 use super::io::{DEPTHS, Forward, IoCounters, MediaIo, Packet, Receive, announce};
 use super::raw_send::{self, BATCH, HEADERS_BYTES, Outgoing, RawSend};
 use super::ring::SEND_BYTES_MAX;
-use super::steering::Steering;
-use super::waiting::{Moment, Waiting, tell_ports};
+use super::steering::{Steering, funnel};
+use super::waiting::{Moment, Waiting};
 use super::wake::Waker;
 use crate::base::clock;
 
-/// What may wait for a turn, all streams together; the kernel doubles it: 100 000 packets, what 1000 anchored
-/// calls bring in a second.
-const QUEUE_BYTES: usize = 64 << 20;
 /// Datagrams of one turn: what 4000 streams bring in 20 ms.
 const TURN_DATAGRAMS_MAX: usize = 4096;
 /// More of one stream in one turn are a flood, which has to wait in the stream's own socket: there its queue is
@@ -47,13 +43,12 @@ const NONE: u32 = u32::MAX;
 struct Lane {
     /// Of its socket; `None`: it is left to epoll.
     local: Option<SocketAddrV4>,
-    is_steered: bool,
     /// Datagrams in the turn of this number.
     taken: u8,
     turn: u16,
 }
 
-const LEFT_ALONE: Lane = Lane { local: None, is_steered: false, taken: 0, turn: 0 };
+const LEFT_ALONE: Lane = Lane { local: None, taken: 0, turn: 0 };
 
 /// A packet on its way: whose, where to, and in which place how many bytes.
 #[derive(Debug, Clone, Copy)]
@@ -96,12 +91,7 @@ impl Steered {
     /// # Errors
     /// The kernel or its configuration forbids it; [`super::probe_steered`] explains.
     pub fn new(streams_max: usize, waker: Arc<Waker>) -> io::Result<Self> {
-        let funnel = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
-        // Whatever is allowed to others: it is the queue of all streams.
-        setsockopt(&funnel, sockopt::RcvBufForce, &QUEUE_BYTES)?;
-        tell_ports(&funnel)?;
-        // A port of its own, to which nobody sends.
-        funnel.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+        let funnel = funnel()?;
         let steering = Steering::new(&funnel)?;
         Ok(Self {
             epoll: Epoll::new(streams_max, waker)?,
@@ -125,24 +115,20 @@ impl Steered {
 
     /// Whether the stream's datagrams come to the common socket.
     pub(super) fn is_steered(&self, stream: u32) -> bool {
-        self.lane(stream).is_steered
+        self.lane(stream).local.is_some_and(|local| self.steering.is_taken(local.port()))
     }
 
     /// Has the stream's datagrams come to the common socket from now on, if it is a stream for that.
     fn steer(&mut self, stream: u32) {
-        let Some(lane) = self.lane_mut(stream).filter(|lane| !lane.is_steered) else { return };
-        let Some(local) = lane.local else { return };
-        let is_steered = self.steering.take(*local.ip(), local.port()).is_ok();
-        if let Some(lane) = self.lane_mut(stream) {
-            lane.is_steered = is_steered;
+        if let Some(local) = self.lane(stream).local {
+            // Without it they come to its own.
+            let _ = self.steering.take(*local.ip(), local.port());
         }
     }
 
     /// Has them come to its own socket.
     fn leave(&mut self, stream: u32) {
-        let Some(lane) = self.lane_mut(stream).filter(|lane| lane.is_steered) else { return };
-        lane.is_steered = false;
-        if let Some(local) = lane.local {
+        if let Some(local) = self.lane(stream).local {
             self.steering.leave(local.port());
         }
     }
@@ -228,7 +214,7 @@ impl Steered {
         let Some(lane) = self.lane_mut(stream) else { return };
         lane.taken = if lane.turn == turn { lane.taken.saturating_add(1) } else { 1 };
         lane.turn = turn;
-        if lane.taken > STREAM_DATAGRAMS_MAX && lane.is_steered {
+        if lane.taken > STREAM_DATAGRAMS_MAX && self.is_steered(stream) {
             self.leave(stream);
             self.flooded.push(stream);
             self.calm.get_or_insert(self.moment.now + CALM);

@@ -4,10 +4,11 @@
 
 use std::array;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::RawFd;
 use std::ptr;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::Socket;
 
 use super::io::{Arrived, FORWARD_ROOM_BYTES};
@@ -186,24 +187,7 @@ impl Note {
     }
 }
 
-/// Lets the kernel tell to which port each datagram over IPv4 was sent.
-///
-/// # Errors
-/// It cannot.
-pub(super) fn tell_ports(socket: &Socket) -> io::Result<()> {
-    set(socket, libc::SOL_IP, libc::IP_RECVORIGDSTADDR)
-}
-
 /// Lets the kernel note when each datagram comes. Without it they seem to come when they are read.
 pub(super) fn stamp(socket: &Socket) {
-    let _ = set(socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS);
-}
-
-fn set(socket: &Socket, level: libc::c_int, option: libc::c_int) -> io::Result<()> {
-    let on: libc::c_int = 1;
-    let bytes = libc::socklen_t::try_from(size_of_val(&on)).unwrap_or(0);
-    let (socket, value) = (socket.as_raw_fd(), (&raw const on).cast());
-    // SAFETY: the kernel reads `bytes` bytes of a live number.
-    let result = unsafe { libc::setsockopt(socket, level, option, value, bytes) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    let _ = setsockopt(socket, sockopt::ReceiveTimestampns, &true);
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::time::Duration;
 
 use crate::uring::tests::{Seen, backend, may_steer, turn, until, v4};
