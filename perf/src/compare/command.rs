@@ -61,7 +61,8 @@ enum Peer {
 struct Common {
     #[command(flatten)]
     load: LoadArgs,
-    /// Calls at once, comma separated: each is a level of its own.
+    /// Calls at once, comma separated: each is a level of its own. A round that a server did not hold is not
+    /// compared: packets lost, calls not answered, or half of the packets delayed by more than 3 ms.
     #[arg(long, value_delimiter = ',', default_value = "250,500,1000,2000", value_name = "N")]
     calls: Vec<usize>,
     /// Rounds of each side at each level.

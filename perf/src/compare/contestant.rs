@@ -5,7 +5,13 @@ use std::time::Duration;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+use crate::figures;
 use crate::load::result::{Distribution, Generator, Packets, count};
+
+/// Median of the added delay, microseconds, above which a server does not hold a load: packets leave it as fast
+/// as they come only because they wait in its queues first. The limit is `voxperf find`'s for the 99th
+/// percentile; it is asked of the median, since a shared machine delays a hundredth of anybody's packets.
+pub const DELAY_LIMIT_US: u64 = 3_000;
 
 /// A server that can be put under load again and again.
 pub trait Contestant {
@@ -41,6 +47,9 @@ pub struct Round {
     pub media_us: u64,
     /// Packets of the scenario: forwarded, played or recorded.
     pub handled: u64,
+    /// Calls that were not answered.
+    #[serde(default)]
+    pub refused: u64,
     /// Packets.
     pub packets: Packets,
     /// From our send to the arrival of the same packet.
@@ -65,9 +74,15 @@ impl Round {
     /// Why this round says nothing about cost: it did less than it was asked to.
     pub fn flaw(&self) -> Option<String> {
         let packets = &self.packets;
+        let delay_us = self.added.at(0.5).unwrap_or(0);
         match () {
             () if self.handled == 0 => Some("handled no packets".to_owned()),
+            () if self.refused > 0 => Some(format!("left {} calls unanswered", figures::whole(self.refused))),
             () if packets.lost > 0 => Some(format!("lost {} of {}", packets.lost, packets.expected)),
+            () if delay_us > DELAY_LIMIT_US => {
+                let (delay, limit) = (figures::time(count(delay_us)), figures::time(count(DELAY_LIMIT_US)));
+                Some(format!("delayed half of its packets by {delay} or more (limit {limit})"))
+            }
             () if self.cpu_us == 0 => Some("used no processor time that could be seen".to_owned()),
             () => None,
         }

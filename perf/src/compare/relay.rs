@@ -152,6 +152,7 @@ fn conclude(measured: &Measured, traffic: Traffic, spent: Duration) -> Round {
         cpu_us,
         media_us: cpu_us,
         handled: packets.received,
+        refused: 0,
         packets,
         added: Distribution::of(&measured.added),
         spacing: Distribution::of(&measured.spacing),

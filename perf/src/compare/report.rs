@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::contestant::{Identity, Round};
 use crate::figures;
-use crate::load::result::Fingerprint;
+use crate::load::result::{Fingerprint, count};
 
 /// Two rounds beside each other.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -128,7 +128,7 @@ impl CompareReport {
         let (ours, theirs) = (&self.ours.name, &self.theirs.name);
         let Some((level, ratio, our_cost, their_cost)) = compared else {
             return format!(
-                "{ours} and {theirs} cannot be compared: there was no load at which neither lost packets."
+                "{ours} and {theirs} cannot be compared: there was no load that both of them held."
             );
         };
         let has_media = level.sound().any(|pair| pair.ours.media_us != pair.ours.cpu_us);
@@ -174,30 +174,47 @@ impl Level {
                 whole.show(3)
             ));
         }
+        let delay = |quantile| {
+            let of = |pick: fn(&Pair) -> &Round| {
+                let delays = self.pairs.iter().filter_map(|pair| pick(pair).added.at(quantile));
+                Spread::of(delays.map(count)).map(|spread| figures::time(spread.median))
+            };
+            of(|pair| &pair.ours).zip(of(|pair| &pair.theirs))
+        };
+        if let Some(((our_half, their_half), (our_most, their_most))) = delay(0.5).zip(delay(0.99)) {
+            lines.push(format!(
+                "  added delay: {ours} {our_half}, p99 {our_most}; {theirs} {their_half}, p99 {their_most}"
+            ));
+        }
         lines.extend(self.refusal(ours, theirs).map(|why| format!("  not all compared: {why}")));
         lines
     }
 }
 
-/// What is wrong with the rounds of one side, if anything.
-fn flaws<'a>(name: &str, rounds: impl Iterator<Item = &'a Round>) -> Option<String> {
-    let flawed: Vec<&Round> = rounds.filter(|round| round.flaw().is_some()).collect();
-    let sum = |figure: fn(&Round) -> u64| flawed.iter().map(|round| figure(round)).sum::<u64>();
-    let what = match sum(|round| round.packets.lost) {
-        0 => flawed.first()?.flaw()?,
-        lost => {
-            let expected = figures::whole(sum(|round| round.packets.expected));
-            format!("lost {} of {expected} packets", figures::whole(lost))
-        }
+/// What is wrong with the rounds of one side, if anything: lost packets, then whatever else.
+fn flaws<'a>(name: &str, rounds: impl Iterator<Item = &'a Round>) -> Vec<String> {
+    let flawed = rounds.filter(|round| round.flaw().is_some());
+    let (lossy, others): (Vec<&Round>, Vec<&Round>) = flawed.partition(|round| round.packets.lost > 0);
+    let sum = |figure: fn(&Round) -> u64| figures::whole(lossy.iter().map(|round| figure(round)).sum());
+    let lost = format!(
+        "lost {} of {} packets",
+        sum(|round| round.packets.lost),
+        sum(|round| round.packets.expected)
+    );
+    let told = |rounds: &[&Round], what: Option<String>| {
+        let plural = if rounds.len() == 1 { "" } else { "s" };
+        what.filter(|_| !rounds.is_empty())
+            .map(|what| format!("{name} {what} in {} round{plural}", rounds.len()))
     };
-    let plural = if flawed.len() == 1 { "" } else { "s" };
-    Some(format!("{name} {what} in {} round{plural}", flawed.len()))
+    let first = others.first().and_then(|round| round.flaw());
+    [told(&lossy, Some(lost)), told(&others, first)].into_iter().flatten().collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::result::Packets;
+    use crate::compare::contestant::DELAY_LIMIT_US;
+    use crate::load::result::{Distribution, Packets};
 
     fn round(media_us: u64, cpu_us: u64, lost: u64) -> Round {
         let packets = Packets { expected: 1000, received: 1000 - lost, lost, ..Packets::default() };
@@ -252,6 +269,24 @@ mod tests {
         assert!(both.headline().starts_with("At 500 anchored calls"), "{}", both.headline());
         assert!(both.lines().iter().any(|line| line.contains("2,000 calls, 0 of 1 pairs")));
         assert!(report(vec![all]).headline().contains("cannot be compared"));
+    }
+
+    /// Goal: a server in whose queues packets stand is not compared, nor one that left calls unanswered, and it
+    /// is said how many rounds each was. Method: a queue of 150 ms in one, 2 calls missing in another, packets
+    /// lost in a third.
+    #[test]
+    fn rounds_that_were_not_held_are_not_compared() {
+        let mut level = level(2000, &[(3000, 6000, 0), (3000, 5000, 0), (3000, 5000, 0), (3000, 5000, 9)]);
+        let added = |median_us| Distribution { count: 1000, quantiles: vec![(0.5, median_us)], mean: 0.0 };
+        level.pairs[0].theirs.added = added(DELAY_LIMIT_US);
+        level.pairs[1].theirs.added = added(150_000);
+        level.pairs[2].ours.refused = 2;
+        assert_eq!(level.ratio(Round::media_us_per_packet).unwrap().show(1), "0.5 (0.5 to 0.5)");
+        let why = level.refusal("voxring", "rtpengine").unwrap();
+        let expected = "2,000 calls, 1 of 4 pairs compared: voxring left 2 calls unanswered in 1 round; rtpengine \
+                        lost 9 of 1,000 packets in 1 round; rtpengine delayed half of its packets by 150 ms or \
+                        more (limit 3 ms) in 1 round";
+        assert_eq!(why, expected);
     }
 
     /// Goal: a median is a median. Method: none, one, two and three values.

@@ -25,7 +25,8 @@ pub fn page(page: &mut Page, compared: &CompareReport) {
     page.paragraph(
         "Processor time in the window by packets handled in it, as the scheduler counts it. Both were given the \
          same packets by the same generator, one after the other, the first one alternating. Bars are medians of \
-         the rounds, whiskers their least and most; rounds in which packets were lost are left out.",
+         the rounds, whiskers their least and most. Rounds that a server did not hold are left out: it lost \
+         packets, left calls unanswered, or half of its packets waited longer than 3 ms.",
     );
     page.drawings(&[costs(compared), ratios(compared)]);
     table(page, compared);
@@ -151,6 +152,7 @@ fn every_round(page: &mut Page, compared: &CompareReport) {
             figures::time(count(round.cpu_us)),
             figures::time(round.media_us_per_packet()),
             figures::time(round.us_per_packet()),
+            figures::time_or_dash(round.added.at(0.5)),
             figures::time_or_dash(round.added.at(0.99)),
             figures::time_or_dash(round.spacing.at(0.999)),
             runs::generator(&round.generator),
@@ -172,6 +174,7 @@ fn every_round(page: &mut Page, compared: &CompareReport) {
         "CPU",
         "media a packet",
         "CPU a packet",
+        "added p50",
         "added p99",
         "spacing p99.9",
         "generator CPU",

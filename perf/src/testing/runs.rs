@@ -167,6 +167,7 @@ pub(crate) fn comparison_of() -> CompareReport {
             cpu_us: media_us + 120_000,
             media_us,
             handled,
+            refused: 0,
             packets: Packets { received: handled, lost, ..run.packets },
             added: run.added,
             spacing: run.spacing,
