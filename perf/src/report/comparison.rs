@@ -4,7 +4,7 @@ use super::html::{Page, Tone};
 use super::runs;
 use super::scale::{Axis, Unit};
 use super::svg::{Bar, Bars, Mark};
-use crate::compare::contestant::{Identity, Round};
+use crate::compare::contestant::{DELAY_LIMIT_US, Identity, Round};
 use crate::compare::report::{CompareReport, Level, Spread};
 use crate::figures;
 use crate::load::result::count;
@@ -22,12 +22,13 @@ pub fn page(page: &mut Page, compared: &CompareReport) {
         page.warning("voxperf was built without optimisation: it may have been late.");
     }
     page.heading("Cost");
-    page.paragraph(
+    page.paragraph(&format!(
         "Processor time in the window by packets handled in it, as the scheduler counts it. Both were given the \
          same packets by the same generator, one after the other, the first one alternating. Bars are medians of \
          the rounds, whiskers their least and most. Rounds that a server did not hold are left out: it lost \
-         packets, left calls unanswered, or half of its packets waited longer than 3 ms.",
-    );
+         packets, left calls unanswered, or half of its packets waited longer than {}.",
+        figures::time(count(DELAY_LIMIT_US))
+    ));
     page.drawings(&[costs(compared), ratios(compared)]);
     table(page, compared);
     page.heading("Delay added");
